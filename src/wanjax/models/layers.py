@@ -1,0 +1,130 @@
+"""Building blocks shared by all models.
+
+Every parameter is declared once, by `param`, with its shape, initialiser and
+logical axes. Abstract shapes, shardings, checkpoint names and real arrays all
+derive from that declaration (see `wanjax.parallel` and `wanjax.checkpoints`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Axes = Sequence[str | None]
+Module = TypeVar("Module", bound=nnx.Module)
+
+_lecun = nnx.initializers.lecun_normal()
+
+
+def param(
+    rngs: nnx.Rngs,
+    shape: Sequence[int],
+    axes: Axes,
+    init: Callable[..., Array] = _lecun,
+    *,
+    keep_float32: bool = False,
+) -> nnx.Param:
+    """Declare one parameter.
+
+    `axes` names each dimension ("embed", "mlp", "heads", ...; None is never
+    sharded). `keep_float32` marks parameters which the reference keeps in float32
+    when the rest of the model is loaded in bfloat16.
+    """
+    if len(axes) != len(shape):
+        raise ValueError(f"shape {tuple(shape)} has {len(shape)} dimensions, axes name {len(axes)}")
+    value = init(rngs.params(), tuple(shape), jnp.float32)
+    return nnx.Param(value, axes=tuple(axes), keep_float32=keep_float32)
+
+
+class Linear(nnx.Module):
+    """`y = x @ kernel + bias`, computed in the dtype of `x`."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        axes: Axes,
+        use_bias: bool = True,
+        keep_float32: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        shape = (in_features, out_features)
+        self.kernel = param(rngs, shape, axes, keep_float32=keep_float32)
+        zeros = nnx.initializers.zeros
+        self.bias = nnx.data(
+            param(rngs, shape[1:], axes[1:], zeros, keep_float32=keep_float32) if use_bias else None
+        )
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis in float32; result has the dtype of `x`."""
+
+    def __init__(self, features: int, *, eps: float, rngs: nnx.Rngs):
+        self.eps = eps
+        ones, zeros = nnx.initializers.ones, nnx.initializers.zeros
+        self.scale = param(rngs, (features,), (None,), ones, keep_float32=True)
+        self.bias = param(rngs, (features,), (None,), zeros, keep_float32=True)
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        return (layer_norm(x, self.eps) * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """`x / rms(x) * weight` over the last axis in float32; result has the dtype of `x`."""
+
+    def __init__(self, features: int, *, eps: float, axes: Axes = (None,), rngs: nnx.Rngs):
+        self.eps = eps
+        self.weight = param(rngs, (features,), axes, nnx.initializers.ones)
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
+        return (y * self.weight[...].astype(jnp.float32)).astype(x.dtype)
+
+
+def layer_norm(x: Float[Array, "*batch features"], eps: float) -> Float[Array, "*batch features"]:
+    """Layer norm without parameters, returned in float32."""
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, axis=-1, keepdims=True)
+    return y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
+
+
+def gelu_tanh(x: Array) -> Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def stack(make: Callable[[nnx.Rngs], Module], length: int, rngs: nnx.Rngs) -> Module:
+    """`length` equal modules as one whose parameters have a leading layer axis."""
+
+    @nnx.split_rngs(splits=length)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def build(rngs: nnx.Rngs) -> Module:
+        return make(rngs)
+
+    return build(rngs)
+
+
+def scan_layers(layers: nnx.Module, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """Run `carry = body(layer, carry)` over stacked layers, compiled once for any depth."""
+    graph, state = nnx.split(layers)
+
+    def step(carry: Any, layer_state: Any) -> tuple[Any, None]:
+        return body(nnx.merge(graph, layer_state), carry), None
+
+    return jax.lax.scan(step, carry, state)[0]
+
+
+def logical_axes(variable: nnx.Variable) -> tuple[str | None, ...]:
+    """Axes of a declared parameter, with the leading "layers" axis if it is stacked."""
+    axes = tuple(variable.get_metadata("axes"))
+    return ("layers",) * (variable.get_value().ndim - len(axes)) + axes
