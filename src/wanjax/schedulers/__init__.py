@@ -1,0 +1,9 @@
+"""Flow-matching samplers; pure NumPy."""
+
+from wanjax.schedulers.euler import euler
+from wanjax.schedulers.flow import SamplerTable, flow_sigmas
+from wanjax.schedulers.unipc import unipc
+
+SAMPLERS = {"unipc": unipc, "euler": euler}
+
+__all__ = ["SAMPLERS", "SamplerTable", "euler", "flow_sigmas", "unipc"]

@@ -1,0 +1,202 @@
+"""The plan: what happens in each step and guidance branch of a run, known before it.
+
+A caching method is a function from a `Schedule` (and its own settings) to a `Plan`;
+the denoising loop executes plans and knows no method by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Action = Literal["compute", "reuse", "predict", "reuse_output"]
+COMPUTE: Action = "compute"  # run the transformer blocks
+REUSE: Action = "reuse"  # add the branch's last block residual instead of running the blocks
+PREDICT: Action = "predict"  # derive the branch's output from the other branch's
+REUSE_OUTPUT: Action = "reuse_output"  # the last guided model output; the model does not run
+
+EXPERT_NAMES = ("high", "low")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run before any caching: noise levels, experts, guidance.
+
+    `timesteps` and `experts` have one entry per step, `sigmas` one more (the last is 0).
+    Expert 0 is `transformer` (high noise), expert 1 `transformer_2` (low noise).
+    """
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    experts: tuple[int, ...]
+    guidance_scales: tuple[float, ...]
+    num_experts: int = 1
+    flow_shift: float | None = None
+    boundary_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.timesteps)
+        if not n == len(self.experts) == len(self.guidance_scales) == len(self.sigmas) - 1:
+            raise ValueError(
+                f"{n} timesteps need {n} experts, {n} guidance scales and {n + 1} sigmas; got "
+                f"{len(self.experts)}, {len(self.guidance_scales)} and {len(self.sigmas)}"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def boundary_step(self) -> int | None:
+        """Index of the first low-noise step (`num_steps` if none is); None with one expert."""
+        if self.num_experts == 1:
+            return None
+        return self.experts.index(1) if 1 in self.experts else self.num_steps
+
+    @property
+    def phases(self) -> tuple[range, ...]:
+        """The steps of each expert that has any, in order."""
+        if self.boundary_step is None:
+            return (range(self.num_steps),)
+        halves = (range(self.boundary_step), range(self.boundary_step, self.num_steps))
+        return tuple(half for half in halves if len(half))
+
+    def num_branches(self, step: int) -> int:
+        """2 (conditional, unconditional) where guidance acts, else 1."""
+        return 2 if self.guidance_scales[step] > 1 else 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step. `actions` has an entry per branch: (conditional, unconditional)."""
+
+    index: int
+    timestep: float
+    sigma: float
+    expert: int
+    guidance_scale: float
+    actions: tuple[Action, ...]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether no branch runs the transformer blocks."""
+        return COMPUTE not in self.actions
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run, with the method and settings that made it."""
+
+    schedule: Schedule
+    steps: tuple[Step, ...]
+    method: str = "dense"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def skipped_steps(self) -> tuple[int, ...]:
+        return tuple(step.index for step in self.steps if step.skipped)
+
+    @property
+    def boundary_step(self) -> int | None:
+        return self.schedule.boundary_step
+
+    @property
+    def ideal_speedup(self) -> float:
+        """Block evaluations of the dense run over those of this plan (branches counted)."""
+        dense = sum(len(step.actions) for step in self.steps)
+        planned = sum(step.actions.count(COMPUTE) for step in self.steps)
+        return dense / planned
+
+    def strip(self) -> str:
+        """One character a step: `#` computed, `.` skipped, `+` in part, `|` before a new expert."""
+        marks = []
+        for step in self.steps:
+            if step.index == self.boundary_step and step.index:
+                marks.append("|")
+            whole = step.actions.count(COMPUTE) == len(step.actions)
+            marks.append("." if step.skipped else "#" if whole else "+")
+        return "".join(marks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as the `plan` command and the record beside an mp4 have it."""
+        two = self.schedule.num_experts == 2
+        skipped = len(self.skipped_steps)
+        return {
+            "method": self.method,
+            "settings": dict(self.settings),
+            "steps": len(self.steps),
+            "flow_shift": self.schedule.flow_shift,
+            "boundary_ratio": self.schedule.boundary_ratio,
+            "boundary_step": self.boundary_step,
+            "timesteps": [_whole(step.timestep) for step in self.steps],
+            "sigmas": [step.sigma for step in self.steps],
+            "experts": [EXPERT_NAMES[step.expert] if two else "single" for step in self.steps],
+            "guidance_scales": [step.guidance_scale for step in self.steps],
+            "actions": [list(step.actions) for step in self.steps],
+            "computed": len(self.steps) - skipped,
+            "skipped": skipped,
+            "skipped_steps": list(self.skipped_steps),
+            "ideal_speedup": self.ideal_speedup,
+            "strip": self.strip(),
+            "warnings": list(self.warnings),
+        }
+
+
+def make_plan(
+    schedule: Schedule,
+    actions: Sequence[tuple[Action, ...]],
+    method: str = "dense",
+    settings: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
+) -> Plan:
+    """A plan from per-step, per-branch actions.
+
+    Raises `ValueError` where an action cannot be carried out: a reuse in a phase that
+    has not computed that branch yet, or a wrong number of branches.
+    """
+    if len(actions) != schedule.num_steps:
+        raise ValueError(f"{schedule.num_steps} steps need as many actions; got {len(actions)}")
+    steps = []
+    for phase in schedule.phases:
+        computed: set[int] = set()
+        for i in phase:
+            _check(i, actions[i], schedule.num_branches(i), computed)
+            computed |= {b for b, action in enumerate(actions[i]) if action == COMPUTE}
+            steps.append(_step(schedule, i, tuple(actions[i])))
+    return Plan(schedule, tuple(steps), method, settings or {}, tuple(warnings))
+
+
+def dense_plan(schedule: Schedule) -> Plan:
+    """Every step computes every branch."""
+    branches = map(schedule.num_branches, range(schedule.num_steps))
+    return make_plan(schedule, [(COMPUTE,) * count for count in branches])
+
+
+def _whole(timestep: float) -> float:
+    """7 rather than 7.0: UniPC's timesteps are whole numbers."""
+    return int(timestep) if timestep == int(timestep) else timestep
+
+
+def _step(schedule: Schedule, i: int, actions: tuple[Action, ...]) -> Step:
+    return Step(
+        index=i,
+        timestep=schedule.timesteps[i],
+        sigma=schedule.sigmas[i],
+        expert=schedule.experts[i],
+        guidance_scale=schedule.guidance_scales[i],
+        actions=actions,
+    )
+
+
+def _check(i: int, actions: Sequence[Action], branches: int, computed: set[int]) -> None:
+    if len(actions) != branches:
+        raise ValueError(f"step {i} has {branches} guidance branches; got actions {actions}")
+    for branch, action in enumerate(actions):
+        if action != COMPUTE and branch not in computed:
+            raise ValueError(
+                f"step {i} would {action} in branch {branch}, which its expert has not computed"
+            )
+    if PREDICT in actions and actions != (COMPUTE, PREDICT):
+        raise ValueError(f"step {i}: only the unconditional branch can be predicted; got {actions}")

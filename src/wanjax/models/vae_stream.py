@@ -1,0 +1,56 @@
+"""Videos of any length through the VAE in constant device memory.
+
+Two compiled programs each way, whatever the number of frames: one for the first chunk,
+which has no cache, and one for all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from wanjax.models.vae import WanVAE
+from wanjax.models.vae_layers import Cache
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _chunk(
+    graph: nnx.GraphDef, method: str, params: nnx.State, x: Array, cache: Cache | None
+) -> tuple[Array, Cache]:
+    return getattr(nnx.merge(graph, params), method)(x, cache)
+
+
+def decode_frames(
+    vae: WanVAE, latents: Float[Array, "b t h w z"]
+) -> Iterator[Float[np.ndarray, "b f H W rgb"]]:
+    """Frames in [-1, 1] as they come: 1 of the first latent, 4 of each other.
+
+    `latents` are not normalised (see `WanVAE.denormalize`).
+    """
+    graph, params = nnx.split(vae)
+    cache: Cache | None = None
+    for i in range(latents.shape[1]):
+        frames, cache = _chunk(graph, "decode_chunk", params, latents[:, i : i + 1], cache)
+        yield np.asarray(frames)
+
+
+def encode_frames(
+    vae: WanVAE, video: Float[np.ndarray, "b T H W rgb"]
+) -> Iterator[Float[np.ndarray, "b 1 h w z"]]:
+    """Mean latents (not normalised) of a video in [-1, 1], one latent frame after the other.
+
+    Raises ValueError unless T = 1 + 4n.
+    """
+    factor = vae.config.temporal_factor
+    vae.config.check_frames(video.shape[1])
+    graph, params = nnx.split(vae)
+    cache: Cache | None = None
+    for end in range(1, video.shape[1] + 1, factor):
+        chunk = video[:, max(end - factor, 0) : end]
+        latents, cache = _chunk(graph, "encode_chunk", params, chunk, cache)
+        yield np.asarray(latents)

@@ -1,0 +1,99 @@
+"""Prompts to token ids, as the published models were trained."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ftfy
+import numpy as np
+import tokenizers
+from jaxtyping import Int
+
+
+def prompt_clean(text: str) -> str:
+    """Mend broken Unicode, resolve HTML entities (also doubly escaped), squeeze whitespace.
+
+    `ftfy` also turns curly quotes straight and full-width punctuation into ASCII.
+    """
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return re.sub(r"\s+", " ", text).strip()
+
+
+class Tokenizer:
+    """The fast tokenizer of a folder (`tokenizer.json`; `tokenizer_config.json` if there).
+
+    Raises `FileNotFoundError` without `tokenizer.json`, `ValueError` if a file cannot be
+    read or if its vocabulary lacks the padding or end-of-sequence token.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        self._tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        config = _read_config(folder / "tokenizer_config.json")
+        self.pad_id = self._token_id("pad_token", config.get("pad_token", "<pad>"), folder)
+        self.eos_id = self._token_id("eos_token", config.get("eos_token", "</s>"), folder)
+
+    def __call__(
+        self, prompts: Sequence[str], max_sequence_length: int
+    ) -> tuple[Int[np.ndarray, "batch length"], Int[np.ndarray, "batch length"]]:
+        """Token ids and mask (1 on tokens, 0 on padding), both int32.
+
+        Each row is the prompt's tokens, cut to leave room for one end-of-sequence token,
+        that token, then padding up to `max_sequence_length`.
+        """
+        if isinstance(prompts, str):
+            raise TypeError(f"prompts is the string {prompts!r}; give a list: [{prompts!r}]")
+        if max_sequence_length < 1:
+            raise ValueError(
+                f"max_sequence_length is {max_sequence_length}; at least 1 is needed, "
+                "for the end-of-sequence token"
+            )
+        ids = np.full((len(prompts), max_sequence_length), self.pad_id, np.int32)
+        mask = np.zeros_like(ids)
+        encodings = self._tokenizer.encode_batch(list(prompts), add_special_tokens=False)
+        for row, encoding in enumerate(encodings):
+            tokens = [*encoding.ids[: max_sequence_length - 1], self.eos_id]
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
+        return ids, mask
+
+    def _token_id(self, key: str, token: str | dict[str, Any], folder: Path) -> int:
+        content = token["content"] if isinstance(token, dict) else token
+        index = self._tokenizer.token_to_id(content)
+        if index is None:
+            raise ValueError(
+                f"{key} is {content!r}, which is not in the vocabulary of "
+                f"{folder / 'tokenizer.json'}: the tokenizer's files do not belong together"
+            )
+        return index
+
+
+def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing. The fast tokenizer is needed (spiece.model alone is not "
+            "enough): download the folder again with tokenizer/tokenizer.json"
+        )
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise ValueError(
+            f"{path} cannot be read as a tokenizer ({error}); it may be cut off or a Git LFS "
+            "pointer: download it again"
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): download it again") from error

@@ -1,0 +1,154 @@
+"""The VAE against diffusers' `AutoencoderKLWan`, random weights, float32.
+
+The reference also writes `tests/reference/vae.npz`, which `tests/test_vae.py` uses without
+torch: `WANJAX_WRITE_REFERENCE=1 pytest tests/parity/test_vae.py`.
+"""
+
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+pytestmark = pytest.mark.parity
+pytest.importorskip("diffusers")
+
+import torch
+from diffusers import AutoencoderKLWan
+
+from wanjax.checkpoints.mapping import entries, flat_parameters
+from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.vae_keys import RULES
+from wanjax.models.vae_stream import decode_frames, encode_frames
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "vae.npz"
+TOLERANCE = 2e-5  # maximum error over maximum value; the subtlest known mistake shows as 4e-5
+FORMS = {
+    "small": {"base_dim": 8, "z_dim": 4, "num_res_blocks": 1},
+    "two_blocks_wide_decoder": {
+        "base_dim": 8,
+        "decoder_base_dim": 16,
+        "z_dim": 4,
+        "num_res_blocks": 2,
+    },
+    "three_levels": {
+        "base_dim": 8,
+        "z_dim": 3,
+        "num_res_blocks": 1,
+        "dim_mult": [1, 3, 2],
+        "temperal_downsample": [True, True],
+    },
+}
+
+
+def diffusers_vae(**form):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    z = form["z_dim"]
+    vae = AutoencoderKLWan(latents_mean=[0.1] * z, latents_std=[2.0] * z, **form).eval()
+    with torch.no_grad():
+        for name, value in vae.named_parameters():
+            if name.endswith("gamma"):
+                value.copy_(1 + 0.3 * torch.randn_like(value))
+            elif name.endswith("bias"):
+                value.copy_(0.1 * torch.randn_like(value))
+    return vae
+
+
+def load(vae) -> WanVAE:
+    ours = WanVAE(VAEConfig.from_dict(dict(vae.config)), rngs=nnx.Rngs(0))
+    tensors = {key: value.numpy() for key, value in vae.state_dict().items()}
+    state = nnx.state(ours)
+    variables = dict(flat_parameters(state))
+    for entry in entries(state, RULES):
+        value = entry.transform.load(tensors[entry.keys[0]])
+        variables[entry.path].set_value(jnp.asarray(value))
+    nnx.update(ours, state)
+    return ours
+
+
+def channels_last(tensor) -> np.ndarray:
+    return tensor.detach().numpy().transpose(0, 2, 3, 4, 1)
+
+
+def assert_equal(got, expected):
+    assert got.shape == expected.shape
+    assert np.abs(np.asarray(got) - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.fixture(params=FORMS.values(), ids=FORMS.keys(), scope="module")
+def pair(request):
+    vae = diffusers_vae(**request.param)
+    return vae, load(vae)
+
+
+@pytest.fixture(scope="module")
+def video():
+    rng = np.random.default_rng(1)
+    return rng.uniform(-1, 1, (2, 3, 13, 32, 48)).astype(np.float32)
+
+
+def test_encode(pair, video):
+    vae, ours = pair
+    with torch.no_grad():
+        posterior = vae.encode(torch.from_numpy(video)).latent_dist
+    mean, log_variance = ours.posterior(jnp.asarray(video.transpose(0, 2, 3, 4, 1)))
+    assert_equal(mean, channels_last(posterior.mean))
+    assert_equal(log_variance, channels_last(posterior.logvar))
+
+
+def test_decode(pair):
+    vae, ours = pair
+    z = vae.config.z_dim
+    latents = np.random.default_rng(2).normal(size=(2, z, 4, 4, 6)).astype(np.float32)
+    with torch.no_grad():
+        expected = vae.decode(torch.from_numpy(latents)).sample
+    video = ours.decode(jnp.asarray(latents.transpose(0, 2, 3, 4, 1)))
+    assert_equal(video, channels_last(expected))
+    assert np.std(video) > 0.1
+
+
+def test_streams_equal_diffusers_chunks(pair, video):
+    vae, ours = pair
+    with torch.no_grad():
+        latents = vae.encode(torch.from_numpy(video)).latent_dist.mode()
+        expected = vae.decode(latents).sample
+    ours_latents = list(encode_frames(ours, video.transpose(0, 2, 3, 4, 1)))
+    assert_equal(np.concatenate(ours_latents, axis=1), channels_last(latents))
+    frames = list(decode_frames(ours, jnp.asarray(channels_last(latents))))
+    assert [chunk.shape[1] for chunk in frames] == [1, 4, 4, 4]
+    assert_equal(np.concatenate(frames, axis=1), channels_last(expected))
+
+
+def test_keys_of_the_published_size():
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in AutoencoderKLWan().state_dict().items()}
+    abstract = nnx.eval_shape(lambda: WanVAE(VAEConfig(), rngs=nnx.Rngs(0)))
+    table = entries(nnx.state(abstract), RULES)
+    assert {entry.keys[0]: entry.shape for entry in table} == expected
+    assert sum(np.prod(entry.shape) for entry in table) == 126_892_531
+
+
+def test_reference_arrays_are_current():
+    """Weights rounded to float16, to keep the file small."""
+    form = {"base_dim": 4, "z_dim": 4, "num_res_blocks": 1, "dim_mult": [1, 2, 2, 2]}
+    vae = diffusers_vae(**form).half().float()
+    tensors = {key: value.half().numpy() for key, value in vae.state_dict().items()}
+    rng = np.random.default_rng(3)
+    clip = rng.uniform(-1, 1, (1, 3, 9, 16, 24)).astype(np.float16).astype(np.float32)
+    with torch.no_grad():
+        mean = vae.encode(torch.from_numpy(clip)).latent_dist.mode()
+        decoded = vae.decode(mean).sample
+    arrays = {
+        "in.video": channels_last(torch.from_numpy(clip)),
+        "out.mean": channels_last(mean),
+        "out.video": channels_last(decoded),
+    }
+    if os.environ.get("WANJAX_WRITE_REFERENCE"):
+        np.savez_compressed(REFERENCE, **tensors, **arrays)
+    stored = np.load(REFERENCE)
+    assert set(stored.files) == {*tensors, *arrays}
+    for name in arrays:
+        assert_equal(stored[name], arrays[name])
