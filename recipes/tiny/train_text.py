@@ -14,10 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import string
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -28,6 +30,7 @@ import tokenizers
 from flax import nnx
 from jaxtyping import Array, Float, Int
 from safetensors.numpy import save_file
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from wanjax.checkpoints.mapping import checkpoint_tensors
 from wanjax.models.layers import Linear
@@ -56,6 +59,7 @@ UNSEEN_FORMS = (
 )
 
 Rng = np.random.Generator
+Examples = tuple[list[str], Int[np.ndarray, "prompts attributes"]]
 
 
 def held_out_text(text: str) -> bool:
@@ -83,19 +87,35 @@ def keywords(scene: Scene, rng: Rng) -> str:
     return pick(rng, (" ", ", ", " and ")).join(filter(None, parts))
 
 
-def training_prompts(rng: Rng) -> Iterator[str]:
-    """Captions, incomplete descriptions, the empty prompt; some with words that say nothing."""
+def descriptions(rng: Rng, keep: Callable[[str], bool]) -> Iterator[str]:
+    """Captions, incomplete descriptions and now and then the empty prompt."""
     while True:
         scene = sample_scene(rng)
         text = caption(scene, rng) if rng.random() < 0.6 else keywords(scene, rng)
-        if rng.random() < 0.25:
-            text = " ".join(shuffled(rng, [text, pick(rng, FILLERS)]))
-        if rng.random() < 0.15:
-            letters = "".join(pick(rng, "abcdefghijklmnopqrstuvwxyz") for _ in range(5))
-            position = int(rng.integers(len(text.split()) + 1))
-            text = " ".join([*text.split()[:position], letters, *text.split()[position:]])
-        text += pick(rng, ("", "", "."))
-        yield "" if rng.random() < 0.03 else text
+        if rng.random() < 0.03:
+            yield ""
+        elif keep(text):
+            yield text
+
+
+def disturb(text: str, rng: Rng) -> str:
+    """Add words which say nothing: fillers around, random letters anywhere."""
+    if text and rng.random() < 0.25:
+        text = " ".join(rng.permutation([text, pick(rng, FILLERS)]))
+    if text and rng.random() < 0.3:
+        words = text.split()
+        for _ in range(rng.integers(1, 4)):
+            letters = (pick(rng, string.ascii_lowercase) for _ in range(rng.integers(2, 8)))
+            words.insert(int(rng.integers(len(words) + 1)), "".join(letters))
+        text = " ".join(words)
+    return text + pick(rng, ("", "", "."))
+
+
+def examples(texts: Iterator[str], count: int, rng: Rng | None = None) -> Examples:
+    """`count` prompts with what they name, read before any disturbing (with `rng` alone)."""
+    clean = list(islice(texts, count))
+    prompts = [disturb(text, rng) for text in clean] if rng else clean
+    return prompts, np.array([read_labels(text) for text in clean], np.int32)
 
 
 def unseen_forms(rng: Rng) -> Iterator[str]:
@@ -113,15 +133,6 @@ def pick(rng: Rng, options: tuple[str, ...] | str) -> str:
     return options[int(rng.integers(len(options)))]
 
 
-def shuffled(rng: Rng, items: list[str]) -> list[str]:
-    return [items[i] for i in rng.permutation(len(items))]
-
-
-def take(prompts: Iterator[str], count: int, keep: Callable[[str], bool]) -> list[str]:
-    kept = (text for text in prompts if keep(text))
-    return [next(kept) for _ in range(count)]
-
-
 def read_labels(text: str) -> list[int]:
     """Index into CLASSES of each attribute that the prompt names."""
     named = parse(text)
@@ -134,10 +145,6 @@ def read_labels(text: str) -> list[int]:
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> tokenizers.Tokenizer:
     """The published tokenizer's structure; letters are lowered as well."""
-    # The trainer only considers pieces found in two different words: "red" and "red,".
-    texts = [*texts, *(", ".join(text.split()) for text in texts)]
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
-
     tokenizer = tokenizers.Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence(
         [
@@ -156,7 +163,11 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> tokenizers.Tokenizer:
         initial_alphabet=[chr(i) for i in range(33, 127) if not chr(i).isupper()],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # The trainer only considers pieces found in two different words: "red" and "red7".
+    words = sorted(set(" ".join(texts).split()))
+    marked = [word + mark for word in words for mark in string.punctuation + string.digits]
+    tokenizer.train_from_iterator([*texts, *marked], trainer)
+    tokenizer.model = models.Unigram(tidy(tokenizer), unk_id=3)
     eos = SPECIAL["eos_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {eos}",
@@ -164,6 +175,17 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> tokenizers.Tokenizer:
         special_tokens=[(eos, tokenizer.token_to_id(eos))],
     )
     return tokenizer
+
+
+def tidy(tokenizer: tokenizers.Tokenizer) -> list[tuple[str, float]]:
+    """Pieces and scores without words that end in a comma, in a reproducible order.
+
+    The trainer's own order and last digits depend on the hashes of the run.
+    """
+    pieces = json.loads(tokenizer.to_str())["model"]["vocab"][len(SPECIAL) :]
+    kept = [(piece, round(score, 1)) for piece, score in pieces if "," not in piece[1:]]
+    special = [(piece, 0.0) for piece in SPECIAL.values()]
+    return special + sorted(kept, key=lambda pair: (-pair[1], pair[0]))
 
 
 def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
@@ -220,10 +242,12 @@ def loss_fn(
     return total
 
 
-def train(reader: Reader, tokenizer: Tokenizer, texts: list[str], args: argparse.Namespace) -> None:
-    """Adam with warm-up and cosine decay over random batches of `texts`."""
-    ids, mask = tokenizer(texts, LENGTH)
-    labels = np.array([read_labels(text) for text in texts], np.int32)
+def train(reader: Reader, tokenizer: Tokenizer, data: Examples, args: argparse.Namespace) -> None:
+    """Adam with warm-up and cosine decay over random batches of `data`."""
+    prompts, labels = data
+    ids, mask = tokenizer(prompts, LENGTH)
+    whole = mask.sum(1) < LENGTH  # what was cut off must not be asked for
+    ids, mask, labels = ids[whole], mask[whole], labels[whole]
     schedule = optax.warmup_cosine_decay_schedule(0, 1.5e-3, 100, args.steps)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
     optimizer = nnx.Optimizer(reader, adam, wrt=nnx.Param)
@@ -237,42 +261,38 @@ def train(reader: Reader, tokenizer: Tokenizer, texts: list[str], args: argparse
     rng = np.random.default_rng(args.seed)
     start = time.perf_counter()
     for number in range(1, args.steps + 1):
-        rows = rng.integers(len(texts), size=args.batch_size)
+        rows = rng.integers(len(ids), size=args.batch_size)
         loss = step(reader, optimizer, ids[rows], mask[rows], labels[rows])
         if number % 100 == 0 or number == args.steps:
             seconds = time.perf_counter() - start
             print(f"step {number}: loss {float(loss):.4f}, {seconds:.0f} s", flush=True)
 
 
-def accuracy(reader: Reader, tokenizer: Tokenizer, texts: list[str]) -> tuple[float, float]:
+def accuracy(reader: Reader, tokenizer: Tokenizer, data: Examples) -> tuple[float, float]:
     """Share of prompts of which the mean, and of tokens which, tell every attribute right."""
-    ids, mask = tokenizer([prompt_clean(text) for text in texts], LENGTH)
-    labels = np.array([read_labels(text) for text in texts])
-    guesses = [
-        np.asarray(logits.argmax(-1)) for logits in nnx.jit(Reader.__call__)(reader, ids, mask)
-    ]
-    right = (np.stack(guesses, -1) == labels[:, None]).all(-1)
+    prompts, labels = data
+    ids, mask = tokenizer([prompt_clean(prompt) for prompt in prompts], LENGTH)
+    logits = nnx.jit(Reader.__call__)(reader, ids, mask)
+    guesses = np.stack([np.asarray(values.argmax(-1)) for values in logits], axis=-1)
+    right = (guesses == labels[:, None]).all(-1)
     return right[:, -1].mean(), right[:, :-1][mask > 0].mean()
 
 
-def report(reader: Reader, tokenizer: Tokenizer, seed: int) -> dict[str, float]:
-    """Accuracy on prompts that training never saw, printed and returned."""
-    rng = np.random.default_rng(seed)
+def report(reader: Reader, tokenizer: Tokenizer, rng: Rng) -> None:
+    """Print the accuracy on prompts that training never saw."""
     sets = {
-        "held-out combinations": take(captions(rng, held_out=True), 1000, lambda _: True),
-        "held-out captions": take(captions(rng, held_out=False), 1000, held_out_text),
-        "incomplete, filled": take(training_prompts(rng), 1000, held_out_text),
-        "unseen forms": take(unseen_forms(rng), 1000, lambda _: True),
-        "empty prompt": [""],
+        "held-out combinations": examples(captions(rng, held_out=True), 1000),
+        "held-out captions": examples(filter(held_out_text, captions(rng, held_out=False)), 1000),
+        "incomplete or disturbed": examples(descriptions(rng, held_out_text), 1000, rng),
+        "unseen forms": examples(unseen_forms(rng), 1000),
+        "empty prompt": examples(iter([""]), 1),
     }
-    results = {}
-    for name, texts in sets.items():
-        results[name], tokens = accuracy(reader, tokenizer, texts)
-        print(f"{name}: {results[name]:.2%} of prompts, {tokens:.2%} of tokens")
-    ids, mask = tokenizer(sets["held-out captions"], LENGTH)
+    for name, data in sets.items():
+        prompts, tokens = accuracy(reader, tokenizer, data)
+        print(f"{name}: {prompts:.2%} of prompts, {tokens:.2%} of tokens")
+    ids, mask = tokenizer(sets["held-out captions"][0], LENGTH)
     outputs = np.asarray(reader.encoder(ids, mask))[mask > 0]
     print(f"root mean square of the embeddings: {np.sqrt((outputs**2).mean()):.3f}")
-    return results
 
 
 def round_to_float16(reader: Reader) -> None:
@@ -310,18 +330,17 @@ def write_json(path: Path, values: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=96)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--prompts", type=int, default=50_000, help="different training prompts")
-    parser.add_argument("--vocab-size", type=int, default=448)
+    parser.add_argument("--vocab-size", type=int, default=512)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    prompts = training_prompts(np.random.default_rng(args.seed))
-    texts = take(prompts, args.prompts, lambda text: not text or not held_out_text(text))
-    clean = take(captions(np.random.default_rng(args.seed), held_out=False), 10_000, lambda _: True)
-    save_tokenizer(train_tokenizer([*clean, *FILLERS], args.vocab_size), args.out / "tokenizer")
+    rng = np.random.default_rng(args.seed)
+    plain = list(islice(captions(rng, held_out=False), 10_000))
+    save_tokenizer(train_tokenizer([*plain, *FILLERS], args.vocab_size), args.out / "tokenizer")
     tokenizer = Tokenizer(args.out / "tokenizer")
     vocabulary = json.loads((args.out / "tokenizer" / "tokenizer.json").read_text())["model"]
     config = UMT5Config(
@@ -333,9 +352,10 @@ def main() -> None:
         num_heads=4,
     )
     reader = Reader(config, rngs=nnx.Rngs(args.seed))
-    train(reader, tokenizer, texts, args)
+    texts = descriptions(rng, lambda text: not held_out_text(text))
+    train(reader, tokenizer, examples(texts, args.prompts, rng), args)
     round_to_float16(reader)
-    report(reader, tokenizer, args.seed + 1)
+    report(reader, tokenizer, np.random.default_rng(args.seed + 1))
     save_encoder(reader.encoder, args.out / "text_encoder")
 
 

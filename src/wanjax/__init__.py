@@ -1,0 +1,44 @@
+"""Wan 2.1 / 2.2 video generation in JAX, with step caching.
+
+JAX is imported with the first name that needs it, so that `wanjax plan` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wanjax.caching import Curve, MagCache, Plan
+    from wanjax.errors import CheckpointError, UsageError
+    from wanjax.pipeline import Video, WanPipeline
+
+_HOME = {
+    "CheckpointError": "wanjax.errors",
+    "Curve": "wanjax.caching",
+    "MagCache": "wanjax.caching",
+    "Plan": "wanjax.caching",
+    "UsageError": "wanjax.errors",
+    "Video": "wanjax.pipeline",
+    "WanPipeline": "wanjax.pipeline",
+}
+
+__all__ = [
+    "CheckpointError",
+    "Curve",
+    "MagCache",
+    "Plan",
+    "UsageError",
+    "Video",
+    "WanPipeline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'wanjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

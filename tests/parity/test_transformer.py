@@ -10,7 +10,7 @@ from flax import nnx
 
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.models.transformer_keys import TRANSFORMER_RULES
+from wanjax.models.transformer_keys import RULES
 
 pytestmark = pytest.mark.parity
 
@@ -37,7 +37,7 @@ def models(request, tmp_path):
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     config = TransformerConfig.from_dict(dict(reference.config))
     abstract = nnx.eval_shape(lambda: WanTransformer(config, rngs=nnx.Rngs(0)))
-    return load_parameters(abstract, TRANSFORMER_RULES, TensorFiles(tmp_path)), reference
+    return load_parameters(abstract, RULES, TensorFiles(tmp_path)), reference
 
 
 def test_call(models):

@@ -1,0 +1,29 @@
+"""Step caching: what is computed and what is reused in each step. Pure Python and NumPy.
+
+A method is a frozen dataclass of settings with `plan(schedule, conditions) -> Plan` and
+`keys`, the configuration's names of its settings; `METHODS` makes it known to the
+configuration under `use_NAME`. To add one: its file, its line in `METHODS`, its keys in
+`wanjax.config`.
+"""
+
+from wanjax.caching.curve import Curve, CurveError, shipped_curves
+from wanjax.caching.magcache import MagCache
+from wanjax.caching.plan import Plan, Schedule, Step, dense_plan, make_plan
+from wanjax.caching.resample import check_fit, ratios_for
+
+METHODS = {"magcache": MagCache}
+
+__all__ = [
+    "METHODS",
+    "Curve",
+    "CurveError",
+    "MagCache",
+    "Plan",
+    "Schedule",
+    "Step",
+    "check_fit",
+    "dense_plan",
+    "make_plan",
+    "ratios_for",
+    "shipped_curves",
+]

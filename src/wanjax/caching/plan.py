@@ -103,6 +103,11 @@ class Plan:
         return self.schedule.boundary_step
 
     @property
+    def reuses_residual(self) -> bool:
+        """Whether a run has to keep the block residuals."""
+        return any(REUSE in step.actions for step in self.steps)
+
+    @property
     def ideal_speedup(self) -> float:
         """Block evaluations of the dense run over those of this plan (branches counted)."""
         dense = sum(len(step.actions) for step in self.steps)

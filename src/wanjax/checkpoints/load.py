@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from wanjax.checkpoints.mapping import Entry, Rule, entries, flat_parameters
 from wanjax.errors import CheckpointError
 from wanjax.models.layers import logical_axes
 from wanjax.parallel import parameter_sharding
+
+Model = TypeVar("Model", bound=nnx.Module)
 
 _LISTED = 8  # names in an error text
 
@@ -39,7 +41,7 @@ class TensorFiles:
         self._source: dict[str, tuple[Any, str]] = {}
         for file in files:
             handle = _open(file)
-            for key in handle.keys():
+            for key in handle.keys():  # noqa: SIM118 (no mapping)
                 name = (aliases or {}).get(key, key)
                 self._source.setdefault(name.removeprefix(prefix), (handle, key))
 
@@ -63,14 +65,14 @@ def _open(file: Path) -> Any:
 
 
 def load_parameters(
-    model: nnx.Module,
+    model: Model,
     rules: Sequence[Rule],
     files: TensorFiles,
     *,
     dtype: jnp.dtype = jnp.float32,
     mesh: Mesh | None = None,
     unused: Sequence[str] = (),
-) -> nnx.Module:
+) -> Model:
     """The abstract `model` (from `nnx.eval_shape`) with its parameters read from `files`.
 
     Parameters declared `keep_float32` stay float32, the others become `dtype`. On a mesh

@@ -2,7 +2,7 @@
 
 from wanjax.checkpoints.mapping import Rule
 
-TRANSFORMER_RULES: list[Rule] = [
+RULES: list[Rule] = [
     (r"patch_embedding\.kernel", "patch_embedding.weight", "conv3d"),
     (r"(.*image_embedder\.norm\d)\.scale", r"\1.weight", "copy"),
     (r"(.*image_embedder\.ff)\.linear_1\.kernel", r"\1.net.0.proj.weight", "linear"),
@@ -23,4 +23,4 @@ TRANSFORMER_RULES: list[Rule] = [
 ]
 
 # Real image-to-video checkpoints carry a norm that the architecture never uses.
-TRANSFORMER_UNUSED = (r"blocks\.\d+\.attn2\.norm_added_q\.weight",)
+UNUSED = (r"blocks\.\d+\.attn2\.norm_added_q\.weight",)

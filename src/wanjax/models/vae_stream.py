@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from wanjax.models.vae import WanVAE
 from wanjax.models.vae_layers import Cache
+from wanjax.programs import Programs
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -26,7 +27,7 @@ def _chunk(
 
 
 def decode_frames(
-    vae: WanVAE, latents: Float[Array, "b t h w z"]
+    vae: WanVAE, latents: Float[Array, "b t h w z"], programs: Programs
 ) -> Iterator[Float[np.ndarray, "b f H W rgb"]]:
     """Frames in [-1, 1] as they come: 1 of the first latent, 4 of each other.
 
@@ -35,12 +36,13 @@ def decode_frames(
     graph, params = nnx.split(vae)
     cache: Cache | None = None
     for i in range(latents.shape[1]):
-        frames, cache = _chunk(graph, "decode_chunk", params, latents[:, i : i + 1], cache)
+        args = (params, latents[:, i : i + 1], cache)
+        frames, cache = programs.get(_chunk, (graph, "decode_chunk"), args)(*args)
         yield np.asarray(frames)
 
 
 def encode_frames(
-    vae: WanVAE, video: Float[np.ndarray, "b T H W rgb"]
+    vae: WanVAE, video: Float[np.ndarray, "b T H W rgb"], programs: Programs
 ) -> Iterator[Float[np.ndarray, "b 1 h w z"]]:
     """Mean latents (not normalised) of a video in [-1, 1], one latent frame after the other.
 
@@ -52,5 +54,6 @@ def encode_frames(
     cache: Cache | None = None
     for end in range(1, video.shape[1] + 1, factor):
         chunk = video[:, max(end - factor, 0) : end]
-        latents, cache = _chunk(graph, "encode_chunk", params, chunk, cache)
+        args = (params, chunk, cache)
+        latents, cache = programs.get(_chunk, (graph, "encode_chunk"), args)(*args)
         yield np.asarray(latents)

@@ -72,7 +72,7 @@ def coverage(
 
     clip(1/2 - distance, 0, 1): exact for edges along an axis, close for all others.
     """
-    x, y, radius = (np.float32(value)[:, None, None] for value in (x, y, radius))
+    x, y, radius = np.stack([x, y, radius]).astype(np.float32)[:, :, None, None]
     columns = np.arange(width, dtype=np.float32) + 0.5
     rows = np.arange(height, dtype=np.float32)[:, None] + 0.5
     return np.clip(0.5 - OUTLINES[shape].distance(columns - x, rows - y, radius), 0, 1)

@@ -241,9 +241,9 @@ def held_out_prompts(count: int = 64, *, seed: int = 0) -> list[tuple[str, int]]
     rng = np.random.default_rng(seed)
     prompts = []
     for index in range(count):
-        # 6 colours and 4 shapes meet in 12 of their 24 pairs; the shift by one gives the others.
+        # The shift after each round of colours brings every pair of values about.
         color = list(COLORS)[index % 6]
-        shape = list(SHAPES)[(index + index // 12) % 4]
+        shape = list(SHAPES)[(index + index // 6) % 4]
         background = list(BACKGROUNDS)[(index + index // 6 + index // 24) % 3]
         scene = place_scene(rng, color, shape, _held_out_motion(color, shape), background)
         prompts.append((caption(scene, rng, background_rate=1.0), seed + index))

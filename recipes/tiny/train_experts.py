@@ -1,0 +1,211 @@
+"""Train the two experts of a bundled model by flow matching.
+
+    python recipes/tiny/train_experts.py t2v --root src/wanjax/tiny/t2v
+    python recipes/tiny/train_experts.py i2v --root src/wanjax/tiny/i2v --start src/wanjax/tiny/t2v
+
+`--root` holds the trained VAE and text encoder. A base model first learns all noise levels;
+both experts start from it and go on with their own side of the boundary. Image to video
+starts from the text-to-video experts, with the image condition's input channels at zero.
+Interrupted, the same command goes on from the last finished part or checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from data import Dataset, make_dataset
+from flax import nnx
+from jaxtyping import Array, Float
+
+from wanjax.checkpoints.folder import Folder
+from wanjax.checkpoints.save import save_model
+from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.transformer_keys import RULES
+from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS, shift_sigmas
+
+Z = 16
+SMALL = {
+    "num_attention_heads": 6,
+    "attention_head_dim": 32,
+    "out_channels": Z,
+    "text_dim": 128,
+    "freq_dim": 128,
+    "ffn_dim": 512,
+    "num_layers": 6,
+}
+EMPTY_PROMPT_RATE = 0.1  # for classifier-free guidance
+EMA = 0.998
+CHECKPOINT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run: noise levels `low` < sigma <= `high`, drawn evenly before the shift."""
+
+    name: str
+    low: float
+    high: float
+    shift: float
+
+    def sigmas(self, rng: np.random.Generator, batch: int) -> Float[np.ndarray, "batch"]:
+        ends = [s / (self.shift - (self.shift - 1) * s) for s in (self.low, self.high)]
+        return shift_sigmas(rng.uniform(*ends, size=batch), self.shift).astype(np.float32)
+
+
+# Experts see a little beyond the boundary, so that it may be moved.
+STAGES = {
+    "t2v": {
+        "base": Stage("base", 0.0, 1.0, 6.0),
+        "transformer": Stage("transformer", 0.84, 1.0, 12.0),
+        "transformer_2": Stage("transformer_2", 0.0, 0.9, 4.0),
+    },
+    "i2v": {
+        "transformer": Stage("transformer", 0.86, 1.0, 6.0),
+        "transformer_2": Stage("transformer_2", 0.0, 0.93, 3.0),
+    },
+}
+
+
+def make_batch(
+    data: Dataset, stage: Stage, batch: int, image: bool, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
+    """Model input, timestep, context and the flow velocity to predict."""
+    clip = rng.integers(len(data.latents), size=batch)
+    context = data.context[clip, rng.integers(data.context.shape[1], size=batch)]
+    empty = rng.random(batch) < EMPTY_PROMPT_RATE
+    context = np.where(empty[:, None, None], data.empty_context, context).astype(np.float32)
+    x0 = data.latents[clip].astype(np.float32)
+    noise = rng.normal(size=x0.shape).astype(np.float32)
+    sigma = stage.sigmas(rng, batch)
+    s = sigma[:, None, None, None, None]
+    x = (1 - s) * x0 + s * noise
+    if image:
+        x = np.concatenate([x, condition(data.first[clip].astype(np.float32))], axis=1)
+    return x, sigma * NUM_TRAIN_TIMESTEPS, context, noise - x0
+
+
+def condition(first: Float[np.ndarray, "b z t h w"]) -> Float[np.ndarray, "b c t h w"]:
+    """Mask (4 channels, one on the first latent frame) and the first frame's latents."""
+    mask = np.zeros((first.shape[0], 4, *first.shape[2:]), np.float32)
+    mask[:, :, 0] = 1
+    return np.concatenate([mask, first], axis=1)
+
+
+def make_model(image: bool, start: WanTransformer | None) -> WanTransformer:
+    """Freshly initialised, or `start` with input channels added at zero."""
+    config = TransformerConfig(in_channels=Z + (4 + Z if image else 0), **SMALL)
+    model = WanTransformer(config, rngs=nnx.Rngs(0))
+    if start is None:
+        model.proj_out.kernel[...] = jnp.zeros_like(model.proj_out.kernel[...])
+        return model
+    kernel = model.patch_embedding.kernel
+    channels = start.config.in_channels
+    widened = jnp.zeros_like(kernel[...]).at[..., :channels, :].set(start.patch_embedding.kernel[...])
+    nnx.update(model, jax.tree.map(lambda x: x, nnx.state(start)) if not image else _without_patch(start))
+    kernel[...] = widened
+    return model
+
+
+def _without_patch(start: WanTransformer) -> nnx.State:
+    state = nnx.state(start)
+    del state["patch_embedding"]["kernel"]
+    return state
+
+
+def train(
+    model: WanTransformer, data: Dataset, stage: Stage, image: bool, args: argparse.Namespace
+) -> WanTransformer:
+    """AdamW with warm-up and cosine decay; returns the moving average of the weights."""
+    schedule = optax.warmup_cosine_decay_schedule(0, args.lr, 100, args.steps, args.lr / 50)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99))
+    graph, params = nnx.split(model)
+    state = (params, params, optimizer.init(params))
+    file = args.work / f"{stage.name}.npz"
+    step, state = restore(file, state)
+
+    @jax.jit
+    def update(state, x, timestep, context, target):
+        params, average, opt = state
+
+        def loss_fn(params):
+            model = nnx.merge(graph, params)
+            velocity = model(x, timestep, model.embed_context(context))
+            return jnp.mean((velocity - target) ** 2)
+
+        loss, gradient = jax.value_and_grad(loss_fn)(params)
+        updates, opt = optimizer.update(gradient, opt, params)
+        params = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: EMA * a + (1 - EMA) * p, average, params)
+        return (params, average, opt), loss
+
+    began = saved = time.time()
+    losses: list[Array] = []
+    rng = np.random.default_rng([args.seed, step])
+    while step < args.steps:
+        state, loss = update(state, *make_batch(data, stage, args.batch, image, rng))
+        losses.append(loss)
+        step += 1
+        if step % 100 == 0:
+            mean = float(np.mean(losses[-100:]))
+            print(f"{stage.name} {step}/{args.steps} loss {mean:.4f} {time.time() - began:.0f} s", flush=True)
+        if time.time() - saved > CHECKPOINT_SECONDS:
+            save(file, step, state)
+            saved = time.time()
+    save(file, step, state)
+    return nnx.merge(graph, state[1])
+
+
+def save(file: Path, step: int, state) -> None:
+    """Step and state, never half-written."""
+    partial = file.with_suffix(".partial.npz")
+    np.savez(partial, *map(np.asarray, jax.tree.leaves(state)), step=step)
+    partial.replace(file)
+
+
+def restore(file: Path, state):
+    if not file.exists():
+        return 0, state
+    with np.load(file) as arrays:
+        leaves = [jnp.asarray(arrays[f"arr_{i}"]) for i in range(len(jax.tree.leaves(state)))]
+        return int(arrays["step"]), jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("form", choices=STAGES)
+    parser.add_argument("--root", type=Path, required=True, help="folder with vae/ and text_encoder/")
+    parser.add_argument("--start", type=Path, help="folder of experts to start from (i2v)")
+    parser.add_argument("--work", type=Path, default=Path("work/tiny"), help="checkpoints and data")
+    parser.add_argument("--clips", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=2000, help="of each stage")
+    parser.add_argument("--only", help="train this stage alone")
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    image = args.form == "i2v"
+    data = make_dataset(args.root, args.work / "data.npz", args.clips, args.seed)
+    args.work = args.work / args.form
+    args.work.mkdir(parents=True, exist_ok=True)
+    base = None
+    for name, stage in STAGES[args.form].items():
+        if args.only not in (None, name):
+            continue
+        start = Folder(args.start, {}).load_transformer(name, dtype=jnp.float32) if args.start else base
+        trained = train(make_model(image, start), data, stage, image, args)
+        if name == "base":
+            base = trained
+        else:
+            config = {"_class_name": "WanTransformer3DModel", **vars(trained.config)}
+            save_model(trained, RULES, config, args.root / name)
+
+
+if __name__ == "__main__":
+    main()

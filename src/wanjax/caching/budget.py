@@ -1,0 +1,86 @@
+"""The plan of least error for a given saving, by exact dynamic programming.
+
+The error is MagCache's own, |1 - accumulated ratio| since the last computed step (mean over
+branches), here summed over all skipped steps instead of held below a threshold.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from wanjax.caching.plan import Schedule
+from wanjax.errors import UsageError
+
+
+def cheapest_skips(
+    ratios: Float[np.ndarray, "steps 2"],
+    schedule: Schedule,
+    forced: Bool[np.ndarray, "steps"],
+    K: int,  # noqa: N803
+    target_speedup: float | None = None,
+    skip_steps: int | None = None,
+) -> Bool[np.ndarray, "steps 2"]:
+    """Skips of least total error: `skip_steps` of them, or just enough for `target_speedup`.
+
+    At most `K` steps in a row are skipped, and none of `forced`, which must hold the first
+    and the last step. Raises `UsageError` naming the most that is possible.
+    """
+    branches = np.array([schedule.num_branches(i) for i in range(schedule.num_steps)])
+    gains = np.ones_like(branches) if target_speedup is None else branches
+    totals, before = _best_paths(ratios, branches, gains, forced, K)
+    reachable = np.flatnonzero(np.isfinite(totals[-1]))
+    most = int(reachable[-1])
+    limit = f"with magcache_K={K}; raise magcache_K, lower retention_ratio, or ask for less"
+    if target_speedup is None:
+        wanted = skip_steps or 0
+        if wanted > most:
+            raise UsageError(f"skip_steps={skip_steps}: at most {most} {limit}")
+    else:
+        dense = int(branches.sum())
+        needed = math.ceil(dense * (1 - 1 / target_speedup) - 1e-9)
+        if needed > most:
+            best = dense / (dense - most)
+            raise UsageError(f"target_speedup={target_speedup:g}: at most {best:.2f} {limit}")
+        wanted = int(reachable[reachable >= needed][0])
+    skipped = np.ones(len(ratios), bool)
+    step = len(ratios) - 1
+    while step >= 0:
+        skipped[step] = False
+        previous = before[step, wanted]
+        wanted -= int(gains[previous + 1 : step].sum())
+        step = previous
+    return np.repeat(skipped[:, None], 2, axis=1)
+
+
+def _best_paths(
+    ratios: Float[np.ndarray, "steps 2"],
+    branches: Int[np.ndarray, "steps"],
+    gains: Int[np.ndarray, "steps"],
+    forced: Bool[np.ndarray, "steps"],
+    K: int,  # noqa: N803
+) -> tuple[Float[np.ndarray, "steps gains"], Int[np.ndarray, "steps gains"]]:
+    """Least error up to each computed step for each total gain, and the computed step before it.
+
+    A plan is a path through its computed steps; the error between two neighbours on the path
+    depends on these two alone. -1 stands before step 0.
+    """
+    n = len(ratios)
+    totals = np.full((n, int(gains.sum()) + 1), np.inf)
+    before = np.full(totals.shape, -1)
+    totals[0, 0] = 0
+    for start in range(n):
+        change, error, gain = np.ones(2), 0.0, 0
+        for end in range(start + 1, min(start + K + 1, n - 1) + 1):
+            reached = np.full(totals.shape[1], np.inf)
+            reached[gain:] = totals[start, : totals.shape[1] - gain] + error
+            better = reached < totals[end]
+            totals[end, better], before[end, better] = reached[better], start
+            if forced[end]:
+                break
+            change = change * ratios[end]
+            error += float(np.abs(1 - change[: branches[end]]).mean())
+            gain += int(gains[end])
+    return totals, before

@@ -1,0 +1,146 @@
+"""A checkpoint folder in the layout of diffusers: which models it has, and loading each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.mapping import Rule
+from wanjax.errors import CheckpointError
+from wanjax.models import transformer_keys, umt5_keys, vae_keys
+from wanjax.models.attention import Kernel
+from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.umt5 import UMT5Config, UMT5Encoder
+from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.text import Tokenizer
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+PIPELINE_CLASSES = ("WanPipeline", "WanImageToVideoPipeline")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """`path` with its parsed `model_index.json`."""
+
+    path: Path
+    index: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Folder:
+        """Raises `CheckpointError` if `path` is not the folder of a Wan pipeline."""
+        if not path.is_dir():
+            raise CheckpointError(f"model={str(path)!r}: no such folder")
+        index = read_json(path / "model_index.json")
+        name = index.get("_class_name")
+        if name not in PIPELINE_CLASSES:
+            raise CheckpointError(
+                f"{path / 'model_index.json'}: _class_name is {name!r}, expected one of "
+                + ", ".join(PIPELINE_CLASSES)
+            )
+        return cls(path, index)
+
+    @property
+    def boundary_ratio(self) -> float | None:
+        """Where the experts change, as a part of the noise levels; None with one expert."""
+        return self.index.get("boundary_ratio")
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Folders of the transformers: high noise, then low noise."""
+        return tuple(name for name in ("transformer", "transformer_2") if self.has(name))
+
+    @property
+    def flow_shift(self) -> float | None:
+        """Of the scheduler config, which for the published models is not the official one."""
+        return self._config("scheduler", "scheduler_config.json").get("flow_shift")
+
+    def has(self, component: str) -> bool:
+        """Whether the index lists the component (old ones leave it out, or say null)."""
+        return bool((self.index.get(component) or [None])[0])
+
+    def transformer_config(self, name: str = "transformer") -> TransformerConfig:
+        return TransformerConfig.from_dict(self._config(name))
+
+    def vae_config(self) -> VAEConfig:
+        return VAEConfig.from_dict(self._config("vae"))
+
+    def _config(self, component: str, file: str = "config.json") -> dict[str, Any]:
+        return read_json(self.path / component / file)
+
+    def load_transformer(
+        self,
+        name: str,
+        *,
+        dtype: jnp.dtype = jnp.bfloat16,
+        kernel: Kernel = "auto",
+        mesh: Mesh | None = None,
+    ) -> WanTransformer:
+        config = self.transformer_config(name)
+        return _load(
+            lambda: WanTransformer(config, kernel=kernel, rngs=nnx.Rngs(0)),
+            transformer_keys.RULES,
+            TensorFiles(self.path / name),
+            dtype=dtype,
+            mesh=mesh,
+            unused=transformer_keys.UNUSED,
+        )
+
+    def load_vae(self) -> WanVAE:
+        """The VAE, always in float32."""
+        config = self.vae_config()
+        files = TensorFiles(self.path / "vae")
+        return _load(lambda: WanVAE(config, rngs=nnx.Rngs(0)), vae_keys.RULES, files)
+
+    def load_text_encoder(
+        self, *, dtype: jnp.dtype = jnp.bfloat16, mesh: Mesh | None = None
+    ) -> UMT5Encoder:
+        config = UMT5Config.from_dict(self._config("text_encoder"))
+        return _load(
+            lambda: UMT5Encoder(config, rngs=nnx.Rngs(0)),
+            umt5_keys.RULES,
+            TensorFiles(self.path / "text_encoder", umt5_keys.ALIASES),
+            dtype=dtype,
+            mesh=mesh,
+        )
+
+    def load_tokenizer(self) -> Tokenizer:
+        try:
+            return Tokenizer(self.path / "tokenizer")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(str(error)) from error
+
+
+def _load(
+    make: Callable[[], Model],
+    rules: Sequence[Rule],
+    files: TensorFiles,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    mesh: Mesh | None = None,
+    unused: Sequence[str] = (),
+) -> Model:
+    return load_parameters(
+        nnx.eval_shape(make), rules, files, dtype=dtype, mesh=mesh, unused=unused
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises `CheckpointError` naming the file."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: not a whole checkpoint folder") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, expected an object")
+    return values

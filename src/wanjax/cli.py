@@ -1,0 +1,208 @@
+"""The command line: `wanjax COMMAND [PRESET|FILE.yml] [key=value ...]`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+
+from wanjax import jsonfile
+from wanjax.caching import Plan
+from wanjax.config import KEYS, Config, load_preset, preset_names, resolve
+from wanjax.config_values import describe, nearest
+from wanjax.errors import UsageError
+from wanjax.planning import plan_for
+
+USAGE = """\
+usage: wanjax COMMAND [PRESET|FILE.yml] [key=value ...]
+
+Wan 2.1 / 2.2 video generation in JAX with step caching.
+
+commands:
+{commands}
+
+A preset is a model with its official sampling values (`wanjax presets`); the keys and their
+values are listed by `wanjax show PRESET`. Without a preset the bundled model runs, offline:
+
+  wanjax generate prompt="a red ball moving right on a dark background"
+
+`wanjax COMMAND --help` tells more.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 for success, 2 for a user's mistake, 1 for a failure."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except UsageError as error:
+        print(f"wanjax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("wanjax: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as in `wanjax ... | head`
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_usage(), end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        print(f"wanjax {version('wanjax')}")
+        return 0
+    command, *rest = args
+    if command not in COMMANDS:
+        raise UsageError(
+            f"unknown command {command}{nearest(command, COMMANDS)}; "
+            f"commands: {', '.join(COMMANDS)}"
+        )
+    if "-h" in rest or "--help" in rest:
+        print(textwrap.dedent(COMMANDS[command].__doc__ or "").strip())
+        return 0
+    COMMANDS[command](rest)
+    return 0
+
+
+def _usage() -> str:
+    lines = [
+        f"  {name:10}{(function.__doc__ or '').strip().splitlines()[0]}"
+        for name, function in COMMANDS.items()
+    ]
+    return USAGE.format(commands="\n".join(lines))
+
+
+def generate(args: Sequence[str]) -> None:
+    """
+    write a video and, beside it, a .json record of how it was made
+
+    usage: wanjax generate [PRESET|FILE.yml] prompt=TEXT [image=FILE] [key=value ...]
+
+      wanjax generate prompt="a red ball moving right on a dark background"
+      wanjax generate tiny-i2v image=ball.png prompt="the ball moves left" output=ball.mp4
+      wanjax generate wan2.2-t2v-a14b prompt="two cats boxing" use_magcache=True seed=7
+      wanjax generate my.yml prompt="two cats boxing"      # my.yml: `preset: NAME`, `key: value`
+
+    `wanjax show PRESET` lists every key; `wanjax plan` with the same arguments shows which
+    steps will be computed, without loading the model.
+    """
+    config = resolve(args, "generate")
+    from wanjax.generate import run  # imports JAX
+
+    run(config)
+
+
+def plan(args: Sequence[str]) -> None:
+    """
+    show which steps are computed and which are skipped, without loading a model
+
+    usage: wanjax plan [PRESET|FILE.yml] [json=True] [key=value ...]
+
+      wanjax plan wan2.2-t2v-a14b use_magcache=True
+      wanjax plan wan2.2-t2v-a14b use_magcache=True magcache_thresh=0.06 magcache_K=4
+      wanjax plan wan2.1-t2v-1.3b use_magcache=True target_speedup=1.8    # best plan at that cost
+      wanjax plan wan2.2-i2v-a14b use_magcache=True json=True
+
+    In the strip, # is a computed step, . a skipped one, + one computed in part, and | stands
+    before the low-noise expert's first step.
+    """
+    config = resolve(args, "plan")
+    made = plan_for(config)
+    if config.json:
+        print(jsonfile.dumps(made.to_dict()))
+        return
+    print(plan_text(config, made))
+
+
+def presets(args: Sequence[str]) -> None:
+    """
+    list the models that can be named, with their sampling values
+
+    usage: wanjax presets
+    """
+    _no_arguments("presets", args)
+    rows = [("preset", "size", "frames", "steps", "shift", "guidance", "model")]
+    for name in preset_names():
+        config = load_preset(name)
+        size = f"{config.width}x{config.height}"
+        guidance = " / ".join(f"{scale:g}" for scale in _guidance(config))
+        numbers = (str(config.num_frames), str(config.num_inference_steps))
+        shift = f"{config.flow_shift:g}"
+        rows.append((name, size, *numbers, shift, guidance, str(config.model)))
+    print(_table(rows))
+
+
+def show(args: Sequence[str]) -> None:
+    """
+    print every key with its value, what is allowed, and a line of help
+
+    usage: wanjax show [PRESET|FILE.yml] [key=value ...]
+
+      wanjax show wan2.2-t2v-a14b
+    """
+    config = resolve(args, "show")
+    for name, field in KEYS.items():
+        if not field.metadata["commands"]:
+            value = json.dumps(getattr(config, name), ensure_ascii=False)
+            print(f"{name}: {value}\n    {field.metadata['help']} ({describe(Config, field)})")
+
+
+def plan_text(config: Config, plan: Plan) -> str:
+    """The plan for people to read."""
+    facts = plan.to_dict()
+    settings = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
+    lines = [
+        f"model      {config.preset or config.model}",
+        f"steps      {facts['steps']} ({config.sampler}, flow_shift {config.flow_shift:g})",
+        f"guidance   {' / '.join(f'{scale:g}' for scale in _guidance(config))}",
+        f"cache      {plan.method}{f' ({settings})' if settings else ''}",
+        f"computed   {facts['computed']}",
+        f"skipped    {facts['skipped']}{_indices(plan)}",
+        f"speedup    {plan.ideal_speedup:.2f}x at most (counting transformer blocks alone)",
+        f"plan       {plan.strip()}",
+    ]
+    if plan.boundary_step is not None:
+        lines.insert(2, f"boundary   {_boundary(config, plan)}")
+    lines += [f"warning    {warning}" for warning in plan.warnings]
+    return "\n".join(lines)
+
+
+def _boundary(config: Config, plan: Plan) -> str:
+    where = f"boundary_ratio {config.boundary_ratio:g}"
+    if plan.boundary_step == len(plan.steps):
+        return f"no step of the low-noise expert ({where})"
+    return f"low-noise expert from step {plan.boundary_step} on ({where})"
+
+
+def _indices(plan: Plan) -> str:
+    return f": {' '.join(map(str, plan.skipped_steps))}" if plan.skipped_steps else ""
+
+
+def _guidance(config: Config) -> list[float]:
+    scales = (config.guidance_scale_high, config.guidance_scale_low)
+    return [scale for scale in scales if scale is not None]
+
+
+def _no_arguments(command: str, args: Sequence[str]) -> None:
+    if args:
+        raise UsageError(f"`wanjax {command}` takes no arguments; got {args[0]}")
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
+    "generate": generate,
+    "plan": plan,
+    "presets": presets,
+    "show": show,
+}

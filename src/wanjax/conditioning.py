@@ -1,0 +1,72 @@
+"""What the transformer sees besides noise and text: the first (and last) frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from wanjax.models.vae import WanVAE
+from wanjax.models.vae_stream import encode_frames
+from wanjax.programs import Programs
+
+
+def fit_size(image: Image.Image, pixels: int, multiple: int) -> tuple[int, int]:
+    """(height, width) of about `pixels` in the image's own aspect ratio, in whole multiples.
+
+    As the official scripts choose it from their `max_area`.
+    """
+    ratio = image.height / image.width
+    height = round(np.sqrt(pixels * ratio)) // multiple * multiple
+    width = round(np.sqrt(pixels / ratio)) // multiple * multiple
+    return max(height, multiple), max(width, multiple)
+
+
+def resize_and_crop(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Scale until the frame is covered (Lanczos), then cut the middle; never squashed."""
+    scale = max(height / image.height, width / image.width)
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    resized = image.resize(size, Image.Resampling.LANCZOS)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return np.asarray(resized.crop((left, top, left + width, top + height)))
+
+
+def image_condition(
+    vae: WanVAE,
+    first: UInt8[np.ndarray, "batch h w 3"],
+    num_frames: int,
+    programs: Programs,
+    last: UInt8[np.ndarray, "batch h w 3"] | None = None,
+) -> Float[np.ndarray, "batch c t h2 w2"]:
+    """Mask and latents that follow the noise latents' channels.
+
+    The latents are those of a video of the first frame, grey frames and, if given, the last
+    one. The mask says which frames are given: one channel for each of the `temporal_factor`
+    frames in a latent frame. As diffusers' `WanImageToVideoPipeline.prepare_latents`.
+    """
+    video = np.zeros((len(first), num_frames, *first.shape[1:]), np.float32)  # 0 is mid grey
+    given = np.zeros(num_frames, np.float32)
+    for index, frame in ((0, first), (-1, last)):
+        if frame is not None:
+            video[:, index] = frame.astype(np.float32) / 127.5 - 1
+            given[index] = 1
+    latents = np.concatenate(list(encode_frames(vae, video, programs)), axis=1)
+    latents = np.moveaxis(np.asarray(vae.normalize(latents)), -1, 1)
+    mask = _pack_mask(given, vae.config.temporal_factor)[None, :, :, None, None]
+    mask = np.broadcast_to(mask, (len(first), *mask.shape[1:3], *latents.shape[3:]))
+    return np.concatenate([mask, latents], axis=1)
+
+
+def _pack_mask(given: Float[np.ndarray, "frames"], factor: int) -> Float[np.ndarray, "factor t"]:
+    """Frames to channels of latent frames; the first frame fills its latent frame alone."""
+    repeated = np.concatenate([np.repeat(given[:1], factor), given[1:]])
+    return repeated.reshape(-1, factor).T
+
+
+def to_batch(
+    images: Sequence[Image.Image], height: int, width: int
+) -> UInt8[np.ndarray, "b h w 3"]:
+    """Images cut to one size."""
+    return np.stack([resize_and_crop(image, height, width) for image in images])

@@ -1,0 +1,111 @@
+"""What must hold between the keys of a configuration, checked before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wanjax.caching import METHODS, shipped_curves
+from wanjax.errors import UsageError
+from wanjax.model_folder import require_folder
+
+if TYPE_CHECKING:
+    from wanjax.config import Config
+
+
+def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for keys that contradict one another.
+
+    `given` are the keys of the command line: one that would have no effect is refused.
+    """
+    _check_guidance(config)
+    _check_one_cache(config)
+    if command in ("generate", "plan"):
+        _check_effects(config, given)
+    if config.use_magcache:
+        _check_curve(config)
+    if command == "generate":
+        check_inputs(config)
+
+
+def check_inputs(config: Config) -> None:
+    """Raise `UsageError` where prompt, image, model or output cannot be used."""
+    if not config.prompt.strip():
+        raise UsageError('prompt is missing: say what the video shows, as prompt="a red ball"')
+    if config.model is None:
+        raise UsageError("model is missing: name a preset, a folder or a Hub id")
+    _check_image(config)
+    require_folder(config.model)
+    _check_output(Path(config.output).expanduser())
+
+
+def active_caches(config: Config) -> list[str]:
+    """Names of the caching methods that are switched on."""
+    return [name for name in METHODS if getattr(config, f"use_{name}")]
+
+
+def _check_one_cache(config: Config) -> None:
+    keys = [f"use_{name}" for name in active_caches(config)]
+    if len(keys) > 1:
+        raise UsageError(f"{' and '.join(keys)} exclude one another: switch one on")
+
+
+def _check_effects(config: Config, given: Mapping[str, Any]) -> None:
+    """A cache's setting on the command line needs that cache on (or said to be off)."""
+    for name in given:
+        users = [f"use_{cache}" for cache in METHODS if name in METHODS[cache].keys.values()]
+        if users and not any(getattr(config, use) or use in given for use in users):
+            raise UsageError(f"{name} acts only with {' or '.join(users)}=True")
+
+
+def _check_guidance(config: Config) -> None:
+    if config.num_experts == 1 and config.guidance_scale_low is not None:
+        raise UsageError(
+            f"guidance_scale_low={config.guidance_scale_low}: the model has one expert; "
+            "give guidance_scale"
+        )
+    if config.guidance_scale_high is None or (
+        config.num_experts == 2 and config.guidance_scale_low is None
+    ):
+        raise UsageError("guidance_scale is missing")
+
+
+def _check_curve(config: Config) -> None:
+    base = config.mag_ratios_base
+    measure = f"measure one with `wanjax calibrate {config.preset or f'model={config.model}'}`"
+    if base is None or (base == config.preset and base not in shipped_curves()):
+        raise UsageError(
+            f"use_magcache: {config.preset or config.model} has no magnitude curve; "
+            f"{measure} and name the file in mag_ratios_base"
+        )
+    if isinstance(base, str) and base not in shipped_curves() and not Path(base).is_file():
+        raise UsageError(
+            f"mag_ratios_base={base}: no such file; shipped curves: {', '.join(shipped_curves())}"
+        )
+
+
+def _check_image(config: Config) -> None:
+    if config.task == "t2v":
+        if config.image is not None:
+            raise UsageError(
+                f"image={config.image}: {config.preset or config.model} takes no image; "
+                "take an i2v preset (`wanjax presets`)"
+            )
+    elif config.image is None:
+        raise UsageError(
+            f"image is missing: {config.preset or config.model} is image to video; "
+            "give its first frame as image=FILE"
+        )
+    elif not Path(config.image).expanduser().is_file():
+        raise UsageError(f"image={config.image}: no such file")
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix != ".mp4" or output.is_dir():
+        raise UsageError(f"output={output}: name a file that ends in .mp4")
+    folder = output.parent
+    while not folder.exists():  # missing folders are made when the video is written
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UsageError(f"output={output}: {folder} is a file, no folder")

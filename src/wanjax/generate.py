@@ -1,0 +1,106 @@
+"""The `generate` command: one run from a configuration to an mp4 and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import Array
+from tqdm import tqdm
+
+from wanjax import jsonfile
+from wanjax.caching.plan import EXPERT_NAMES, Plan, Step
+from wanjax.config import Config
+from wanjax.pipeline import Video, WanPipeline
+from wanjax.planning import caching_method, plan_for
+
+_PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "numpy", "av", "tokenizers", "safetensors")
+
+
+def run(config: Config) -> None:
+    """Generate, write the video and beside it NAME.json. Raises `UsageError`."""
+    plan = plan_for(config)
+    _announce(config, plan)
+    pipe = WanPipeline.from_config(config)
+    with Progress(plan) as progress:
+        video = pipe(
+            config.prompt,
+            config.negative_prompt,
+            config.image,
+            cache=caching_method(config),
+            callback=progress.step,
+        )
+    output = Path(config.output).expanduser()
+    video.save(output)
+    record = output.with_suffix(".json")
+    jsonfile.write(record, make_record(config, video))
+    _summarise(video)
+    print(f"wrote {output} and {record}", file=sys.stderr)
+
+
+class Progress:
+    """A bar over the steps that says which expert runs and what is skipped."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+
+    def __enter__(self) -> Progress:
+        self.bar = tqdm(total=len(self.plan.steps), desc="denoising", unit="step")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def step(self, step: Step, latents: Array, seconds: float) -> None:
+        two = self.plan.schedule.num_experts == 2
+        expert = f"{EXPERT_NAMES[step.expert]} noise, " if two else ""
+        self.bar.set_postfix_str(expert + ("skipped" if step.skipped else "computed"))
+        self.bar.update()
+
+
+def make_record(config: Config, video: Video) -> dict[str, Any]:
+    """How a video was made: enough to make it again, and what it cost."""
+    device = jax.devices()[0]
+    stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
+    return {
+        "config": dataclasses.asdict(config),
+        "plan": video.plan.to_dict(),
+        "seconds": stages | {"compile": round(video.timings.compile, 4)},
+        "step_seconds": [round(seconds, 5) for seconds in video.timings.steps],
+        "peak_memory_bytes": video.timings.peak_memory,
+        "device": {
+            "kind": device.device_kind,
+            "platform": device.platform,
+            "count": jax.device_count(),
+        },
+        "host": {"python": platform.python_version(), "machine": platform.machine()},
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def _announce(config: Config, plan: Plan) -> None:
+    """What will run, before anything slow starts."""
+    facts = plan.to_dict()
+    boundary = f", boundary at step {plan.boundary_step}" if plan.boundary_step is not None else ""
+    print(
+        f"{config.preset or config.model}: {config.width}x{config.height}, {config.num_frames} "
+        f"frames, {facts['steps']} steps, flow_shift {config.flow_shift:g}{boundary}",
+        file=sys.stderr,
+    )
+    print(
+        f"plan {plan.strip()}  ({plan.method}: {facts['computed']} computed, {facts['skipped']} "
+        f"skipped, ideal {plan.ideal_speedup:.2f}x)",
+        file=sys.stderr,
+    )
+    for warning in plan.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _summarise(video: Video) -> None:
+    parts = [f"{name} {seconds:.2f} s" for name, seconds in video.timings.stages.items()]
+    print(f"compile {video.timings.compile:.2f} s, " + ", ".join(parts), file=sys.stderr)

@@ -1,0 +1,26 @@
+"""JSON for people and programs: one line per key, files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def dumps(content: Mapping[str, Any]) -> str:
+    """JSON with a line per key, long lists included."""
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in content.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `dumps(content)` in one move, so that no reader sees half a file."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+    ) as file:
+        file.write(dumps(content) + "\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)

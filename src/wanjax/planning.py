@@ -1,0 +1,88 @@
+"""From a configuration to the steps of a run: schedule and plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wanjax.caching import METHODS, MagCache, Plan, Schedule, dense_plan
+from wanjax.config import Config
+from wanjax.config_checks import active_caches
+from wanjax.schedulers import SAMPLERS
+from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS
+
+
+def make_schedule(
+    num_inference_steps: int,
+    flow_shift: float,
+    guidance_scale: float,
+    guidance_scale_low: float | None = None,
+    boundary_ratio: float | None = None,
+    sampler: str = "unipc",
+) -> Schedule:
+    """The steps of a run before caching.
+
+    With a `boundary_ratio` there are two experts: the high-noise one runs while
+    timestep >= boundary_ratio * 1000, under `guidance_scale`; the low-noise one from then on,
+    under `guidance_scale_low` (left out: `guidance_scale`).
+    """
+    table = SAMPLERS[sampler](num_inference_steps, flow_shift)
+    low = [
+        boundary_ratio is not None and bool(t < boundary_ratio * NUM_TRAIN_TIMESTEPS)
+        for t in table.timesteps
+    ]
+    if guidance_scale_low is None:
+        guidance_scale_low = guidance_scale
+    return Schedule(
+        timesteps=tuple(map(float, table.timesteps)),
+        sigmas=tuple(map(float, table.sigmas)),
+        experts=tuple(map(int, low)),
+        guidance_scales=tuple(guidance_scale_low if is_low else guidance_scale for is_low in low),
+        num_experts=1 if boundary_ratio is None else 2,
+        flow_shift=flow_shift,
+        boundary_ratio=boundary_ratio,
+    )
+
+
+def plan_for(config: Config) -> Plan:
+    """The plan of a run: its caching method's, else every step computed.
+
+    Raises `UsageError` where the method's settings or curve do not fit the run.
+    """
+    schedule = schedule_for(config)
+    method = caching_method(config)
+    if method is None:
+        return dense_plan(schedule)
+    return method.plan(schedule, conditions_of(config))
+
+
+def conditions_of(config: Config) -> dict[str, Any]:
+    """Facts of a run that a curve may have been measured under others than these."""
+    return {
+        "model": config.preset or config.model,
+        "image": config.task == "i2v",
+        "height": config.height,
+        "width": config.width,
+        "num_frames": config.num_frames,
+        "dtype": config.activations_dtype,
+    }
+
+
+def schedule_for(config: Config) -> Schedule:
+    """The steps of a run before caching."""
+    assert config.guidance_scale_high is not None  # spelt out by `wanjax.config.resolve`
+    return make_schedule(
+        config.num_inference_steps,
+        config.flow_shift,
+        config.guidance_scale_high,
+        config.guidance_scale_low,
+        config.boundary_ratio,
+        config.sampler,
+    )
+
+
+def caching_method(config: Config) -> MagCache | None:
+    """The caching method that is switched on, with its settings."""
+    for name in active_caches(config):
+        method = METHODS[name]
+        return method(**{field: getattr(config, key) for field, key in method.keys.items()})
+    return None

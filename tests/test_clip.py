@@ -1,0 +1,83 @@
+"""The CLIP vision tower against stored arrays of transformers', and its preprocessing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from safetensors.numpy import save_file
+
+from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.image_processor import ImageProcessor
+from wanjax.models import clip_keys
+from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+
+REFERENCE = Path(__file__).parent / "reference" / "clip.npz"
+SMALL = CLIPVisionConfig(
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    image_size=30,
+    patch_size=7,
+)
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_equals_stored_reference(prefixed, tmp_path):
+    tensors = dict(np.load(REFERENCE))
+    images, expected = tensors.pop("images"), tensors.pop("expected")
+    names = {key: key.removeprefix(clip_keys.PREFIX) for key in tensors}
+    if prefixed:
+        names = {key: clip_keys.PREFIX + name for key, name in names.items()}
+    save_file({names[key]: tensors[key] for key in tensors}, tmp_path / "model.safetensors")
+    model = load_parameters(
+        nnx.eval_shape(lambda: CLIPVisionModel(SMALL, rngs=nnx.Rngs(0))),
+        clip_keys.RULES,
+        TensorFiles(tmp_path, prefix=clip_keys.PREFIX),
+        unused=clip_keys.unused(SMALL.num_hidden_layers),
+    )
+    assert np.abs(model(images) - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_image_of_another_size_is_refused():
+    model = CLIPVisionModel(SMALL, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"takes 30 by 30"):
+        model(np.zeros((1, 28, 30, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'; known are gelu, quick_gelu"),
+        ({"hidden_size": 30, "num_attention_heads": 4}, "hidden_size 30 is not a multiple"),
+        ({"num_hidden_layers": 1}, "at least 2"),
+    ],
+)
+def test_config_is_checked(values, message):
+    with pytest.raises(ValueError, match=message):
+        CLIPVisionConfig.from_dict(values)
+
+
+def test_preprocessing_keeps_the_centre():
+    pixels = np.zeros((40, 120, 3), np.uint8)
+    pixels[:, 40:80] = 255  # the centre square is white, the sides are black
+    processor = ImageProcessor.from_dict(
+        {"size": 20, "crop_size": 20, "image_mean": [0, 0.5, 1], "image_std": [1, 0.5, 2]}
+    )
+    result = processor(Image.fromarray(pixels))
+    assert result.shape == (20, 20, 3)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result[10, 10], [1, 1, 0])
+    gray = processor(Image.new("L", (33, 20), 255))
+    np.testing.assert_allclose(gray, np.broadcast_to([1.0, 1.0, 0.0], (20, 20, 3)))
+
+
+def test_preprocessor_config_is_checked():
+    with pytest.raises(ValueError, match="shortest_edge"):
+        ImageProcessor.from_dict({"size": {"height": 224, "width": 224}})
+    with pytest.raises(ValueError, match="larger than the shortest edge 224"):
+        ImageProcessor.from_dict({"size": {"shortest_edge": 224}, "crop_size": 336})

@@ -1,0 +1,240 @@
+"""Configuration: where values come from, and which mistakes are refused before any work."""
+
+import dataclasses
+import json
+from typing import ClassVar
+
+import pytest
+
+from wanjax import caching
+from wanjax.caching import Curve, MagCache
+from wanjax.config import KEYS, load_preset, preset_names, resolve
+from wanjax.errors import UsageError
+from wanjax.planning import caching_method, plan_for
+
+OFFICIAL = {  # Wan-Video/Wan2.1 and Wan2.2, wan/configs: steps, shift, (high, low), boundary
+    "wan2.2-t2v-a14b": (40, 12.0, (4.0, 3.0), 0.875),
+    "wan2.2-i2v-a14b": (40, 5.0, (3.5, 3.5), 0.9),
+    "wan2.1-t2v-1.3b": (50, 5.0, (5.0, None), None),
+    "wan2.1-t2v-14b": (50, 5.0, (5.0, None), None),
+    "wan2.1-i2v-14b-480p": (40, 3.0, (5.0, None), None),
+    "wan2.1-i2v-14b-720p": (40, 5.0, (5.0, None), None),
+}
+
+
+def plan_config(*args):
+    return resolve(args, "plan")
+
+
+def model_folder(path, *, experts=1, in_channels=16, shift=3.0):
+    index = {"_class_name": "WanPipeline", "transformer": ["diffusers", "WanTransformer3DModel"]}
+    if experts == 2:
+        index |= {"transformer_2": index["transformer"], "boundary_ratio": 0.9}
+    else:
+        index |= {"transformer_2": [None, None], "boundary_ratio": None}
+    files = {
+        "model_index.json": index,
+        "transformer/config.json": {"in_channels": in_channels, "out_channels": 16},
+        "scheduler/scheduler_config.json": {"flow_shift": shift},
+    }
+    for name, content in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_sampling_values(name):
+    config = load_preset(name)
+    guidance = (config.guidance_scale_high, config.guidance_scale_low)
+    assert (
+        config.num_inference_steps, config.flow_shift, guidance, config.boundary_ratio
+    ) == OFFICIAL[name]  # fmt: skip
+    assert config.task == ("i2v" if "i2v" in name else "t2v")
+    assert (config.num_frames, config.fps, config.max_sequence_length) == (81, 16, 512)
+    assert config.negative_prompt.endswith("倒着走")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_plans(name):
+    config = load_preset(name)
+    assert plan_for(config).ideal_speedup == 1
+    if name in caching.shipped_curves():
+        assert plan_for(dataclasses.replace(config, use_magcache=True)).ideal_speedup > 1.3
+
+
+def test_default_preset():
+    assert plan_config().preset == "tiny-t2v"
+    assert plan_config("image=ball.png").preset == "tiny-i2v"
+
+
+def test_later_layers_win(tmp_path):
+    file = tmp_path / "my.yml"
+    file.write_text("preset: wan2.2-t2v-a14b\nseed: 3\nheight: 480\n")
+    config = plan_config(str(file), "height=512")
+    assert (config.preset, config.seed, config.height, config.width) == (
+        "wan2.2-t2v-a14b", 3, 512, 1280,
+    )  # fmt: skip
+
+
+def test_guidance_of_both_and_of_each_expert():
+    def scales(*args):
+        config = plan_config("wan2.2-t2v-a14b", *args)
+        return config.guidance_scale, config.guidance_scale_high, config.guidance_scale_low
+
+    assert scales() == (None, 4, 3)
+    assert scales("guidance_scale=6") == (6, 6, 6)
+    assert scales("guidance_scale=6", "guidance_scale_low=1") == (None, 6, 1)
+    assert scales("guidance_scale_high=5") == (None, 5, 3)
+    schedule = plan_for(plan_config("wan2.2-t2v-a14b", "guidance_scale_low=1")).schedule
+    assert (schedule.guidance_scales[0], schedule.guidance_scales[-1]) == (4, 1)
+
+
+@pytest.mark.parametrize("word", ["True", "true", "yes", "on"])
+def test_values_as_in_yaml(word):
+    config = plan_config(
+        "wan2.1-t2v-1.3b", f"use_magcache={word}", "magcache_thresh=1e-2", "image=null",
+        "mag_ratios_base=[0.99, 0.98]", "prompt=no", "negative_prompt=",
+    )  # fmt: skip
+    assert config.use_magcache is True
+    assert config.magcache_thresh == 0.01
+    assert config.mag_ratios_base == (0.99, 0.98)
+    assert (config.prompt, config.negative_prompt, config.image) == ("no", "", None)
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["hieght=64"], "unknown key hieght; did you mean height"),
+        (["height=abc"], "height=abc: must be a whole number"),
+        (["height=100"], "height=100: must be a multiple of 16; nearest: 96 or 112"),
+        (["width=8"], "width=8: must be at least 16"),
+        (["num_frames=16"], "num_frames=16: must be 4 n .* nearest: 13 or 17"),
+        (["num_frames=0"], "num_frames=0: must be at least 1"),
+        (["num_inference_steps=0"], "num_inference_steps=0: must be at least 1"),
+        (["num_inference_steps=2.5"], "must be a whole number"),
+        (["flow_shift=0"], "flow_shift=0: must be above 0"),
+        (["flow_shift=inf"], "flow_shift=inf: must be a number"),
+        (["boundary_ratio=1.5"], "boundary_ratio=1.5: must be above 0, below 1"),
+        (["seed=-1"], "seed=-1: must be at least 0"),
+        (["sampler=ddim"], "sampler=ddim: must be unipc or euler"),
+        (["attention=flsah"], "attention=flsah: must be auto or xla or chunked or cudnn"),
+        (["use_magcache=maybe"], "use_magcache=maybe: must be True or False"),
+        (["retention_ratio=2"], "retention_ratio=2: must be at least 0, at most 1"),
+        (["seed=1", "seed=2"], "seed is given twice"),
+        (["--seed", "1"], "without dashes"),
+        (["seed=1", "tiny-t2v"], "tiny-t2v: expected key=value"),
+        (["tiny-t2w"], "unknown preset tiny-t2w; did you mean tiny-t2v"),
+        (["tiny-t2v", "preset=tiny-i2v"], "two presets"),
+        (["model=someone/else"], "say whose sampling values"),
+        (["no/such/folder.yml"], "cannot be read"),
+        (["task=i2v"], "tiny-t2v is t2v with two experts"),
+        (["boundary_ratio=null"], "go with the model"),
+        (["wan2.1-t2v-14b", "guidance_scale_low=3"], "the model has one expert"),
+        (["magcache_K=4"], "magcache_K acts only with use_magcache=True"),
+        (["use_magcache=True", "mag_ratios_base=no.json"], "mag_ratios_base=no.json: no such"),
+    ],
+)
+def test_mistakes(args, text):
+    with pytest.raises(UsageError, match=text):
+        plan_config(*args)
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ([], "prompt is missing"),
+        (["prompt= "], "prompt is missing"),
+        (["prompt=x", "tiny-i2v"], "expected key=value"),
+        (["tiny-i2v", "prompt=x"], "image is missing"),
+        (["tiny-t2v", "prompt=x", "image=ball.png"], "takes no image"),
+        (["prompt=x", "image=no.png"], "image=no.png: no such file"),
+        (["prompt=x", "model=./no/folder"], "there is no folder no/folder"),
+        (["prompt=x", "output=ball.gif", "model={model}"], "ends in .mp4"),
+        (["prompt=x", "output=", "model={model}"], "ends in .mp4"),
+        (["prompt=x", "output=/dev/null/a.mp4", "model={model}"], "is a file, no folder"),
+        (["prompt=x", "json=True"], "json is a key of `wanjax plan` alone"),
+    ],
+)
+def test_mistakes_of_generate(args, text, tmp_path):
+    folder = model_folder(tmp_path)
+    with pytest.raises(UsageError, match=text):
+        resolve([arg.format(model=folder) for arg in args], "generate")
+
+
+def test_no_curve_says_how_to_get_one(tmp_path):
+    folder = model_folder(tmp_path)
+    with pytest.raises(UsageError, match=r"has no magnitude curve.*wanjax calibrate model="):
+        plan_config(f"model={folder}", "use_magcache=True")
+
+
+def test_two_caches_are_refused_by_name(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Other(MagCache):
+        keys: ClassVar = {}
+
+    monkeypatch.setitem(caching.METHODS, "batch", Other)
+    monkeypatch.setattr("wanjax.config.Config.use_batch", True, raising=False)
+    with pytest.raises(UsageError, match="use_magcache and use_batch exclude one another"):
+        plan_config("wan2.1-t2v-1.3b", "use_magcache=True")
+
+
+def test_bare_folder_falls_back_to_its_own_configs(tmp_path):
+    one = plan_config(f"model={model_folder(tmp_path / 'one', shift=7.0)}")
+    two = plan_config(f"model={model_folder(tmp_path / 'two', experts=2, in_channels=36)}")
+    assert (one.preset, one.flow_shift, one.boundary_ratio, one.task) == (None, 7.0, None, "t2v")
+    assert (two.flow_shift, two.boundary_ratio, two.task) == (3.0, 0.9, "i2v")
+
+
+def test_preset_wins_over_the_folder(tmp_path):
+    folder = model_folder(tmp_path, shift=3.0)
+    config = plan_config("wan2.1-t2v-1.3b", f"model={folder}")
+    assert (config.flow_shift, config.model) == (5.0, str(folder))
+    with pytest.raises(UsageError, match=r"two experts, the model in .* one expert"):
+        plan_config("wan2.2-t2v-a14b", f"model={folder}")
+
+
+def test_hub_id_of_a_preset_brings_its_values():
+    config = plan_config("model=Wan-AI/Wan2.2-I2V-A14B-Diffusers")
+    assert config.preset == "wan2.2-i2v-a14b"
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("height: [", "no valid YAML"),
+        ("- height", "must hold `key: value` lines"),
+        ("hight: 3", "my.yml: unknown key hight; did you mean height"),
+        ("height: tall", "my.yml: height=tall: must be a whole number"),
+        ("height: 100", "my.yml: height=100: must be a multiple of 16"),
+    ],
+)
+def test_mistakes_in_a_file(content, text, tmp_path):
+    file = tmp_path / "my.yml"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=text):
+        plan_config(str(file))
+
+
+def test_a_file_may_be_empty(tmp_path):
+    (tmp_path / "my.yml").write_text("")
+    assert plan_config(str(tmp_path / "my.yml")).preset == "tiny-t2v"
+
+
+def test_every_setting_of_a_cache_has_its_key():
+    for name, method in caching.METHODS.items():
+        assert f"use_{name}" in KEYS
+        assert set(method.keys.values()) <= set(KEYS)
+        assert set(method.keys) == {field.name for field in dataclasses.fields(method)}
+
+
+def test_settings_reach_the_method(tmp_path):
+    path = tmp_path / "curve.json"
+    Curve.load("wan2.1-t2v-1.3b").save(path)
+    config = plan_config(
+        "wan2.1-t2v-1.3b", "use_magcache=True", "magcache_thresh=0.1", "magcache_K=3",
+        "retention_ratio=0.3", f"mag_ratios_base={path}", "magcache_resample=nearest",
+    )  # fmt: skip
+    assert caching_method(config) == MagCache(
+        0.1, 3, 0.3, mag_ratios_base=str(path), resample="nearest"
+    )

@@ -1,0 +1,83 @@
+"""The UMT5 encoder against stored arrays of transformers' (written by tests/parity)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from wanjax.checkpoints.mapping import entries, flat_parameters
+from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
+from wanjax.models.umt5_keys import ALIASES, RULES
+
+REFERENCE = Path(__file__).parent / "reference" / "umt5.npz"
+SMALL = UMT5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=6)
+
+
+def load(tensors: dict[str, np.ndarray]) -> UMT5Encoder:
+    encoder = UMT5Encoder(SMALL, rngs=nnx.Rngs(0))
+    variables = dict(flat_parameters(nnx.state(encoder)))
+    for entry in entries(nnx.state(encoder), RULES):
+        layers = [entry.transform.load(tensors[key]) for key in entry.keys]
+        variables[entry.path][...] = np.stack(layers) if entry.stacked else layers[0]
+    nnx.update(encoder, nnx.from_flat_state((tuple(p.split(".")), v) for p, v in variables.items()))
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, np.ndarray]:
+    return dict(np.load(REFERENCE))
+
+
+def test_equals_stored_reference(stored):
+    result = load(stored)(jnp.asarray(stored["ids"]), jnp.asarray(stored["mask"]))
+    expected = stored["expected"]
+    assert np.abs(result - expected).max() <= 2e-5 * np.abs(expected).max()
+
+
+def test_padding_does_not_change_tokens(stored):
+    encoder = load(stored)
+    ids = np.array([[7, 42, 99, 3, 1]])
+    short = encoder(ids, np.ones_like(ids))
+    padded = np.pad(ids, ((0, 0), (0, 11)), constant_values=5)
+    long = encoder(padded, (np.arange(16) < 5).astype(np.int32)[None])
+    np.testing.assert_allclose(long[:, :5], short, atol=1e-5)
+
+
+def test_every_layer_has_its_own_bias():
+    state = nnx.state(nnx.eval_shape(lambda: UMT5Encoder(SMALL, rngs=nnx.Rngs(0))))
+    keys = [key for entry in entries(state, RULES) for key in entry.keys]
+    assert sum(key.endswith("relative_attention_bias.weight") for key in keys) == SMALL.num_layers
+    assert set(ALIASES.values()) <= set(keys)
+
+
+def test_buckets_by_hand():
+    buckets = relative_position_buckets(200, UMT5Config())
+    # the key is 0, 1, 7, 8, 16, 32, 64, 127 and 199 tokens after the query, then before it
+    assert [int(buckets[0, k]) for k in (0, 1, 7, 8, 16, 32, 64, 127, 199)] == [
+        *(0, 17, 23, 24, 26, 28, 30, 31, 31)
+    ]
+    assert [int(buckets[q, 0]) for q in (1, 7, 8, 16, 199)] == [1, 7, 8, 10, 15]
+
+
+def test_activations_dtype(stored):
+    encoder = load(stored)
+    ids, mask = jnp.asarray(stored["ids"]), jnp.asarray(stored["mask"])
+    low = encoder(ids, mask, dtype=jnp.bfloat16)
+    assert low.dtype == jnp.bfloat16
+    assert np.abs(low.astype(jnp.float32) - stored["expected"]).max() < 0.1
+    bfloat16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16), nnx.state(encoder))
+    nnx.update(encoder, bfloat16)
+    assert encoder(ids, mask).dtype == jnp.bfloat16
+
+
+def test_config_ignores_other_keys_and_refuses_other_architectures():
+    config = UMT5Config.from_dict({"d_model": 64, "dropout_rate": 0.1, "architectures": ["x"]})
+    assert config.d_model == 64
+    assert config.num_layers == 24
+    with pytest.raises(ValueError, match=r"feed_forward_proj is 'relu'.*'gated-gelu'"):
+        UMT5Config.from_dict({"feed_forward_proj": "relu"})

@@ -1,0 +1,132 @@
+"""The VAE without torch: stored arrays of diffusers, chunks, configuration."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from wanjax.checkpoints.mapping import entries, flat_parameters
+from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.vae_keys import RULES
+from wanjax.models.vae_layers import _conv3d_by_taps, _conv3d_direct
+from wanjax.models.vae_stream import _chunk, decode_frames, encode_frames
+
+REFERENCE = Path(__file__).parent / "reference" / "vae.npz"
+FORM = {
+    "base_dim": 4,
+    "z_dim": 4,
+    "num_res_blocks": 1,
+    "dim_mult": [1, 2, 2, 2],
+    "latents_mean": [0.5, -1.0, 0.0, 2.0],
+    "latents_std": [2.0, 0.5, 1.0, 3.0],
+}
+
+
+@pytest.fixture(scope="module")
+def stored():
+    with np.load(REFERENCE) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def vae(stored):
+    """The model whose results `tests/parity/test_vae.py` stored."""
+    config = VAEConfig.from_dict(FORM)
+    graph, state = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0))))
+    variables = dict(flat_parameters(state))
+    for entry in entries(state, RULES):
+        value = entry.transform.load(stored[entry.keys[0]])
+        variables[entry.path].set_value(jnp.asarray(value, jnp.float32))
+    return nnx.merge(graph, state)
+
+
+def assert_equal(got, expected, tolerance=2e-5):
+    assert got.shape == expected.shape
+    assert np.abs(np.asarray(got) - expected).max() <= tolerance * np.abs(expected).max()
+
+
+def test_whole_video_equals_diffusers(vae, stored):
+    @nnx.jit
+    def round_trip(vae, video):
+        mean = vae.encode(video)
+        return mean, vae.decode(mean)
+
+    mean, video = round_trip(vae, stored["in.video"])
+    assert_equal(mean, stored["out.mean"])
+    assert_equal(video, stored["out.video"])
+
+
+def test_streams_equal_diffusers_with_two_programs_each(vae, stored):
+    before = _chunk._cache_size()
+    latents = list(encode_frames(vae, stored["in.video"]))
+    frames = list(decode_frames(vae, jnp.asarray(stored["out.mean"])))
+    assert _chunk._cache_size() - before == 4
+    assert [chunk.shape[1] for chunk in latents] == [1, 1, 1]
+    assert [chunk.shape[1] for chunk in frames] == [1, 4, 4]
+    assert_equal(np.concatenate(latents, axis=1), stored["out.mean"])
+    assert_equal(np.concatenate(frames, axis=1), stored["out.video"])
+
+
+def test_cache_has_one_size(vae):
+    def sizes(cache):
+        latents = jax.ShapeDtypeStruct((1, 1, 2, 3, 4), jnp.float32)
+        return jax.eval_shape(vae.decode_chunk, latents, cache)[1]
+
+    first = sizes(None)
+    assert sizes(first) == first
+
+
+def test_bfloat16_stays_bfloat16(vae):
+    latents = jax.ShapeDtypeStruct((1, 2, 2, 3, 4), jnp.bfloat16)
+    video = jax.eval_shape(vae.decode, latents)
+    assert (video.dtype, video.shape) == (jnp.bfloat16, (1, 5, 16, 24, 3))
+    assert jax.eval_shape(vae.encode, video) == latents
+
+
+@pytest.mark.parametrize("time_stride", [1, 2])
+def test_the_two_convolutions_agree(time_stride):
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (2, 7, 6, 5, 3))
+    kernel = jax.random.normal(keys[1], (3, 3, 3, 3, 4))
+    direct = _conv3d_direct(x, kernel, time_stride)
+    assert_equal(_conv3d_by_taps(x, kernel, time_stride), direct, 1e-6)
+
+
+def test_normalize(vae):
+    latents = jnp.array([[0.5, -1.0, 0.0, 5.0], [2.5, -0.5, 1.0, 2.0]])
+    expected = [[0, 0, 0, 1], [1, 1, 1, 0]]
+    np.testing.assert_allclose(vae.normalize(latents), expected)
+    np.testing.assert_allclose(vae.denormalize(vae.normalize(latents)), latents)
+
+
+def test_config():
+    config = VAEConfig.from_dict({"base_dim": 96, "clip_output": True, "attn_scales": []})
+    assert config == VAEConfig()
+    assert (config.temporal_factor, config.spatial_factor) == (4, 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"is_residual": True}, "is_residual=True"),
+        ({"patch_size": 2}, "patch_size=2"),
+        ({"attn_scales": [0.5]}, "attn_scales="),
+        ({"z_dim": 4}, "latents_mean has 16 values, expected 4"),
+        ({"dim_mult": [1, 2, 4]}, "temperal_downsample has 3 values, expected 2"),
+    ],
+)
+def test_config_refuses(values, key):
+    with pytest.raises(ValueError, match=key):
+        VAEConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((1, 4, 16, 16, 3), "num_frames=4.* such as 5"), ((1, 5, 16, 20, 3), "16x20.*multiples of 8")],
+)
+def test_encode_refuses(vae, shape, message):
+    with pytest.raises(ValueError, match=message):
+        vae.encode(jnp.zeros(shape))
