@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
-from wanjax.checkpoints.mapping import entries, flat_parameters
+from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.mapping import entries
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
 from wanjax.models.umt5_keys import ALIASES, RULES
 
@@ -18,33 +20,36 @@ REFERENCE = Path(__file__).parent / "reference" / "umt5.npz"
 SMALL = UMT5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=6)
 
 
-def load(tensors: dict[str, np.ndarray]) -> UMT5Encoder:
-    encoder = UMT5Encoder(SMALL, rngs=nnx.Rngs(0))
-    variables = dict(flat_parameters(nnx.state(encoder)))
-    for entry in entries(nnx.state(encoder), RULES):
-        layers = [entry.transform.load(tensors[key]) for key in entry.keys]
-        variables[entry.path][...] = np.stack(layers) if entry.stacked else layers[0]
-    nnx.update(encoder, nnx.from_flat_state((tuple(p.split(".")), v) for p, v in variables.items()))
-    return encoder
-
-
 @pytest.fixture(scope="module")
 def stored() -> dict[str, np.ndarray]:
     return dict(np.load(REFERENCE))
 
 
-def test_equals_stored_reference(stored):
-    result = load(stored)(jnp.asarray(stored["ids"]), jnp.asarray(stored["mask"]))
+@pytest.fixture(scope="module")
+def encoder(stored, tmp_path_factory) -> UMT5Encoder:
+    folder = tmp_path_factory.mktemp("text_encoder")
+    weights = {key: stored[key] for key in stored if "." in key}
+    weights["encoder.embed_tokens.weight"] = weights.pop("shared.weight")  # as some are saved
+    save_file(weights, folder / "model.safetensors")
+    abstract = nnx.eval_shape(lambda: UMT5Encoder(SMALL, rngs=nnx.Rngs(0)))
+    return load_parameters(abstract, RULES, TensorFiles(folder, ALIASES))
+
+
+def run(encoder: UMT5Encoder, ids, mask, **options) -> jax.Array:
+    return nnx.jit(UMT5Encoder.__call__, static_argnames="dtype")(encoder, ids, mask, **options)
+
+
+def test_equals_stored_reference(encoder, stored):
+    result = run(encoder, jnp.asarray(stored["ids"]), jnp.asarray(stored["mask"]))
     expected = stored["expected"]
     assert np.abs(result - expected).max() <= 2e-5 * np.abs(expected).max()
 
 
-def test_padding_does_not_change_tokens(stored):
-    encoder = load(stored)
+def test_padding_does_not_change_tokens(encoder):
     ids = np.array([[7, 42, 99, 3, 1]])
-    short = encoder(ids, np.ones_like(ids))
+    short = run(encoder, ids, np.ones_like(ids))
     padded = np.pad(ids, ((0, 0), (0, 11)), constant_values=5)
-    long = encoder(padded, (np.arange(16) < 5).astype(np.int32)[None])
+    long = run(encoder, padded, (np.arange(16) < 5).astype(np.int32)[None])
     np.testing.assert_allclose(long[:, :5], short, atol=1e-5)
 
 
@@ -64,15 +69,14 @@ def test_buckets_by_hand():
     assert [int(buckets[q, 0]) for q in (1, 7, 8, 16, 199)] == [1, 7, 8, 10, 15]
 
 
-def test_activations_dtype(stored):
-    encoder = load(stored)
+def test_activations_dtype(encoder, stored):
     ids, mask = jnp.asarray(stored["ids"]), jnp.asarray(stored["mask"])
-    low = encoder(ids, mask, dtype=jnp.bfloat16)
+    low = run(encoder, ids, mask, dtype=jnp.bfloat16)
     assert low.dtype == jnp.bfloat16
     assert np.abs(low.astype(jnp.float32) - stored["expected"]).max() < 0.1
-    bfloat16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16), nnx.state(encoder))
-    nnx.update(encoder, bfloat16)
-    assert encoder(ids, mask).dtype == jnp.bfloat16
+    graph, state = nnx.split(encoder)
+    halved = nnx.merge(graph, jax.tree.map(lambda x: x.astype(jnp.bfloat16), state))
+    assert run(halved, ids, mask).dtype == jnp.bfloat16
 
 
 def test_config_ignores_other_keys_and_refuses_other_architectures():

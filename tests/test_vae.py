@@ -12,7 +12,8 @@ from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.models.vae_keys import RULES
 from wanjax.models.vae_layers import _conv3d_by_taps, _conv3d_direct
-from wanjax.models.vae_stream import _chunk, decode_frames, encode_frames
+from wanjax.models.vae_stream import decode_frames, encode_frames
+from wanjax.programs import Programs
 
 REFERENCE = Path(__file__).parent / "reference" / "vae.npz"
 FORM = {
@@ -33,7 +34,7 @@ def stored():
 
 @pytest.fixture(scope="module")
 def vae(stored):
-    """The model whose results `tests/parity/test_vae.py` stored."""
+    """The model whose results `tests/parity/test_vae_parity.py` stored."""
     config = VAEConfig.from_dict(FORM)
     graph, state = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0))))
     variables = dict(flat_parameters(state))
@@ -60,10 +61,11 @@ def test_whole_video_equals_diffusers(vae, stored):
 
 
 def test_streams_equal_diffusers_with_two_programs_each(vae, stored):
-    before = _chunk._cache_size()
-    latents = list(encode_frames(vae, stored["in.video"]))
-    frames = list(decode_frames(vae, jnp.asarray(stored["out.mean"])))
-    assert _chunk._cache_size() - before == 4
+    programs = Programs()
+    latents = list(encode_frames(vae, stored["in.video"], programs))
+    assert len(programs) == 2
+    frames = list(decode_frames(vae, jnp.asarray(stored["out.mean"]), programs))
+    assert len(programs) == 4
     assert [chunk.shape[1] for chunk in latents] == [1, 1, 1]
     assert [chunk.shape[1] for chunk in frames] == [1, 4, 4]
     assert_equal(np.concatenate(latents, axis=1), stored["out.mean"])

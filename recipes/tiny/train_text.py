@@ -6,7 +6,7 @@ A Unigram tokenizer is fitted to captions of the tiny world, then a small UMT5 e
 is trained so that linear heads read what a prompt names (colour, shape, motion,
 background, size, speed, or nothing of it) from each token's output and from their mean. The
 heads are thrown away; the encoder is written in the layout of the published models.
-About three minutes on two CPU cores.
+A few minutes on two CPU cores.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ SPEEDS = {"slow": ("slowly",), "fast": ("quickly", "swiftly")}
 CLASSES = {name: ["", *values] for name, values in ATTRIBUTES.items()}
 CLASSES |= {"size": ["", *SIZES], "speed": ["", *SPEEDS]}
 # Words around a description which say nothing about the scene.
-FILLERS = ("a high quality video of", "cinematic", "4k", "smooth animation of", "please show")
-FILLERS += ("simple", "the camera does not move", "very detailed", "a clip with", "beautiful")
-# Forms and filler words that training never sees.
+FILLERS = (
+    *("a high quality video of", "cinematic", "4k", "smooth animation of", "please show"),
+    *("simple", "the camera does not move", "very detailed", "a clip with", "beautiful"),
+)
+# Forms and filler words that training never sees; the latter cost a token per letter.
 UNSEEN_FORMS = (
-    "watch how the {color} {shape} keeps {motion} in front of a {background}",
+    "see how this {color} {shape} keeps {motion}: {background}",
     "{motion} across the whole picture: one {color} {shape}, {background}",
     "Animation, {color} {shape}, {motion}, {background}, 8 fps.",
     "we can see a {shape} which is {color} and it {motion}",
@@ -248,7 +250,7 @@ def train(reader: Reader, tokenizer: Tokenizer, data: Examples, args: argparse.N
     ids, mask = tokenizer(prompts, LENGTH)
     whole = mask.sum(1) < LENGTH  # what was cut off must not be asked for
     ids, mask, labels = ids[whole], mask[whole], labels[whole]
-    schedule = optax.warmup_cosine_decay_schedule(0, 1.5e-3, 100, args.steps)
+    schedule = optax.warmup_cosine_decay_schedule(0, 1.5e-3, args.steps // 10, args.steps)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
     optimizer = nnx.Optimizer(reader, adam, wrt=nnx.Param)
 
@@ -271,7 +273,7 @@ def train(reader: Reader, tokenizer: Tokenizer, data: Examples, args: argparse.N
 def accuracy(reader: Reader, tokenizer: Tokenizer, data: Examples) -> tuple[float, float]:
     """Share of prompts of which the mean, and of tokens which, tell every attribute right."""
     prompts, labels = data
-    ids, mask = tokenizer([prompt_clean(prompt) for prompt in prompts], LENGTH)
+    ids, mask = map(jnp.asarray, tokenizer([prompt_clean(text) for text in prompts], LENGTH))
     logits = nnx.jit(Reader.__call__)(reader, ids, mask)
     guesses = np.stack([np.asarray(values.argmax(-1)) for values in logits], axis=-1)
     right = (guesses == labels[:, None]).all(-1)
@@ -290,7 +292,7 @@ def report(reader: Reader, tokenizer: Tokenizer, rng: Rng) -> None:
     for name, data in sets.items():
         prompts, tokens = accuracy(reader, tokenizer, data)
         print(f"{name}: {prompts:.2%} of prompts, {tokens:.2%} of tokens")
-    ids, mask = tokenizer(sets["held-out captions"][0], LENGTH)
+    ids, mask = map(jnp.asarray, tokenizer(sets["held-out captions"][0], LENGTH))
     outputs = np.asarray(reader.encoder(ids, mask))[mask > 0]
     print(f"root mean square of the embeddings: {np.sqrt((outputs**2).mean()):.3f}")
 
@@ -323,7 +325,7 @@ def save_encoder(encoder: UMT5Encoder, folder: Path) -> None:
     save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def write_json(path: Path, values: dict) -> None:
+def write_json(path: Path, values: dict[str, object]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

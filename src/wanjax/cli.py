@@ -6,14 +6,15 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from pathlib import Path
 
 from wanjax import jsonfile
 from wanjax.caching import Plan
 from wanjax.config import KEYS, Config, load_preset, preset_names, resolve
 from wanjax.config_values import describe, nearest
 from wanjax.errors import UsageError
-from wanjax.planning import plan_for
+from wanjax.planning import caching_method, plan_for
+from wanjax.variants import resolve_variants
 
 USAGE = """\
 usage: wanjax COMMAND [PRESET|FILE.yml] [key=value ...]
@@ -53,6 +54,8 @@ def _dispatch(args: list[str]) -> int:
         print(_usage(), end="")
         return 0 if args else 2
     if args[0] == "--version":
+        from importlib.metadata import version  # slow to import
+
         print(f"wanjax {version('wanjax')}")
         return 0
     command, *rest = args
@@ -106,16 +109,34 @@ def plan(args: Sequence[str]) -> None:
       wanjax plan wan2.2-t2v-a14b use_magcache=True magcache_thresh=0.06 magcache_K=4
       wanjax plan wan2.1-t2v-1.3b use_magcache=True target_speedup=1.8    # best plan at that cost
       wanjax plan wan2.2-i2v-a14b use_magcache=True json=True
+      wanjax plan wan2.2-t2v-a14b use_magcache=True plot=plan.png
+      wanjax plan wan2.2-t2v-a14b use_magcache=True plot=both.png \\
+          variants="K2:magcache_K=2;K4:magcache_K=4,magcache_thresh=0.06"
 
-    In the strip, # is a computed step, . a skipped one, + one computed in part, and | stands
-    before the low-noise expert's first step.
+    `plot` draws the curve, the steps and the accumulated error against the threshold. With
+    `variants` there is a plan for each: its keys over the rest of the command line. In the
+    strip, # is a computed step, . a skipped one, + one computed in part, and | stands before
+    the low-noise expert's first step.
     """
-    config = resolve(args, "plan")
-    made = plan_for(config)
-    if config.json:
-        print(jsonfile.dumps(made.to_dict()))
+    configs = resolve_variants(args, "plan")
+    plans = {name: plan_for(config) for name, config in configs.items()}
+    first, *_ = configs.values()
+    if first.plot is not None:
+        from wanjax.evaluate.plan_plot import PlannedRun, draw_plans  # imports matplotlib
+
+        runs = {
+            name or str(config.preset or config.model): PlannedRun(
+                plans[name], caching_method(config)
+            )
+            for name, config in configs.items()
+        }
+        draw_plans(Path(first.plot).expanduser(), runs)
+    if first.json:
+        facts = {name: made.to_dict() for name, made in plans.items()}
+        print(jsonfile.dumps(facts if len(facts) > 1 or "" not in facts else facts[""]))
         return
-    print(plan_text(config, made))
+    for name, made in plans.items():
+        print(f"{name}\n" * bool(name) + plan_text(configs[name], made))
 
 
 def presets(args: Sequence[str]) -> None:

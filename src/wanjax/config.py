@@ -85,6 +85,7 @@ class Config:
     attention: Literal["auto", "xla", "chunked", "cudnn"] = key("auto", "attention kernel")
 
     json: bool = key(False, "print JSON", commands=("plan",))
+    plot: str | None = key(None, "picture to draw: .png, .pdf or .svg", commands=("plan",))
 
     @property
     def num_experts(self) -> int:

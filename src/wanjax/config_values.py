@@ -54,7 +54,7 @@ def coerce(
     if parsed is _NO:
         raise UsageError(f"{where}{field.name}={value}: must be {describe_kinds(kinds)}")
     if isinstance(parsed, int | float) and not isinstance(parsed, bool):
-        _check_limits(field, parsed, where)
+        _check_limits(field, parsed, f"{where}{field.name}={value}")
     return parsed
 
 
@@ -158,7 +158,7 @@ def _as_numbers(value: Any) -> Any:
     return _NO if _NO in numbers else tuple(numbers)
 
 
-def _check_limits(field: dataclasses.Field[Any], value: float, where: str) -> None:
+def _check_limits(field: dataclasses.Field[Any], value: float, given: str) -> None:
     limits, grid = field.metadata["limits"], field.metadata["grid"]
     inside = (
         (limits["low"] is None or value >= limits["low"])
@@ -167,7 +167,7 @@ def _check_limits(field: dataclasses.Field[Any], value: float, where: str) -> No
         and (limits["below"] is None or value < limits["below"])
     )
     if not inside:
-        raise UsageError(f"{where}{field.name}={value}: must be {_limits_in_words(limits)}")
+        raise UsageError(f"{given}: must be {_limits_in_words(limits)}")
     if grid is None:
         return
     step, offset = grid
@@ -175,7 +175,7 @@ def _check_limits(field: dataclasses.Field[Any], value: float, where: str) -> No
         smaller = int((value - offset) // step * step + offset)
         near = [n for n in (smaller, smaller + step) if n >= limits["low"]]
         raise UsageError(
-            f"{where}{field.name}={value}: must be {_grid_in_words(step, offset)}; "
+            f"{given}: must be {_grid_in_words(step, offset)}; "
             f"nearest: {' or '.join(map(str, near))}"
         )
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jaxtyping import Array
 from tqdm import tqdm
 
 from wanjax import jsonfile
-from wanjax.caching.plan import EXPERT_NAMES, Plan, Step
+from wanjax.caching.plan import EXPERT_NAMES, Plan
 from wanjax.config import Config
+from wanjax.denoise import StepReport
 from wanjax.pipeline import Video, WanPipeline
 from wanjax.planning import caching_method, plan_for
 
@@ -56,7 +56,8 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self.bar.close()
 
-    def step(self, step: Step, latents: Array, seconds: float) -> None:
+    def step(self, report: StepReport) -> None:
+        step = report.step
         two = self.plan.schedule.num_experts == 2
         expert = f"{EXPERT_NAMES[step.expert]} noise, " if two else ""
         self.bar.set_postfix_str(expert + ("skipped" if step.skipped else "computed"))

@@ -64,4 +64,5 @@ class ImageProcessor:
         left, top = (width - self.crop_width) // 2, (height - self.crop_height) // 2
         image = image.crop((left, top, left + self.crop_width, top + self.crop_height))
         pixels = np.asarray(image, np.float32) / 255
-        return (pixels - np.float32(self.image_mean)) / np.float32(self.image_std)
+        mean, std = (np.asarray(x, np.float32) for x in (self.image_mean, self.image_std))
+        return (pixels - mean) / std

@@ -17,12 +17,12 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from wanjax.caching.plan import Plan, Schedule, Step, dense_plan
+from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT, Plan, Schedule, dense_plan
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.hub import download
 from wanjax.conditioning import image_condition, to_batch
 from wanjax.config import Config, resolve
-from wanjax.denoise import Expert, Settings, denoise
+from wanjax.denoise import StepReport, denoise
 from wanjax.errors import UsageError
 from wanjax.media import load_image, save_video, to_rgb
 from wanjax.model_folder import locate
@@ -31,6 +31,7 @@ from wanjax.models.vae_stream import decode_frames
 from wanjax.planning import conditions_of, schedule_for
 from wanjax.programs import Programs
 from wanjax.schedulers import SAMPLERS
+from wanjax.step import Expert, Settings
 from wanjax.text import prompt_clean
 
 ImageLike = Image.Image | str | Path
@@ -145,15 +146,17 @@ class WanPipeline:
         negative_prompt_embeds: Float[Array, "batch length dim"] | None = None,
         cache: CachingMethod | Plan | None = None,
         output_type: str = "np",
-        callback: Callable[[Step, Array, float], None] | None = None,
+        measure: bool = False,
+        callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
         """Generate one video per prompt.
 
         `guidance_scale` is the high-noise expert's, `guidance_scale_2` the low-noise one's
         (left out: the same). `seed` counts up over the batch, or is one per video.
         `prompt_embeds` take the place of prompts; rows beyond a prompt's end must be zero.
-        `cache` is a caching method or a plan of your own. `callback(step, latents, seconds)`
-        is called after each step. Arguments left out have the values of the preset or folder.
+        `cache` is a caching method or a plan of your own. `callback(report)`
+        is called after each step; with `measure` the report says how the block residual
+        changed. Arguments left out have the values of the preset or folder.
         """
         if output_type not in ("np", "latent"):
             raise UsageError(f'output_type={output_type!r}: must be "np" or "latent"')
@@ -178,20 +181,22 @@ class WanPipeline:
         with timings.measure("condition"):
             condition = self._condition(image, batch, config)
 
-        def on_step(step: Step, sample: Array, seconds: float) -> None:
-            timings.steps.append(seconds)
+        def on_step(report: StepReport) -> None:
+            timings.steps.append(report.seconds)
             if callback is not None:
-                callback(step, sample, seconds)
+                callback(report)
 
         settings = Settings(
             graph=nnx.graphdef(self.transformers[0]),
             dtype=config.activations_dtype,
             batch_guidance=config.batch_guidance,
-            keep_residual=plan.reuses_residual,
+            keep_residual=plan.may(REUSE) or measure,
+            keep_outputs=plan.may(PREDICT, REUSE_OUTPUT),
+            measure=measure,
         )
         with timings.measure("denoise"):
             experts = self._experts(embeds, schedule)
-            final = denoise(
+            final, plan = denoise(
                 start, plan, table, experts, settings, self.programs, condition, on_step
             )
         frames = None

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import wanjax.tiny
+from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import checkpoint_tensors, entries
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
 from wanjax.models.umt5_keys import ALIASES, RULES
+from wanjax.text import Tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -103,3 +106,26 @@ def test_stored_reference_is_current(encoder):
     ids, mask, expected = (stored.pop(name) for name in ("ids", "mask", "expected"))
     result = run(build_reference(stored), ids, mask)
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bundled_encoder_and_tokenizer_in_transformers():
+    """The bundled folders are read by transformers, with equal ids and outputs."""
+    folder = Path(wanjax.tiny.__file__).parent / "t2v"
+    prompts = ["a red ball moving right", "", "A Cyan CROSS, growing 😀", "a pale backdrop. " * 20]
+    ids, mask = Tokenizer(folder / "tokenizer")(prompts, 32)
+    fast = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
+    theirs = fast(prompts, padding="max_length", max_length=32, truncation=True)
+    np.testing.assert_array_equal(ids, theirs["input_ids"])
+    np.testing.assert_array_equal(mask, theirs["attention_mask"])
+    model = transformers.UMT5EncoderModel.from_pretrained(
+        folder / "text_encoder", dtype=torch.float32
+    )
+    expected = run(model.eval(), ids.astype(np.int64), mask)
+    config = UMT5Config.from_dict(model.config.to_dict())
+    encoder = load_parameters(
+        nnx.eval_shape(lambda: UMT5Encoder(config, rngs=nnx.Rngs(0))),
+        RULES,
+        TensorFiles(folder / "text_encoder", ALIASES),
+    )
+    result = np.asarray(encoder(ids, mask))
+    assert np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()

@@ -7,12 +7,15 @@ branches), here summed over all skipped steps instead of held below a threshold.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from wanjax.caching.plan import Schedule
 from wanjax.errors import UsageError
+
+if TYPE_CHECKING:  # at run time it costs a third of the start-up
+    from jaxtyping import Bool, Float, Int
 
 
 def cheapest_skips(

@@ -12,13 +12,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from wanjax import jsonfile
 from wanjax.errors import UsageError
+
+if TYPE_CHECKING:  # at run time it costs a third of the start-up
+    from jaxtyping import Float
 
 FORMAT = "wanjax-curve"
 VERSION = 1

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from wanjax.caching.budget import cheapest_skips
 from wanjax.caching.curve import Curve, CurveLike, as_curve, differences
@@ -19,6 +18,9 @@ from wanjax.caching.magcache_rules import forced_steps, official_skips, per_phas
 from wanjax.caching.plan import COMPUTE, REUSE, Plan, Schedule, make_plan
 from wanjax.caching.resample import Resample, check_fit, ratios_for
 from wanjax.errors import UsageError
+
+if TYPE_CHECKING:  # at run time it costs a third of the start-up
+    from jaxtyping import Bool, Float
 
 Rule = Literal["per_phase", "official"]
 

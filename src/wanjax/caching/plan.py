@@ -6,9 +6,9 @@ the denoising loop executes plans and knows no method by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 Action = Literal["compute", "reuse", "predict", "reuse_output"]
 COMPUTE: Action = "compute"  # run the transformer blocks
@@ -77,11 +77,27 @@ class Step:
     expert: int
     guidance_scale: float
     actions: tuple[Action, ...]
+    weights: tuple[float, float] = (0.0, 0.0)  # of a prediction: low and high frequencies
 
     @property
     def skipped(self) -> bool:
         """Whether no branch runs the transformer blocks."""
         return COMPUTE not in self.actions
+
+
+# Takes a step and a function which reads the sample's drift (RMS) since the last computed
+# step from the device; returns the step to execute.
+Decide = Callable[[Step, Callable[[], float]], Step]
+
+
+class Decisions(Protocol):
+    """How a method decides during a run."""
+
+    def options(self, step: Step) -> Sequence[Step]:
+        """What `step` may become, besides itself."""
+
+    def start(self) -> Decide:
+        """A decider for one run."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,7 @@ class Plan:
     method: str = "dense"
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    decisions: Decisions | None = None  # for methods that decide during the run
 
     @property
     def skipped_steps(self) -> tuple[int, ...]:
@@ -103,9 +120,26 @@ class Plan:
         return self.schedule.boundary_step
 
     @property
-    def reuses_residual(self) -> bool:
-        """Whether a run has to keep the block residuals."""
-        return any(REUSE in step.actions for step in self.steps)
+    def distinct_steps(self) -> tuple[Step, ...]:
+        """One step of each kind that may occur: a run needs as many compiled programs."""
+        kinds: dict[tuple[Action, ...], Step] = {}
+        for step in self.steps:
+            options = () if self.decisions is None else self.decisions.options(step)
+            for option in (step, *options):
+                kinds.setdefault(option.actions, option)
+        return tuple(kinds.values())
+
+    def may(self, *actions: Action) -> bool:
+        """Whether any of `actions` can occur, so that the run has to keep what it needs."""
+        return any(action in step.actions for step in self.distinct_steps for action in actions)
+
+    def start_decisions(self) -> Decide | None:
+        """For methods that decide during the run: a decider in its initial state."""
+        return None if self.decisions is None else self.decisions.start()
+
+    def executed(self, steps: Sequence[Step]) -> Plan:
+        """This plan with the steps as they came out."""
+        return replace(self, steps=tuple(steps))
 
     @property
     def ideal_speedup(self) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from wanjax.caching.curve import Curve, CurveError
 from wanjax.caching.plan import EXPERT_NAMES, Schedule
+
+if TYPE_CHECKING:  # at run time it costs a third of the start-up
+    from jaxtyping import Float
 
 Resample = Literal["noise_level", "nearest"]
 _SIGMA_TOLERANCE = 1e-4  # rounding in the file, and samplers that differ in the first sigma

@@ -99,7 +99,7 @@ class CLIPVisionModel(nnx.Module):
         x = self.patch_embedding(pixel_values)
         first = jnp.broadcast_to(self.class_embedding[...].astype(x.dtype), (len(x), 1, x.shape[2]))
         x = jnp.concatenate([first, x], axis=1) + self.position_embedding[...].astype(x.dtype)
-        return scan_layers(self.layers, lambda layer, x: layer(x), self.pre_layrnorm(x))
+        return scan_layers(self.layers, lambda layer, x, _: layer(x), self.pre_layrnorm(x))
 
 
 class PatchEmbedding(nnx.Module):

@@ -114,14 +114,26 @@ def stack(make: Callable[[nnx.Rngs], Module], length: int, rngs: nnx.Rngs) -> Mo
     return build(rngs)
 
 
-def scan_layers(layers: nnx.Module, body: Callable[[Any, Any], Any], carry: Any) -> Any:
-    """Run `carry = body(layer, carry)` over stacked layers, compiled once for any depth."""
+def scan_layers(
+    layers: nnx.Module, body: Callable[[Any, Any, Any], Any], carry: Any, inputs: Any = None
+) -> Any:
+    """Run `carry = body(layer, carry, inputs of the layer)` over stacked layers.
+
+    `inputs` have a leading layer axis. Compiled once for any depth.
+    """
     graph, state = nnx.split(layers)
 
-    def step(carry: Any, layer_state: Any) -> tuple[Any, None]:
-        return body(nnx.merge(graph, layer_state), carry), None
+    def step(carry: Any, layer: tuple[Any, Any]) -> tuple[Any, None]:
+        layer_state, layer_inputs = layer
+        return body(nnx.merge(graph, layer_state), carry, layer_inputs), None
 
-    return jax.lax.scan(step, carry, state)[0]
+    return jax.lax.scan(step, carry, (state, inputs))[0]
+
+
+def map_layers(layers: nnx.Module, function: Callable[[Any], Any]) -> Any:
+    """`function(layer)` of each stacked layer, with a leading layer axis."""
+    graph, state = nnx.split(layers)
+    return jax.lax.map(lambda layer_state: function(nnx.merge(graph, layer_state)), state)
 
 
 def logical_axes(variable: nnx.Variable) -> tuple[str | None, ...]:

@@ -26,6 +26,7 @@ from wanjax.models.layers import (
     RMSNorm,
     gelu_tanh,
     layer_norm,
+    map_layers,
     param,
     scan_layers,
     stack,
@@ -89,6 +90,26 @@ class Context(NamedTuple):
     text: Float[Array, "batch text width"]
     image: Float[Array, "batch image width"] | None = None
 
+    def branch(self, index: int | Array, total: int) -> Context:
+        """The part of one of `total` guidance branches, which share the batch axis."""
+        return jax.tree.map(lambda x: _part(x, index, total, axis=0), self)
+
+
+class KeysValues(NamedTuple):
+    """A context's cross-attention keys and values in every layer."""
+
+    text: tuple[Float[Array, "layers batch text heads dim"], Float[Array, "layers ..."]]
+    image: tuple[Float[Array, "layers batch image heads dim"], Float[Array, "layers ..."]] | None
+
+    def branch(self, index: int | Array, total: int) -> KeysValues:
+        """The part of one of `total` guidance branches, which share the batch axis."""
+        return jax.tree.map(lambda x: _part(x, index, total, axis=1), self)
+
+
+def _part(x: Array, index: int | Array, total: int, axis: int) -> Array:
+    size = x.shape[axis] // total
+    return jax.lax.dynamic_slice_in_dim(x, index * size, size, axis)
+
 
 class Time(NamedTuple):
     """Timestep embedding, one for all tokens (`n` = 1) or one each."""
@@ -144,15 +165,28 @@ class WanTransformer(nnx.Module):
         tokens = constrain(self.patch_embedding(latents), "batch", "tokens", None)
         return tokens, self.condition_embedder.time(timestep, latents.dtype)
 
+    def keys_values(self, context: Context) -> KeysValues:
+        """Keys and values of `context`, so that no step has to compute them again."""
+        return map_layers(self.blocks, lambda block: block.attn2.keys_values(context))
+
     def run_blocks(
-        self, tokens: Float[Array, "batch tokens width"], time: Time, context: Context, grid: Grid
+        self,
+        tokens: Float[Array, "batch tokens width"],
+        time: Time,
+        context: Context | KeysValues,
+        grid: Grid,
     ) -> Float[Array, "batch tokens width"]:
+        """All blocks; cross-attention to a context, or to its keys and values if given."""
         rope = rope_tables(grid, self.config.attention_head_dim)
 
-        def run(block: Block, tokens: Array) -> Array:
-            return block(tokens, time.modulation, context, rope)
+        def run(block: Block, tokens: Array, keys_values: KeysValues | None) -> Array:
+            if keys_values is None:
+                assert isinstance(context, Context)
+                keys_values = block.attn2.keys_values(context)
+            return block(tokens, time.modulation, keys_values, rope)
 
-        return scan_layers(self.blocks, run, tokens)
+        cached = context if isinstance(context, KeysValues) else None
+        return scan_layers(self.blocks, run, tokens, cached)
 
     def head(
         self, tokens: Float[Array, "batch tokens width"], time: Time, grid: Grid
@@ -284,7 +318,7 @@ class Block(nnx.Module):
         self,
         x: Float[Array, "batch tokens width"],
         modulation: Float[Array, "batch n 6 width"],
-        context: Context,
+        context: KeysValues,
         rope: tuple[Array, Array],
     ) -> Float[Array, "batch tokens width"]:
         m = self.scale_shift_table[...] + modulation.astype(jnp.float32)
@@ -345,17 +379,22 @@ class CrossAttention(nnx.Module):
             self.add_v_proj = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
             self.norm_added_k = RMSNorm(width, eps=config.eps, axes=("heads",), rngs=rngs)
 
+    def keys_values(self, context: Context) -> KeysValues:
+        """Of text and image, each [batch, length, heads, dim]."""
+        k, v = self.norm_k(self.to_k(context.text)), self.to_v(context.text)
+        text = (_split_heads(k, self.heads), _split_heads(v, self.heads))
+        if not self.has_image:
+            return KeysValues(text, None)
+        k, v = self.norm_added_k(self.add_k_proj(context.image)), self.add_v_proj(context.image)
+        return KeysValues(text, (_split_heads(k, self.heads), _split_heads(v, self.heads)))
+
     def __call__(
-        self, x: Float[Array, "batch tokens width"], context: Context
+        self, x: Float[Array, "batch tokens width"], context: KeysValues
     ) -> Float[Array, "batch tokens width"]:
         q = _split_heads(self.norm_q(self.to_q(x)), self.heads)
-        k = _split_heads(self.norm_k(self.to_k(context.text)), self.heads)
-        v = _split_heads(self.to_v(context.text), self.heads)
-        y = attention(q, k, v, self.kernel)
-        if self.has_image:
-            k = _split_heads(self.norm_added_k(self.add_k_proj(context.image)), self.heads)
-            v = _split_heads(self.add_v_proj(context.image), self.heads)
-            y = y + attention(q, k, v, self.kernel)
+        y = attention(q, *context.text, self.kernel)
+        if context.image is not None:
+            y = y + attention(q, *context.image, self.kernel)
         return self.to_out(_merge_heads(y))
 
 

@@ -73,7 +73,7 @@ class UMT5Encoder(nnx.Module):
         x = self.shared(ids)
         x = x if dtype is None else x.astype(dtype)
         buckets = relative_position_buckets(ids.shape[1], self.config)
-        x = scan_layers(self.block, lambda block, x: block(x, mask, buckets), x)
+        x = scan_layers(self.block, lambda block, x, _: block(x, mask, buckets), x)
         return self.final_layer_norm(x)
 
 

@@ -1,0 +1,173 @@
+"""Plans as a picture: the curve, what is computed and skipped, and the error that decided it.
+
+Everything is told by shape, fill and line style, so that it survives a black-and-white print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from wanjax.caching import MagCache, Plan, ratios_for
+from wanjax.caching.magcache_rules import accumulated_errors
+from wanjax.caching.plan import EXPERT_NAMES
+from wanjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+_FORMATS = (".png", ".pdf", ".svg")
+
+
+class PlannedRun(NamedTuple):
+    """A plan, and the method that made it (None for a dense plan)."""
+
+    plan: Plan
+    method: MagCache | None
+
+
+def draw_plans(path: Path, runs: Mapping[str, PlannedRun]) -> None:
+    """Draw one pair of panels per run into `path` (.png, .pdf or .svg).
+
+    Raises `UsageError` where matplotlib is missing or `path` cannot be written.
+    """
+    if path.suffix not in _FORMATS:
+        raise UsageError(f"plot={path}: name a file that ends in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"plot={path}: there is no folder {path.parent}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError('plot needs matplotlib: pip install "wanjax[plot]"') from error
+    heights = [h for run in runs.values() for h in _heights(run)]
+    figure = Figure(figsize=(9, 0.6 * sum(heights) + 0.6), layout="constrained")
+    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
+    for (name, run), top, bottom in zip(runs.items(), panels[::2, 0], panels[1::2, 0], strict=True):
+        _draw_run(name, run, top, bottom)
+    figure.legend(handles=_key(), loc="outside lower center", ncols=6, frameon=False,
+                  fontsize=8, handlelength=1, columnspacing=1.2)  # fmt: skip
+    figure.savefig(path, dpi=150)
+
+
+def _heights(run: PlannedRun) -> tuple[float, float]:
+    return (3, 2.2) if run.method else (0.5, 0.7)
+
+
+def _draw_run(name: str, run: PlannedRun, top: Axes, bottom: Axes) -> None:
+    plan, method = run
+    computed = len(plan.steps) - len(plan.skipped_steps)
+    top.set_title(
+        f"{name}: {computed} of {len(plan.steps)} steps computed, "
+        f"ideal speedup {plan.ideal_speedup:.2f}x",
+        loc="left",
+        fontsize=10,
+    )
+    if method is None:
+        top.set_axis_off()
+    else:
+        ratios = ratios_for(method.curve(), plan.schedule, method.resample)
+        _draw_curve(top, plan, ratios)
+        _draw_errors(bottom, plan, method, ratios)
+    _draw_strip(bottom, plan)
+    for axes in (top, bottom):
+        axes.set_xlim(-0.7, len(plan.steps) - 0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _mark_phases(top, bottom, plan)
+    top.set_xticklabels([])
+    bottom.set_xlabel("step", fontsize=8)
+
+
+def _two(actions: tuple[str, ...]) -> tuple[str, str]:
+    """Without guidance the one branch stands for both."""
+    return actions[0], actions[-1]
+
+
+def _draw_curve(axes: Axes, plan: Plan, ratios: Float[np.ndarray, "steps 2"]) -> None:
+    lines: tuple[tuple[str, int, dict[str, Any]], ...] = (
+        ("unconditional", 1, {"linestyle": "--", "markersize": 6, "markerfacecolor": "white"}),
+        ("conditional", 0, {"linestyle": "-", "markersize": 2.5}),
+    )
+    for label, branch, style in lines:
+        values = ratios[:, branch].copy()
+        # the first step of a phase has no ratio to a step of its own expert
+        values[[phase.start for phase in plan.schedule.phases]] = np.nan
+        axes.plot(values, color="black", marker="o", linewidth=0.8, label=label, **style)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.12 * (high - low))  # room for the experts' names
+    axes.set_ylabel("magnitude ratio", fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.grid(axis="y", linewidth=0.3)
+
+
+def _draw_errors(
+    axes: Axes, plan: Plan, method: MagCache, ratios: Float[np.ndarray, "steps 2"]
+) -> None:
+    reused = np.array([[a != "compute" for a in _two(step.actions)] for step in plan.steps])
+    errors = accumulated_errors(ratios, plan.schedule, reused).max(axis=1)
+    skipped = reused.all(axis=1)
+    threshold = None if method.has_budget else method.thresh
+    top = 2 * max(*errors[skipped], threshold or 0, 1e-3)
+    for chosen, face in ((skipped, "black"), (~skipped, "white")):
+        steps = np.flatnonzero(chosen & (errors > 0) & (errors <= top))
+        axes.vlines(steps, 0, errors[steps], color="0.6", linewidth=0.8, zorder=1)
+        axes.scatter(steps, errors[steps], s=20, facecolors=face, edgecolors="black", zorder=2)
+    beyond = np.flatnonzero(errors > top)
+    axes.scatter(beyond, np.full(len(beyond), top), s=24, marker="^", color="black", zorder=2)
+    if threshold is not None:
+        axes.axhline(threshold, linestyle=":", color="black", linewidth=1)
+        axes.text(-0.5, threshold, f"threshold {threshold:g}", fontsize=8, va="bottom")
+    axes.set_ylim(-0.28 * top, 1.1 * top)
+    axes.set_ylabel("accumulated\nerror", fontsize=8)
+
+
+def _draw_strip(axes: Axes, plan: Plan) -> None:
+    """A row of boxes below zero, one a step."""
+    if axes.get_ylim()[0] >= 0:  # no errors above the row
+        axes.set_ylim(-1, 0)
+        axes.set_yticks([])
+    bottom, top = axes.get_ylim()
+    height = min(-bottom, 0.14 * (top - bottom) if top > 0 else 1)
+    for step in plan.steps:
+        whole = step.actions.count("compute") == len(step.actions)
+        fill = "white" if step.skipped else "black" if whole else "0.6"
+        axes.bar(step.index, -height, width=0.8, color=fill, edgecolor="black", linewidth=0.6)
+
+
+def _mark_phases(top: Axes, bottom: Axes, plan: Plan) -> None:
+    if plan.boundary_step is None:
+        return
+    for phase in plan.schedule.phases:
+        name = f"{EXPERT_NAMES[plan.schedule.experts[phase.start]]}-noise expert"
+        middle = (phase.start + phase.stop - 1) / 2
+        top.text(
+            middle, 0.98, name, fontsize=8, ha="center", va="top",
+            transform=top.get_xaxis_transform(),
+        )  # fmt: skip
+    for axes in (top, bottom):
+        axes.axvline(plan.boundary_step - 0.5, color="black", linewidth=0.8, linestyle="-.")
+
+
+def _key() -> list[Artist]:
+    """What the marks mean, for the foot of the picture."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    def mark(label: str, shape: str, face: str) -> Line2D:
+        return Line2D(
+            [], [], linestyle="", marker=shape, markersize=5, markeredgecolor="black",
+            markerfacecolor=face, label=label,
+        )  # fmt: skip
+
+    return [
+        Patch(facecolor="black", edgecolor="black", label="computed"),
+        Patch(facecolor="white", edgecolor="black", label="skipped"),
+        Patch(facecolor="0.6", edgecolor="black", label="one branch computed"),
+        mark("error of a skipped step", "o", "black"),
+        mark("error had it been skipped", "o", "white"),
+        mark("the same, off the scale", "^", "black"),
+    ]
