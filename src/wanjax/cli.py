@@ -99,6 +99,26 @@ def generate(args: Sequence[str]) -> None:
     run(config)
 
 
+def calibrate(args: Sequence[str]) -> None:
+    """
+    measure a model's magnitude curve, which MagCache goes by
+
+    usage: wanjax calibrate [PRESET|FILE.yml] [prompts=FILE] [seeds=0,1] [key=value ...]
+
+      wanjax calibrate output=my-curve.json              # the bundled model, its own prompts
+      wanjax calibrate wan2.2-t2v-a14b prompts=mine.txt seeds=0,1,2 output=a14b.json
+      wanjax generate wan2.2-t2v-a14b prompt="..." use_magcache=True mag_ratios_base=a14b.json
+
+    Every prompt runs with every seed, all steps computed. prompts=FILE has one prompt a line,
+    for image to video as `image.png | prompt`. An interrupted calibration goes on where it
+    stopped when the same command runs again.
+    """
+    config = resolve(args, "calibrate")
+    from wanjax.calibrate import run  # imports JAX
+
+    run(config)
+
+
 def plan(args: Sequence[str]) -> None:
     """
     show which steps are computed and which are skipped, without loading a model
@@ -223,6 +243,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "generate": generate,
+    "calibrate": calibrate,
     "plan": plan,
     "presets": presets,
     "show": show,

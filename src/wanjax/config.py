@@ -29,7 +29,9 @@ class Config:
     prompt: str = key("", "what the video shows")
     negative_prompt: str = key("", "what it should not show; used where guidance acts")
     image: str | None = key(None, "first frame, an image file (image to video)")
-    output: str = key("wanjax.mp4", "video file to write; its record goes beside it as .json")
+    output: str | None = key(
+        None, "file to write (generate: .mp4, with a .json record beside it; calibrate: .json)"
+    )
     seed: int = key(0, "of the starting noise", low=0, high=2**32 - 1)
 
     height: int = key(480, "frame height in pixels", low=16, grid=(16, 0))
@@ -84,6 +86,15 @@ class Config:
     )
     attention: Literal["auto", "xla", "chunked", "cudnn"] = key("auto", "attention kernel")
 
+    prompts: str | None = key(
+        None,
+        "text file with one prompt a line (image to video: `image.png | prompt`)",
+        commands=("calibrate", "compare"),
+    )
+    seeds: tuple[int, ...] = key(
+        (0,), "of the starting noise, each with every prompt", commands=("calibrate", "compare")
+    )
+
     json: bool = key(False, "print JSON", commands=("plan",))
     plot: str | None = key(None, "picture to draw: .png, .pdf or .svg", commands=("plan",))
 
@@ -132,6 +143,8 @@ def resolve(args: Sequence[str] = (), command: str = "generate") -> Config:
             f"{preset or values['model']} is {_kind(layers[0])}: task and boundary_ratio=null go "
             f"with the model; asked for {_kind(values)}"
         )
+    if values.get("output") is None:
+        values["output"] = _default_output(command, preset)
     config = _with_guidance(Config(**(values | {"preset": preset})))
     check(config, command, given)
     return config
@@ -146,6 +159,11 @@ def _with_guidance(config: Config) -> Config:
         return replace(config, guidance_scale=high, guidance_scale_high=high)
     shared = high if high == low else None
     return replace(config, guidance_scale=shared, guidance_scale_high=high, guidance_scale_low=low)
+
+
+def _default_output(command: str, preset: str | None) -> str | None:
+    names = {"generate": "wanjax.mp4", "calibrate": f"{preset or 'wanjax'}-curve.json"}
+    return names.get(command)
 
 
 def _split_arguments(args: Sequence[str]) -> tuple[str | None, dict[str, str]]:

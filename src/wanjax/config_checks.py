@@ -27,17 +27,24 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
         _check_curve(config)
     if command == "generate":
         check_inputs(config)
+    elif command == "calibrate":
+        _check_model(config)
+        _check_output(config, ".json")
 
 
 def check_inputs(config: Config) -> None:
     """Raise `UsageError` where prompt, image, model or output cannot be used."""
     if not config.prompt.strip():
         raise UsageError('prompt is missing: say what the video shows, as prompt="a red ball"')
+    _check_image(config)
+    _check_model(config)
+    _check_output(config, ".mp4")
+
+
+def _check_model(config: Config) -> None:
     if config.model is None:
         raise UsageError("model is missing: name a preset, a folder or a Hub id")
-    _check_image(config)
     require_folder(config.model)
-    _check_output(Path(config.output).expanduser())
 
 
 def active_caches(config: Config) -> list[str]:
@@ -101,9 +108,11 @@ def _check_image(config: Config) -> None:
         raise UsageError(f"image={config.image}: no such file")
 
 
-def _check_output(output: Path) -> None:
-    if output.suffix != ".mp4" or output.is_dir():
-        raise UsageError(f"output={output}: name a file that ends in .mp4")
+def _check_output(config: Config, suffix: str) -> None:
+    assert config.output is not None  # `wanjax.config.resolve` has put in the command's default
+    output = Path(config.output).expanduser()
+    if output.suffix != suffix or output.is_dir():
+        raise UsageError(f"output={output}: name a file that ends in {suffix}")
     folder = output.parent
     while not folder.exists():  # missing folders are made when the video is written
         folder = folder.parent

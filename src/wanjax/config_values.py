@@ -81,6 +81,7 @@ _NAMES = {
     str: "text",
     type(None): "null",
     tuple[float, ...]: "a list of numbers",
+    tuple[int, ...]: "whole numbers with commas between",
 }
 
 
@@ -131,6 +132,8 @@ def _as_kind(kind: Any, value: Any) -> Any:
         return value if value in typing.get_args(kind) else _NO
     if kind == tuple[float, ...]:
         return _as_numbers(value)
+    if kind == tuple[int, ...]:
+        return _as_whole_numbers(value)
     if kind is float:
         return _as_float(value)
     if kind is str:
@@ -156,6 +159,15 @@ def _as_numbers(value: Any) -> Any:
         return _NO
     numbers = [_as_float(item) for item in value]
     return _NO if _NO in numbers else tuple(numbers)
+
+
+def _as_whole_numbers(value: Any) -> Any:
+    """[0, 1, 2]; also 0 and, as it is written on a command line, 0,1,2."""
+    items = value.split(",") if isinstance(value, str) else value
+    numbers = [_as_float(item) for item in (items if isinstance(items, list) else [items])]
+    if _NO in numbers or any(number != int(number) for number in numbers):
+        return _NO
+    return tuple(map(int, numbers))
 
 
 def _check_limits(field: dataclasses.Field[Any], value: float, given: str) -> None:

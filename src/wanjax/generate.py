@@ -35,6 +35,7 @@ def run(config: Config) -> None:
             cache=caching_method(config),
             callback=progress.step,
         )
+    assert config.output is not None
     output = Path(config.output).expanduser()
     video.save(output)
     record = output.with_suffix(".json")
@@ -66,7 +67,6 @@ class Progress:
 
 def make_record(config: Config, video: Video) -> dict[str, Any]:
     """How a video was made: enough to make it again, and what it cost."""
-    device = jax.devices()[0]
     stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
     return {
         "config": dataclasses.asdict(config),
@@ -74,6 +74,13 @@ def make_record(config: Config, video: Video) -> dict[str, Any]:
         "seconds": stages | {"compile": round(video.timings.compile, 4)},
         "step_seconds": [round(seconds, 5) for seconds in video.timings.steps],
         "peak_memory_bytes": video.timings.peak_memory,
+    } | environment()
+
+
+def environment() -> dict[str, Any]:
+    """What a video depends on besides its configuration: device, host, package versions."""
+    device = jax.devices()[0]
+    return {
         "device": {
             "kind": device.device_kind,
             "platform": device.platform,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 from PIL import Image
 
 from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT, Plan, Schedule, dense_plan
@@ -176,6 +176,7 @@ class WanPipeline:
             embeds = self._embeds(
                 prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided
             )
+            jax.block_until_ready(embeds)  # else the next stage waits for it
         batch = len(embeds[0])
         start = self._noise(latents, seed, batch, config)
         with timings.measure("condition"):
@@ -214,12 +215,13 @@ class WanPipeline:
         return program(*arguments)
 
     def decode(
-        self, latents: Float[Array, "batch z t h w"]
-    ) -> UInt8[np.ndarray, "batch frames height width 3"]:
-        """Pixels of denoised latents."""
+        self, latents: Float[Array, "batch z t h w"], dtype: str = "uint8"
+    ) -> Shaped[np.ndarray, "batch frames height width 3"]:
+        """Pixels of denoised latents: from 0 to 255, or with "float32" from 0 to 1, unrounded."""
         latents = self.vae.denormalize(jnp.moveaxis(jnp.asarray(latents, jnp.float32), 1, -1))
         chunks = decode_frames(self.vae, latents, self.programs)
-        return np.concatenate(list(map(_to_uint8, chunks)), axis=1)
+        convert = _to_uint8 if dtype == "uint8" else _to_unit
+        return np.concatenate(list(map(convert, chunks)), axis=1)
 
     def _with(self, **values: Any) -> Config:
         """The defaults with a call's own values, checked against what the model can do."""
@@ -367,5 +369,9 @@ _encode_text = jax.jit(_encode_text_impl, static_argnums=0)
 _embed_context = jax.jit(_embed_context_impl, static_argnums=0)
 
 
+def _to_unit(video: Float[np.ndarray, "b f H W 3"]) -> Float[np.ndarray, "b f H W 3"]:
+    return (np.clip(video, -1, 1) + 1) / 2
+
+
 def _to_uint8(video: Float[np.ndarray, "b f H W 3"]) -> UInt8[np.ndarray, "b f H W 3"]:
-    return np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
+    return np.round(_to_unit(video) * 255).astype(np.uint8)

@@ -12,12 +12,14 @@ import jax
 class Programs:
     """Compiled programs by function, static arguments and argument shapes.
 
-    `seconds` is the time spent compiling so far, `len()` the number of programs.
+    `seconds` is the time spent compiling so far, `len()` the number of programs. `watch`, if
+    set, is told of each use: function, arguments and compiled program.
     """
 
     def __init__(self) -> None:
         self._compiled: dict[Hashable, Callable[..., Any]] = {}
         self.seconds = 0.0
+        self.watch: Callable[[Any, tuple[Any, ...], Any], None] | None = None
 
     def __len__(self) -> int:
         return len(self._compiled)
@@ -35,6 +37,8 @@ class Programs:
             began = time.perf_counter()
             self._compiled[key] = function.lower(*static, *args).compile()
             self.seconds += time.perf_counter() - began
+        if self.watch is not None:
+            self.watch(function, args, self._compiled[key])
         return self._compiled[key]
 
 

@@ -8,9 +8,12 @@ the host, in float64. What the device executes is one fixed linear combination p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Num
+
+if TYPE_CHECKING:  # at run time it costs a third of the start-up
+    from jaxtyping import Float, Num
 
 NUM_TRAIN_TIMESTEPS = 1000
 

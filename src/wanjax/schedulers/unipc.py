@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float
 
 from wanjax.schedulers.flow import SamplerTable, flow_sigmas
+
+if TYPE_CHECKING:  # at run time it costs a third of the start-up
+    from jaxtyping import Float
 
 _ORDER = 2
 

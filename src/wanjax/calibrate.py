@@ -1,0 +1,155 @@
+"""The `calibrate` command: dense runs over prompts and seeds, averaged to a magnitude curve."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from wanjax import jsonfile
+from wanjax.caching import Curve, Schedule
+from wanjax.config import Config
+from wanjax.denoise import StepReport
+from wanjax.errors import UsageError
+from wanjax.pipeline import WanPipeline
+from wanjax.planning import schedule_for
+from wanjax.prompts import Prompt, default_prompts, load_prompts
+
+Changes = Float[np.ndarray, "steps branches 3"]  # ratio, its spread over tokens, cosine distance
+
+
+def run(config: Config) -> None:
+    """Measure and write `config.output`, a curve file. Raises `UsageError`."""
+    prompts = load_prompts(config.prompts) if config.prompts else default_prompts(config.preset)
+    assert config.output is not None
+    output = Path(config.output).expanduser()
+    pipe = WanPipeline.from_config(config)
+    curve = calibrate(pipe, prompts, config.seeds, progress=output.with_suffix(".progress.json"))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    curve.save(output)
+    output.with_suffix(".progress.json").unlink(missing_ok=True)
+    print(
+        f"wrote {output}; use it with use_magcache=True mag_ratios_base={output}", file=sys.stderr
+    )
+
+
+def calibrate(
+    pipe: WanPipeline,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int] = (0,),
+    *,
+    progress: Path | None = None,
+) -> Curve:
+    """The curve of `pipe` with its default sampling values, over all prompts and seeds.
+
+    Finished runs are kept in the file `progress`, from which a later call with the same
+    settings goes on.
+    """
+    if not prompts or not seeds:
+        raise UsageError("calibration needs at least one prompt and one seed")
+    config = pipe.defaults
+    schedule = schedule_for(config)
+    about = _about(config, schedule, prompts, seeds)
+    kept = _Progress(progress, about)
+    todo = [(i, seed) for i in range(len(prompts)) for seed in seeds]
+    with tqdm(total=len(todo) * schedule.num_steps, desc="calibrating", unit="step") as bar:
+        for i, seed in todo:
+            if kept.has(i, seed):
+                bar.update(schedule.num_steps)
+            else:
+                kept.add(i, seed, measure(pipe, prompts[i], seed, bar))
+    return average(list(kept.runs.values()), about, schedule)
+
+
+def measure(pipe: WanPipeline, prompt: Prompt, seed: int, bar: tqdm | None = None) -> Changes:
+    """How the residuals of one dense run change from step to step."""
+    rows: list[np.ndarray] = []
+
+    def collect(report: StepReport) -> None:
+        assert report.change is not None
+        rows.append(np.asarray(report.change).mean(axis=1))
+        if bar is not None:
+            bar.update()
+
+    pipe(
+        prompt.text,
+        image=prompt.image,
+        seed=seed,
+        output_type="latent",
+        measure=True,
+        callback=collect,
+    )
+    branches = max(len(row) for row in rows)
+    # where a phase runs without guidance, the one branch stands for both
+    return np.stack([row if len(row) == branches else np.repeat(row, branches, 0) for row in rows])
+
+
+def average(runs: Sequence[Changes], about: dict, schedule: Schedule) -> Curve:
+    """The mean curve. Its spread is over tokens, prompts and seeds together."""
+    ratio, spread, distance = np.moveaxis(np.stack(runs), -1, 0)
+    mean = ratio.mean(axis=0)
+    spread = np.sqrt((spread**2).mean(axis=0) + ratio.var(axis=0))
+    distance = distance.mean(axis=0)
+    for first in (phase.start for phase in schedule.phases):
+        # nothing comes before the first step, and across the boundary two networks would compare
+        mean[first], spread[first], distance[first] = 1.0, 0.0, 0.0
+    pairs = [np.broadcast_to(x, (schedule.num_steps, 2)) for x in (mean, spread, distance)]
+    return Curve(ratios=pairs[0], spread=pairs[1], cosine_distance=pairs[2], **about)
+
+
+def _about(
+    config: Config, schedule: Schedule, prompts: Sequence[Prompt], seeds: Sequence[int]
+) -> dict:
+    """What the curve is measured with."""
+    boundary = schedule.boundary_step
+    if boundary in (0, schedule.num_steps):
+        raise UsageError(
+            f"with flow_shift={config.flow_shift:g}, boundary_ratio={config.boundary_ratio:g} and "
+            f"{schedule.num_steps} steps one of the experts has no step: nothing to calibrate"
+        )
+    return {
+        "sigmas": schedule.sigmas,
+        "model": config.preset or config.model,
+        "sampler": config.sampler,
+        "flow_shift": config.flow_shift,
+        "boundary_ratio": config.boundary_ratio,
+        "boundary_step": boundary,
+        "guidance_scales": tuple(dict.fromkeys(schedule.guidance_scales)),
+        "height": config.height,
+        "width": config.width,
+        "num_frames": config.num_frames,
+        "dtype": config.activations_dtype,
+        "attention": config.attention,
+        "prompts": tuple(prompt.text for prompt in prompts),
+        "seeds": tuple(seeds),
+        "package_version": version("wanjax"),
+        "source": "wanjax calibrate",
+    }
+
+
+class _Progress:
+    """Finished runs, on disk if there is a file; of other settings they do not count."""
+
+    def __init__(self, path: Path | None, about: dict):
+        self.path, self.about = path, json.loads(json.dumps(about))
+        self.runs: dict[str, np.ndarray] = {}
+        if path is not None and path.exists():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["about"] == self.about:
+                self.runs = {key: np.array(run) for key, run in stored["runs"].items()}
+
+    def has(self, prompt: int, seed: int) -> bool:
+        return f"{prompt} {seed}" in self.runs
+
+    def add(self, prompt: int, seed: int, changes: Changes) -> None:
+        self.runs[f"{prompt} {seed}"] = changes
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            runs = {key: run.tolist() for key, run in self.runs.items()}
+            jsonfile.write(self.path, {"about": self.about, "runs": runs})

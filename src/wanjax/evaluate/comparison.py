@@ -1,0 +1,188 @@
+"""What a comparison found: runs of several variants, summed up over clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any, NamedTuple
+
+from wanjax.evaluate.metrics import IDENTICAL, mean_psnr
+from wanjax.evaluate.store import Record, plain
+
+# Metrics against a reference, in the order of the tables, and whether more is better.
+AGAINST = {"psnr": True, "ssim": True, "lpips": False, "added_flicker": False}
+ALONE = {"flicker": False, "score": True}
+STAGES = ("text", "condition", "denoise", "decode")
+STEP_KINDS = {"#": "computed", ".": "skipped", "+": "in_part"}
+
+DEFINITIONS = {
+    "psnr": "dB, per frame on float frames in [0, 1] before encoding, then the mean over "
+    "frames; an identical frame counts as 100 dB unless all are",
+    "ssim": "11x11 Gaussian window of sigma 1.5, valid region, mean over channels and frames",
+    "lpips": "AlexNet, version 0.1, mean over frames",
+    "flicker": "mean absolute change from frame to frame, in 8-bit levels; motion counts",
+    "added_flicker": "the flicker of the difference from the reference",
+    "score": "share of the prompt's attributes that the video shows (bundled models)",
+    "spread": "standard deviation over clips",
+    "speedup": "denoising seconds of the reference over the variant's, medians of warm runs",
+    "step_memory_bytes": "arguments, results and temporaries of the largest step, by XLA's count",
+    "peak_memory_bytes": "highest since the process started: the device's, on CPU the process's",
+}
+
+
+class Stat(NamedTuple):
+    """A metric over clips."""
+
+    mean: float
+    spread: float | None  # standard deviation; None for one clip
+    worst: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Records of every variant and clip; `references` are variants, the main one first.
+
+    `about` says what was compared and how: title, settings, command, environment. `changes`
+    are what each variant changes. `timed` are the runs that times are taken from, empty where
+    nothing was generated. `videos` are the mp4 files by variant and clip.
+    """
+
+    about: Mapping[str, Any]
+    references: tuple[str, ...]
+    changes: Mapping[str, str]
+    clips: Sequence[Mapping[str, Any]]  # name, prompt, seed
+    runs: Mapping[str, Mapping[str, Record]]
+    videos: Mapping[str, Mapping[str, Path]]
+    timed: Mapping[str, Sequence[Record]] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    fps: int = 16
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(self.runs)
+
+    def values(self, variant: str, metric: str, reference: str | None = None) -> list[float]:
+        """The metric of each clip, in order; empty where it was not measured."""
+        found = [_value(record, metric, reference) for record in self._records(variant)]
+        return [value for value in found if value is not None]
+
+    def stat(self, variant: str, metric: str, reference: str | None = None) -> Stat | None:
+        """Mean, spread and worst case over clips; None where the metric was not measured."""
+        values = self.values(variant, metric, reference)
+        if not values:
+            return None
+        mean = mean_psnr(values) if metric == "psnr" else fmean(values)
+        finite = [min(value, IDENTICAL) for value in values] if metric == "psnr" else values
+        spread = stdev(finite) if len(values) > 1 else None
+        more_is_better = (AGAINST | ALONE)[metric]
+        return Stat(mean, spread, min(values) if more_is_better else max(values))
+
+    def time(self, variant: str) -> dict[str, Any] | None:
+        """Medians over the warm runs, and the speed relative to the main reference."""
+        runs = self.timed.get(variant)
+        if not runs:
+            return None
+        seconds = {
+            stage: median(run["seconds"].get(stage, 0.0) for run in runs) for stage in STAGES
+        }
+        denoise = [run["seconds"]["denoise"] for run in runs]
+        ideal = median(run["plan"]["ideal_speedup"] for run in runs)
+        found: dict[str, Any] = {
+            "runs": len(runs),
+            "seconds": seconds,
+            "total": sum(seconds.values()),
+            "denoise_range": [min(denoise), max(denoise)],
+            "step_seconds": _step_seconds(runs),
+            "compile_seconds": max(run["compile_seconds"] for run in self._records(variant)),
+        }
+        dense = self.timed.get(self.references[0])
+        if dense:
+            base = median(run["seconds"]["denoise"] for run in dense)
+            # a plan's ideal counts against its own steps, a speedup against the reference's
+            ideal *= dense[0]["plan"]["steps"] / runs[0]["plan"]["steps"]
+            speedup = base / seconds["denoise"]
+            found |= {"speedup": speedup, "ideal_speedup": ideal, "realised": speedup / ideal}
+        return found
+
+    def memory(self, variant: str) -> dict[str, int] | None:
+        """Bytes, the most of any run."""
+        names = ("peak_memory_bytes", "step_memory_bytes", "cache_bytes")
+        records = [record for record in self._records(variant) if names[0] in record]
+        return {name: max(r[name] for r in records) for name in names} if records else None
+
+    def plan(self, variant: str) -> dict[str, Any] | None:
+        """The plan of the first clip (a method that decides at run time may have others)."""
+        return next(iter(self._records(variant))).get("plan")
+
+    def metrics(self) -> dict[str, Any]:
+        """All of it as JSON can say it: the content of metrics.json."""
+        variants = {name: self._summary(name) for name in self.variants}
+        content = {
+            **self.about,
+            "references": self.references,
+            "variants": variants,
+            "clips": [self._clip(clip) for clip in self.clips],
+            "notes": self.notes,
+            "definitions": DEFINITIONS,
+        }
+        return plain(content)
+
+    def _summary(self, variant: str) -> dict[str, Any]:
+        against = {
+            reference: self._stats(variant, AGAINST, reference)
+            for reference in self.references
+            if reference != variant
+        }
+        return {
+            "changes": self.changes.get(variant, ""),
+            "plan": self.plan(variant),
+            "alone": self._stats(variant, ALONE, None),
+            "against": against,
+            "time": self.time(variant),
+            "memory": self.memory(variant),
+        }
+
+    def _stats(
+        self, variant: str, metrics: Mapping[str, bool], reference: str | None
+    ) -> dict[str, dict[str, Any]]:
+        stats = {name: self.stat(variant, name, reference) for name in metrics}
+        return {name: stat._asdict() for name, stat in stats.items() if stat is not None}
+
+    def _clip(self, clip: Mapping[str, Any]) -> dict[str, Any]:
+        runs = {}
+        for variant in self.variants:
+            record = self.runs[variant][clip["name"]]
+            kept = {key: record[key] for key in ("flicker", "score", "right") if key in record}
+            if "plan" in record:
+                kept["strip"] = record["plan"]["strip"]
+            kept["against"] = {
+                reference: {key: value for key, value in found.items() if key != "fingerprint"}
+                | {"mean": {m: _value(record, m, reference) for m in AGAINST if m in found}}
+                for reference, found in record["against"].items()
+            }
+            runs[variant] = kept
+        return {**clip, "runs": runs}
+
+    def _records(self, variant: str) -> Iterator[Record]:
+        return (self.runs[variant][clip["name"]] for clip in self.clips)
+
+
+def _value(record: Record, metric: str, reference: str | None) -> float | None:
+    found = record if reference is None else record["against"].get(reference, {})
+    value = found.get(metric)
+    if not isinstance(value, list):
+        return None if value is None else float(value)
+    frames = [float(frame) for frame in value]  # "inf" in a stored record
+    return mean_psnr(frames) if metric == "psnr" else fmean(frames)
+
+
+def _step_seconds(runs: Sequence[Record]) -> dict[str, float]:
+    """The median step of each kind."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        marks = run["plan"]["strip"].replace("|", "")
+        for mark, seconds in zip(marks, run["step_seconds"], strict=True):
+            found.setdefault(STEP_KINDS[mark], []).append(seconds)
+    return {kind: median(seconds) for kind, seconds in found.items()}

@@ -1,0 +1,137 @@
+"""One run of a comparison: a video with what it cost."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from wanjax.config import KEYS, Config
+from wanjax.denoise import StepReport
+from wanjax.evaluate.clips import Clip
+from wanjax.evaluate.store import Record
+from wanjax.generate import environment
+from wanjax.model_folder import locate
+from wanjax.pipeline import WanPipeline
+from wanjax.planning import caching_method, plan_for
+from wanjax.programs import Programs
+from wanjax.step import run_step
+
+# Keys that say nothing about how a clip comes about, or that the clip itself has.
+_ELSEWHERE = {"prompt", "image", "seed", "output"}
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A run's record, and what it made; frames in [0, 1] as they came from the decoder."""
+
+    record: Record
+    latents: Float[np.ndarray, "z t h w"]
+    frames: Float[np.ndarray, "frames height width 3"]
+
+
+def generate(
+    pipe: WanPipeline,
+    config: Config,
+    clip: Clip,
+    callback: Callable[[StepReport], None] | None = None,
+) -> Generated:
+    """The clip under a configuration, by the models and programs of `pipe`."""
+    configured = copy.copy(pipe)
+    configured.defaults = config
+    with watch_memory(pipe.programs) as memory:
+        video = configured(
+            clip.prompt.text,
+            image=clip.prompt.image,
+            seed=clip.seed,
+            cache=caching_method(config),
+            output_type="latent",
+            callback=callback,
+        )
+        with video.timings.measure("decode"):
+            frames = decode(pipe, video.latents[0])
+    record = {
+        "prompt": clip.prompt.text,
+        "seed": clip.seed,
+        "plan": video.plan.to_dict(),
+        "seconds": video.timings.stages,
+        "compile_seconds": video.timings.compile,
+        "step_seconds": video.timings.steps,
+        "peak_memory_bytes": max(video.timings.peak_memory.values()),
+        "step_memory_bytes": memory.step_bytes,
+        "cache_bytes": memory.cache_bytes,
+    }
+    return Generated(record, video.latents[0], frames)
+
+
+def decode(
+    pipe: WanPipeline, latents: Float[np.ndarray, "z t h w"]
+) -> Float[np.ndarray, "frames height width 3"]:
+    """Frames in [0, 1], not rounded to 8 bits."""
+    return pipe.decode(latents[None], dtype="float32")[0]
+
+
+def fingerprint(config: Config, clip: Clip) -> str:
+    """Changes with anything that could change the video or what it costs."""
+    keys = [name for name in KEYS if not KEYS[name].metadata["commands"] and name not in _ELSEWHERE]
+    folder = locate(str(config.model))  # None on the Hub
+    weights = sorted(folder.rglob("*.safetensors")) if folder else []
+    image = clip.prompt.image
+    facts = {
+        "config": {name: getattr(config, name) for name in keys},
+        "plan": plan_for(config).to_dict(),
+        "prompt": clip.prompt.text,
+        "seed": clip.seed,
+        "image": image and hashlib.sha256(Path(image).read_bytes()).hexdigest(),
+        "weights": [(str(file), *_size_and_time(file)) for file in weights],
+        "environment": environment(),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@dataclass
+class Memory:
+    """What the compiled steps of a run hold, as XLA counts it.
+
+    `step_bytes`: arguments, results and temporaries of the largest step; `cache_bytes`: what
+    of them is kept for later steps to reuse.
+    """
+
+    step_bytes: int = 0
+    cache_bytes: int = 0
+
+    def note(self, function: Any, args: tuple[Any, ...], compiled: Any) -> None:
+        if function is not run_step:
+            return
+        _, _, cache, *_ = args
+        self.cache_bytes = max(self.cache_bytes, sum(x.nbytes for x in jax.tree.leaves(cache)))
+        stats = compiled.memory_analysis()
+        if stats is not None:  # some backends do not tell
+            held = stats.argument_size_in_bytes + stats.output_size_in_bytes
+            held += stats.temp_size_in_bytes - stats.alias_size_in_bytes
+            self.step_bytes = max(self.step_bytes, held)
+
+
+@contextmanager
+def watch_memory(programs: Programs) -> Iterator[Memory]:
+    """Notes the programs that are used inside."""
+    memory = Memory()
+    programs.watch = memory.note
+    try:
+        yield memory
+    finally:
+        programs.watch = None

@@ -1,0 +1,163 @@
+"""Runs every variant of every clip from the same noise, and measures it against the references."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from wanjax.config import Config
+from wanjax.evaluate.clips import Clip
+from wanjax.evaluate.generation import Generated, decode, fingerprint, generate
+from wanjax.evaluate.measuring import is_measured, measure_against, measure_alone, to_uint8
+from wanjax.evaluate.perceptual import Lpips
+from wanjax.evaluate.store import Record, Store
+from wanjax.pipeline import WanPipeline
+from wanjax.tiny.world import parse
+from wanjax.variants import FEWER_STEPS, like, same_cost
+
+Frames = Float[np.ndarray, "frames height width 3"]
+Records = dict[str, Record]  # by variant
+
+
+class Runner:
+    """Generates and measures what a folder does not hold yet.
+
+    `configs` are the variants by name, references first. One pipeline serves them all; it is
+    loaded when something is left to do, unless it is given.
+    """
+
+    def __init__(
+        self,
+        configs: Mapping[str, Config],
+        references: Sequence[str],
+        store: Store,
+        *,
+        lpips: Lpips | None = None,
+        pipe: WanPipeline | None = None,
+    ):
+        self.configs, self.references = dict(configs), references
+        self.store, self.lpips = store, lpips
+        self.used: set[str] = set()  # variants that this process has run
+        self.bar = tqdm(unit="step", delay=0.1)
+        if pipe is not None:
+            self.pipe = pipe
+
+    @cached_property
+    def pipe(self) -> WanPipeline:
+        return WanPipeline.from_config(self.configs[self.references[0]])
+
+    def run(self, clips: Sequence[Clip], repeats: int) -> tuple[list[Records], dict]:
+        """The records of each clip and, by variant, at least `repeats` warm runs to time.
+
+        Every run counts but a variant's first in a process, which may still compile. Variants
+        take turns, so that a slow moment of the machine does not meet one of them alone.
+        """
+        self.bar.reset(len(clips) * sum(c.num_inference_steps for c in self.configs.values()))
+        with self.bar:
+            records = [self.clip(clip) for clip in clips]
+            timed = {n: [r[n] for r in records if not r[n]["cold"]] for n in self.configs}
+            for name in self.configs:
+                timed[name] += self._stored_timings(name, clips[0])
+            while behind := [name for name in self.configs if len(timed[name]) < repeats]:
+                for name in behind:
+                    timed[name] += self._time(name, clips[0])
+        return records, timed
+
+    def clip(self, clip: Clip) -> Records:
+        """The records of one clip under all variants, complete with metrics."""
+        frames: dict[str, Frames] = {}  # of the references, and of the variant at work
+        records = {name: self._ensure(name, clip, frames) for name in self.references}
+        for name in self.configs:
+            if name == FEWER_STEPS:
+                self._match_cost(records)
+            if name not in self.references:
+                records[name] = self._ensure(name, clip, frames)
+            records[name] = self._measure(name, clip, records, frames)
+            if name not in self.references:
+                frames.pop(name, None)
+        return records
+
+    def _ensure(self, name: str, clip: Clip, frames: dict[str, Frames]) -> Record:
+        """The run's record, read or made; a new run's frames go to `frames`."""
+        mark = fingerprint(self.configs[name], clip)
+        record = self.store.read(name, clip.name, mark)
+        if record is not None:
+            self.bar.update(self.configs[name].num_inference_steps)
+            return record
+        made = self._generate(name, clip)
+        frames[name] = made.frames
+        fps = self.configs[name].fps
+        self.store.write_video(name, clip.name, made.latents, to_uint8(made.frames), fps)
+        return self.store.write(name, clip.name, made.record | {"fingerprint": mark})
+
+    def _generate(self, name: str, clip: Clip) -> Generated:
+        self.bar.set_description(f"{name}: {clip.prompt.text[:40]}, seed {clip.seed}")
+        made = generate(self.pipe, self.configs[name], clip, lambda report: self.bar.update())
+        made.record["cold"] = name not in self.used
+        self.used.add(name)
+        return made
+
+    def _match_cost(self, records: Records) -> None:
+        """As many steps as the first cached variant has just computed, to stay with them."""
+        matched = like(self.configs)
+        if matched in self.configs and FEWER_STEPS not in self.used:
+            steps = same_cost(records[matched]["plan"])
+            self.configs[FEWER_STEPS] = replace(
+                self.configs[FEWER_STEPS], num_inference_steps=steps
+            )
+
+    def _measure(
+        self, name: str, clip: Clip, records: Records, frames: dict[str, Frames]
+    ) -> Record:
+        """The record with the metrics that it lacked."""
+        record = records[name]
+        against = dict(record.get("against", {}))
+        marks = {r: records[r]["fingerprint"] for r in self.references if r != name}
+        todo = [r for r in marks if not is_measured(against.get(r), marks[r], self.lpips)]
+        if "flicker" in record and not todo:
+            return record
+        alone = measure_alone(self._frames(name, clip, frames), self._task(clip))
+        for reference in todo:
+            pair = [self._frames(n, clip, frames) for n in (name, reference)]
+            found = measure_against(*pair, self.lpips)
+            against[reference] = {"fingerprint": marks[reference], **found}
+        return self.store.write(name, clip.name, {**record, **alone, "against": against})
+
+    def _frames(self, name: str, clip: Clip, frames: dict[str, Frames]) -> Frames:
+        if name not in frames:
+            frames[name] = decode(self.pipe, self.store.latents(name, clip.name))
+        return frames[name]
+
+    def _task(self, clip: Clip) -> str | None:
+        """The prompt, if the model is of the tiny world and the prompt speaks of it."""
+        config = self.configs[self.references[0]]
+        bundled = str(config.model).startswith("wanjax/tiny/")
+        return clip.prompt.text if bundled and parse(clip.prompt.text) else None
+
+    def _stored_timings(self, name: str, clip: Clip) -> list[Record]:
+        """Earlier runs that were made for their timing alone."""
+        mark = fingerprint(self.configs[name], clip)
+        found = []
+        while (record := self.store.read(name, _timing(len(found)), mark)) is not None:
+            found.append(record)
+        return found
+
+    def _time(self, name: str, clip: Clip) -> list[Record]:
+        """One more run of `clip`, for its timing alone; none if it turned out cold."""
+        self.bar.total += self.configs[name].num_inference_steps
+        record = self._generate(name, clip).record
+        if record["cold"]:
+            return []
+        mark = fingerprint(self.configs[name], clip)
+        number = len(self._stored_timings(name, clip))
+        return [self.store.write(name, _timing(number), record | {"fingerprint": mark})]
+
+
+def _timing(number: int) -> str:
+    return f"timing-{number}"

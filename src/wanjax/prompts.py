@@ -1,0 +1,54 @@
+"""Sets of prompts, and of images that go with them, for calibrating and comparing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanjax.errors import UsageError
+
+_BUNDLED = Path(__file__).parent / "tiny"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text and, for image to video, the file of its first frame."""
+
+    text: str
+    image: str | None = None
+
+
+def load_prompts(path: str | Path) -> list[Prompt]:
+    """One prompt a line; `image.png | prompt` for image to video, the file relative to ours.
+
+    Empty lines and lines that start with # do not count. Raises `UsageError`.
+    """
+    path = Path(path).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"prompts={path} cannot be read: {error}") from error
+    found = [
+        _parse(line, path.parent) for line in lines if line.strip() and not line.startswith("#")
+    ]
+    if not found:
+        raise UsageError(f"prompts={path} holds no prompt: write one a line")
+    return found
+
+
+def default_prompts(preset: str | None) -> list[Prompt]:
+    """The set that comes with a bundled model. Raises `UsageError` for other models."""
+    path = _BUNDLED / f"{preset}-prompts.txt"
+    if not path.exists():
+        raise UsageError(
+            f"prompts is missing: {preset or 'this model'} has no set of its own; give "
+            "prompts=FILE, a text file with one prompt a line"
+        )
+    return load_prompts(path)
+
+
+def _parse(line: str, folder: Path) -> Prompt:
+    image, bar, text = line.partition("|")
+    if not bar:
+        return Prompt(line.strip())
+    return Prompt(text.strip(), str(folder / image.strip()))
