@@ -10,7 +10,7 @@ from wanjax.errors import UsageError
 from wanjax.variants import resolve_variants
 
 T2V = ["plan", "wan2.2-t2v-a14b", "use_magcache=True"]
-BOTH = "variants=K2:;K4:magcache_K=4,mag_ratios_base=[0.99,0.98];I2V:wan2.2-i2v-a14b"
+BOTH = "variants=K2:,K4:magcache_K=4;mag_ratios_base=[0.99,0.98],I2V:wan2.2-i2v-a14b"
 
 
 def test_variants_override_the_rest():
@@ -24,9 +24,9 @@ def test_variants_override_the_rest():
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "variants is empty"),
+        ("", "each needs a name of its own"),
         ("magcache_K=2", "each needs a name of its own"),
-        ("A:;A:seed=1", "each needs a name of its own"),
+        ("A:,A:seed=1", "each needs a name of its own"),
         ("A:sede=1", "variant A: unknown key sede"),
     ],
 )
@@ -36,7 +36,7 @@ def test_mistakes_in_variants(text, error):
 
 
 def test_plans_of_variants(capsys):
-    assert main([*T2V, "json=True", "variants=A:;B:magcache_thresh=0"]) == 0
+    assert main([*T2V, "json=True", "variants=A:,B:magcache_thresh=0"]) == 0
     plans = json.loads(capsys.readouterr().out)
     assert {name: plan["skipped"] for name, plan in plans.items()} == {"A": 18, "B": 0}
 
@@ -45,7 +45,7 @@ def test_plans_of_variants(capsys):
 def test_picture(tmp_path, suffix):
     pytest.importorskip("matplotlib")
     path = tmp_path / f"plan.{suffix}"
-    variants = "rule:;budget:skip_steps=9;official:magcache_rule=official;dense:use_magcache=False"
+    variants = "rule:,budget:skip_steps=9,official:magcache_rule=official,dense"
     assert main([*T2V, f"plot={path}", f"variants={variants}"]) == 0
     assert path.stat().st_size > 5000
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wanjax.caching import Curve, MagCache, Plan
     from wanjax.errors import CheckpointError, UsageError
-    from wanjax.pipeline import Video, WanPipeline
+    from wanjax.pipeline import WanPipeline
+    from wanjax.video import Video
 
 _HOME = {
     "CheckpointError": "wanjax.errors",
@@ -19,7 +20,7 @@ _HOME = {
     "MagCache": "wanjax.caching",
     "Plan": "wanjax.caching",
     "UsageError": "wanjax.errors",
-    "Video": "wanjax.pipeline",
+    "Video": "wanjax.video",
     "WanPipeline": "wanjax.pipeline",
 }
 

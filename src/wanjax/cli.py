@@ -131,7 +131,7 @@ def plan(args: Sequence[str]) -> None:
       wanjax plan wan2.2-i2v-a14b use_magcache=True json=True
       wanjax plan wan2.2-t2v-a14b use_magcache=True plot=plan.png
       wanjax plan wan2.2-t2v-a14b use_magcache=True plot=both.png \\
-          variants="K2:magcache_K=2;K4:magcache_K=4,magcache_thresh=0.06"
+          variants="K2:magcache_K=2,K4:magcache_K=4;magcache_thresh=0.06"
 
     `plot` draws the curve, the steps and the accumulated error against the threshold. With
     `variants` there is a plan for each: its keys over the rest of the command line. In the
@@ -157,6 +157,32 @@ def plan(args: Sequence[str]) -> None:
         return
     for name, made in plans.items():
         print(f"{name}\n" * bool(name) + plan_text(configs[name], made))
+
+
+def compare(args: Sequence[str]) -> None:
+    """
+    measure what caching costs: variants from the same noise, side by side in one HTML file
+
+    usage: wanjax compare [PRESET|FILE.yml] [variants=NAME,...] [prompts=FILE] [seeds=0,1,...]
+           wanjax compare videos=FOLDER,FOLDER[,...]
+
+      wanjax compare prompt="a red ball moving right on a dark background"
+      wanjax compare tiny-t2v seeds=0,1 reference_steps=200 output=report
+      wanjax compare wan2.2-t2v-a14b prompts=prompts.txt \\
+          variants="dense,magcache,fast:use_magcache=True;magcache_thresh=0.12,fewer-steps"
+      wanjax compare videos=runs/dense,runs/mine    # mp4 files with equal names, made by anything
+
+    The reference is `dense`, which always runs; with `reference_steps` there is a second one of
+    so many steps. `fewer-steps` takes as many dense steps as cost what the first cached variant
+    does. Another variant has a name, a colon and its keys with semicolons between. Without
+    variants: dense,magcache,fewer-steps.
+
+    Writes report.html, metrics.json, table.md and the videos to the folder `output`. Finished
+    runs stay there: interrupted, the same command goes on from them.
+    """
+    from wanjax.evaluate.comparing import run  # imports JAX
+
+    run(args)
 
 
 def presets(args: Sequence[str]) -> None:
@@ -245,6 +271,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {
     "generate": generate,
     "calibrate": calibrate,
     "plan": plan,
+    "compare": compare,
     "presets": presets,
     "show": show,
 }

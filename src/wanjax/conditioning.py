@@ -35,9 +35,9 @@ def resize_and_crop(image: Image.Image, height: int, width: int) -> UInt8[np.nda
 
 def image_condition(
     vae: WanVAE,
-    first: UInt8[np.ndarray, "batch h w 3"],
     num_frames: int,
     programs: Programs,
+    first: UInt8[np.ndarray, "batch h w 3"],
     last: UInt8[np.ndarray, "batch h w 3"] | None = None,
 ) -> Float[np.ndarray, "batch c t h2 w2"]:
     """Mask and latents that follow the noise latents' channels.

@@ -29,8 +29,14 @@ class Config:
     prompt: str = key("", "what the video shows")
     negative_prompt: str = key("", "what it should not show; used where guidance acts")
     image: str | None = key(None, "first frame, an image file (image to video)")
+    last_image: str | None = key(None, "last frame, where the model takes one")
+    fit_image: bool = key(
+        True, "size from the image's own aspect ratio, unless height or width is given"
+    )
     output: str | None = key(
-        None, "file to write (generate: .mp4, with a .json record beside it; calibrate: .json)"
+        None,
+        "file to write (generate: .mp4, with a .json record beside it; calibrate: .json; "
+        "compare: a folder)",
     )
     seed: int = key(0, "of the starting noise", low=0, high=2**32 - 1)
 
@@ -95,6 +101,20 @@ class Config:
         (0,), "of the starting noise, each with every prompt", commands=("calibrate", "compare")
     )
 
+    reference_steps: int | None = key(
+        None,
+        "steps of a converged run, a second reference beside the dense one",
+        low=1,
+        high=1000,
+        commands=("compare",),
+    )
+    repeats: int = key(3, "runs of each variant to time, at least", low=1, commands=("compare",))
+    videos: str | None = key(
+        None,
+        "instead of generating: folders of mp4 files with equal names, the reference first",
+        commands=("compare",),
+    )
+
     json: bool = key(False, "print JSON", commands=("plan",))
     plot: str | None = key(None, "picture to draw: .png, .pdf or .svg", commands=("plan",))
 
@@ -143,8 +163,10 @@ def resolve(args: Sequence[str] = (), command: str = "generate") -> Config:
             f"{preset or values['model']} is {_kind(layers[0])}: task and boundary_ratio=null go "
             f"with the model; asked for {_kind(values)}"
         )
+    if any("height" in layer or "width" in layer for layer in user):
+        values["fit_image"] = any(layer.get("fit_image") for layer in user)
     if values.get("output") is None:
-        values["output"] = _default_output(command, preset)
+        values["output"] = _default_output(command, None if values.get("videos") else preset)
     config = _with_guidance(Config(**(values | {"preset": preset})))
     check(config, command, given)
     return config
@@ -162,7 +184,11 @@ def _with_guidance(config: Config) -> Config:
 
 
 def _default_output(command: str, preset: str | None) -> str | None:
-    names = {"generate": "wanjax.mp4", "calibrate": f"{preset or 'wanjax'}-curve.json"}
+    names = {
+        "generate": "wanjax.mp4",
+        "calibrate": f"{preset or 'wanjax'}-curve.json",
+        "compare": f"{preset or 'wanjax'}-compare",
+    }
     return names.get(command)
 
 

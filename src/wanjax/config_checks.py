@@ -21,7 +21,7 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     """
     _check_guidance(config)
     _check_one_cache(config)
-    if command in ("generate", "plan"):
+    if command in ("generate", "plan", "compare"):
         _check_effects(config, given)
     if config.use_magcache:
         _check_curve(config)
@@ -30,6 +30,8 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     elif command == "calibrate":
         _check_model(config)
         _check_output(config, ".json")
+    elif command == "compare" and not config.videos:
+        _check_model(config)
 
 
 def check_inputs(config: Config) -> None:

@@ -14,16 +14,20 @@ from tqdm import tqdm
 
 from wanjax import jsonfile
 from wanjax.caching.plan import EXPERT_NAMES, Plan
+from wanjax.conditioning import fit_size
 from wanjax.config import Config
 from wanjax.denoise import StepReport
-from wanjax.pipeline import Video, WanPipeline
+from wanjax.media import load_image
+from wanjax.pipeline import WanPipeline
 from wanjax.planning import caching_method, plan_for
+from wanjax.video import Video
 
 _PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "numpy", "av", "tokenizers", "safetensors")
 
 
 def run(config: Config) -> None:
     """Generate, write the video and beside it NAME.json. Raises `UsageError`."""
+    config = _fitted(config)
     plan = plan_for(config)
     _announce(config, plan)
     pipe = WanPipeline.from_config(config)
@@ -32,6 +36,7 @@ def run(config: Config) -> None:
             config.prompt,
             config.negative_prompt,
             config.image,
+            config.last_image,
             cache=caching_method(config),
             callback=progress.step,
         )
@@ -42,6 +47,15 @@ def run(config: Config) -> None:
     jsonfile.write(record, make_record(config, video))
     _summarise(video)
     print(f"wrote {output} and {record}", file=sys.stderr)
+
+
+def _fitted(config: Config) -> Config:
+    """The configuration with the size that its image leads to; bad images are refused here."""
+    images = [load_image(path) for path in (config.image, config.last_image) if path]
+    if not images or not config.fit_image:
+        return config
+    height, width = fit_size(images[0], config.height * config.width, 16)
+    return dataclasses.replace(config, height=height, width=width, fit_image=False)
 
 
 class Progress:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +17,11 @@ from PIL import Image
 from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT, Plan, Schedule, dense_plan
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.hub import download
-from wanjax.conditioning import image_condition, to_batch
+from wanjax.conditioning import fit_size, image_condition, to_batch
 from wanjax.config import Config, resolve
 from wanjax.denoise import StepReport, denoise
 from wanjax.errors import UsageError
-from wanjax.media import load_image, save_video, to_rgb
+from wanjax.media import load_image, to_rgb
 from wanjax.model_folder import locate
 from wanjax.models.transformer import Context, WanTransformer
 from wanjax.models.vae_stream import decode_frames
@@ -33,6 +30,7 @@ from wanjax.programs import Programs
 from wanjax.schedulers import SAMPLERS
 from wanjax.step import Expert, Settings
 from wanjax.text import prompt_clean
+from wanjax.video import Timings, Video
 
 ImageLike = Image.Image | str | Path
 
@@ -41,52 +39,6 @@ class CachingMethod(Protocol):
     """Anything that makes a plan from a schedule, such as `wanjax.MagCache`."""
 
     def plan(self, schedule: Schedule, conditions: Mapping[str, Any] | None = None) -> Plan: ...
-
-
-@dataclass
-class Timings:
-    """Seconds and peak memory by stage; compiling is apart from everything else.
-
-    Peak memory is the device's so far or, where the device does not tell (CPU), the process's.
-    """
-
-    programs: Programs
-    stages: dict[str, float] = field(default_factory=dict)
-    peak_memory: dict[str, int] = field(default_factory=dict)
-    steps: list[float] = field(default_factory=list)
-    compile: float = 0.0
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        compiled, began = self.programs.seconds, time.perf_counter()
-        yield
-        elapsed, compiling = time.perf_counter() - began, self.programs.seconds - compiled
-        self.stages[stage] = elapsed - compiling
-        self.compile += compiling
-        self.peak_memory[stage] = peak_memory()
-
-
-@dataclass(frozen=True)
-class Video:
-    """What a pipeline call returns. `frames` is None with output_type "latent"."""
-
-    frames: UInt8[np.ndarray, "batch frames height width 3"] | None
-    latents: Float[np.ndarray, "batch z t h w"]
-    plan: Plan
-    timings: Timings
-    fps: int
-
-    def save(self, path: str | Path) -> list[Path]:
-        """Write an mp4, or NAME-0.mp4, NAME-1.mp4, ... for a batch; returns what was written."""
-        if self.frames is None:
-            raise UsageError('this call returned latents (output_type="latent"), no frames')
-        path = Path(path)
-        names = [path]
-        if len(self.frames) > 1:
-            names = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.frames))]
-        for frames, name in zip(self.frames, names, strict=True):
-            save_video(frames, name, self.fps)
-        return names
 
 
 class WanPipeline:
@@ -105,7 +57,21 @@ class WanPipeline:
             folder.load_transformer(name, dtype=dtype, kernel=defaults.attention)
             for name in folder.experts
         )
+        self.image_encoder = None
+        if self.transformers[0].config.image_dim is not None:
+            self.image_processor = folder.load_image_processor()
+            self.image_encoder = folder.load_image_encoder(dtype=dtype)
         self.programs = Programs()
+
+    @property
+    def takes_image(self) -> bool:
+        """Whether this is image to video."""
+        return self.transformers[0].config.in_channels > self.vae.config.z_dim
+
+    @property
+    def takes_two_images(self) -> bool:
+        """Whether the image embeddings must be those of a first and a last frame."""
+        return self.transformers[0].config.pos_embed_seq_len is not None
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **values: Any) -> WanPipeline:
@@ -133,6 +99,7 @@ class WanPipeline:
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         image: ImageLike | Sequence[ImageLike] | None = None,
+        last_image: ImageLike | Sequence[ImageLike] | None = None,
         *,
         height: int | None = None,
         width: int | None = None,
@@ -151,6 +118,11 @@ class WanPipeline:
     ) -> Video:
         """Generate one video per prompt.
 
+        `image` is the first frame of all videos, or one each; `last_image` likewise the last
+        frame, where the model takes one. An image is scaled and cut to `height` and `width`;
+        without them, and with the configuration's `fit_image`, these follow from its aspect
+        ratio.
+
         `guidance_scale` is the high-noise expert's, `guidance_scale_2` the low-noise one's
         (left out: the same). `seed` counts up over the batch, or is one per video.
         `prompt_embeds` take the place of prompts; rows beyond a prompt's end must be zero.
@@ -160,6 +132,9 @@ class WanPipeline:
         """
         if output_type not in ("np", "latent"):
             raise UsageError(f'output_type={output_type!r}: must be "np" or "latent"')
+        first, last = self._images(image, last_image)
+        if height is None and width is None and self.defaults.fit_image and first:
+            height, width = fit_size(first[0], self.defaults.height * self.defaults.width, 16)
         config = self._with(
             height=height,
             width=width,
@@ -180,7 +155,8 @@ class WanPipeline:
         batch = len(embeds[0])
         start = self._noise(latents, seed, batch, config)
         with timings.measure("condition"):
-            condition = self._condition(image, batch, config)
+            condition = self._condition(first, last, batch, config)
+            image_embeds = self._image_embeds(first, last, batch)
 
         def on_step(report: StepReport) -> None:
             timings.steps.append(report.seconds)
@@ -196,7 +172,7 @@ class WanPipeline:
             measure=measure,
         )
         with timings.measure("denoise"):
-            experts = self._experts(embeds, schedule)
+            experts = self._experts(embeds, image_embeds, schedule)
             final, plan = denoise(
                 start, plan, table, experts, settings, self.programs, condition, on_step
             )
@@ -291,33 +267,64 @@ class WanPipeline:
             raise UsageError(f"{len(seeds)} seeds for {batch} videos; give one, or one each")
         return jnp.stack([jax.random.normal(jax.random.key(s), shape) for s in seeds])
 
-    def _condition(
-        self, image: ImageLike | Sequence[ImageLike] | None, batch: int, config: Config
-    ) -> Float[Array, "batch c t h w"] | None:
-        conditioned = self.transformers[0].config.in_channels > self.vae.config.z_dim
-        if conditioned != (image is not None):
+    def _images(self, *given: ImageLike | Sequence[ImageLike] | None) -> list[list[Image.Image]]:
+        """First and last frames as upright RGB; raises `UsageError` for what cannot be used."""
+        first, last = (_as_images(images) for images in given)
+        if self.takes_image != bool(first):
             raise UsageError(
                 "this model animates a picture: give image=FILE"
-                if conditioned
+                if self.takes_image
                 else "this is a text-to-video model, which takes no image; leave image out"
             )
-        if image is None:
-            return None
-        several = image if isinstance(image, Sequence) and not isinstance(image, str) else [image]
-        images = [to_rgb(i) if isinstance(i, Image.Image) else load_image(i) for i in several]
-        frames = to_batch(_repeat(images, batch, "image"), config.height, config.width)
-        return jnp.asarray(image_condition(self.vae, frames, config.num_frames, self.programs))
+        if self.takes_two_images and not last:
+            raise UsageError("this model goes from a first to a last frame: give last_image too")
+        if last and self.image_encoder is not None and not self.takes_two_images:
+            raise UsageError("this model was not made for a last frame; leave last_image out")
+        return [first, last]
 
-    def _experts(self, embeds: Sequence[Array], schedule: Schedule) -> list[Expert | None]:
+    def _condition(
+        self,
+        first: Sequence[Image.Image],
+        last: Sequence[Image.Image],
+        batch: int,
+        config: Config,
+    ) -> Float[Array, "batch c t h w"] | None:
+        """What is concatenated to the latents' channels."""
+        if not first:
+            return None
+        size = (config.height, config.width)
+        frames = [to_batch(_repeat(x, batch, "image"), *size) for x in (first, last) if x]
+        return jnp.asarray(image_condition(self.vae, config.num_frames, self.programs, *frames))
+
+    def _image_embeds(
+        self, first: Sequence[Image.Image], last: Sequence[Image.Image], batch: int
+    ) -> Float[Array, "images tokens dim"] | None:
+        """CLIP's view of the images: of each video the first and, if taken, the last frame."""
+        if self.image_encoder is None:
+            return None
+        ends = [_repeat(images, batch, "image") for images in (first, last) if images]
+        in_turn = [image for video in zip(*ends, strict=True) for image in video]
+        pixels = np.stack([self.image_processor(image) for image in in_turn])
+        graph, params = nnx.split(self.image_encoder)
+        program = self.programs.get(_encode_images, (graph,), (params, pixels))
+        return program(params, pixels)
+
+    def _experts(
+        self, embeds: Sequence[Array], image_embeds: Array | None, schedule: Schedule
+    ) -> list[Expert | None]:
         """Each expert with its own projection of the context; None for one without steps."""
         experts: list[Expert | None] = [None] * len(self.transformers)
+        dtype = self.defaults.activations_dtype
         for phase in schedule.phases:
             number = schedule.experts[phase.start]
             branches = schedule.num_branches(phase.start)
-            text = jnp.concatenate(list(embeds[:branches])).astype(self.defaults.activations_dtype)
+            text = jnp.concatenate(list(embeds[:branches])).astype(dtype)
+            image = None
+            if image_embeds is not None:
+                image = jnp.concatenate([image_embeds] * branches).astype(dtype)
             graph, params = nnx.split(self.transformers[number])
-            program = self.programs.get(_embed_context, (graph,), (params, text))
-            experts[number] = Expert(params, program(params, text))
+            program = self.programs.get(_embed_context, (graph,), (params, text, image))
+            experts[number] = Expert(params, program(params, text, image))
         return experts
 
 
@@ -338,12 +345,11 @@ def check_multiple(name: str, value: int, unit: int) -> None:
         raise UsageError(f"{name}={value}: must be a multiple of {unit}, such as {nearest}")
 
 
-def peak_memory() -> int:
-    """Bytes: the device's peak so far or, on CPU, the process's."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+def _as_images(images: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
+    if images is None:
+        return []
+    several = [images] if isinstance(images, str | Path | Image.Image) else images
+    return [to_rgb(i) if isinstance(i, Image.Image) else load_image(i) for i in several]
 
 
 def _as_list(value: str | Sequence[str]) -> list[str]:
@@ -360,12 +366,19 @@ def _encode_text_impl(graph: nnx.GraphDef, params: nnx.State, ids: Array, mask: 
     return nnx.merge(graph, params)(ids, mask) * mask[..., None]
 
 
-def _embed_context_impl(graph: nnx.GraphDef, params: nnx.State, text: Array) -> Context:
+def _embed_context_impl(
+    graph: nnx.GraphDef, params: nnx.State, text: Array, image: Array | None
+) -> Context:
     model: WanTransformer = nnx.merge(graph, params)
-    return model.embed_context(text)
+    return model.embed_context(text, image)
+
+
+def _encode_images_impl(graph: nnx.GraphDef, params: nnx.State, pixels: Array) -> Array:
+    return nnx.merge(graph, params)(pixels)
 
 
 _encode_text = jax.jit(_encode_text_impl, static_argnums=0)
+_encode_images = jax.jit(_encode_images_impl, static_argnums=0)
 _embed_context = jax.jit(_embed_context_impl, static_argnums=0)
 
 

@@ -3,40 +3,89 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
+from wanjax.caching import METHODS
 from wanjax.config import Config, resolve
+from wanjax.config_checks import active_caches
 from wanjax.errors import UsageError
+from wanjax.planning import plan_for
+
+DENSE, FEWER_STEPS = "dense", "fewer-steps"
 
 _COMMA = re.compile(r",(?![^\[]*\])")  # commas in a [list] do not separate
+_EXAMPLE = 'variants="dense,magcache,mine:use_magcache=True;magcache_K=4"'
 
 
-def resolve_variants(args: Sequence[str], command: str) -> dict[str, Config]:
+def resolve_variants(args: Sequence[str], command: str, default: str = "") -> dict[str, Config]:
     """The configurations that `variants=` names, or the one of `args` under the name "".
 
-    `variants="A:key=value,key=value;B:..."`: each is the rest of the command line with these
-    keys over it; a part without `=` replaces the preset; a name alone is the rest as it is.
+    `variants="NAME,NAME:key=value;key=value,..."`: each is the rest of the command line with
+    its keys over it; a part without `=` replaces the preset. Without a colon the name says
+    what it is: `dense`, a caching method, or `fewer-steps`, dense with as many steps as cost
+    what the first cached variant does. `default` is taken where `variants=` is missing.
     """
     rest = [arg for arg in args if not arg.startswith("variants=")]
-    if len(rest) == len(args):
+    text = next((arg.partition("=")[2] for arg in args if arg not in rest), default)
+    if len(rest) == len(args) and not default:
         return {"": resolve(args, command)}
-    text = next(arg for arg in args if arg.startswith("variants=")).partition("=")[2]
     found: dict[str, Config] = {}
-    for part in filter(str.strip, text.split(";")):
-        name, _, changes = (piece.strip() for piece in part.partition(":"))
+    for part in map(str.strip, _COMMA.split(text)):
+        name, colon, changes = (piece.strip() for piece in part.partition(":"))
         if not name or "=" in name or name in found:
             raise UsageError(f"variants={text}: each needs a name of its own, as in {_EXAMPLE}")
-        changed = [change.strip() for change in _COMMA.split(changes) if change.strip()]
+        changed = _split(changes) if colon else _built_in(name)
         try:
             found[name] = resolve(_override(rest, changed), command)
         except UsageError as error:
             raise UsageError(f"variant {name}: {error}") from error
-    if not found:
-        raise UsageError(f"variants is empty; name some, as in {_EXAMPLE}")
+    if FEWER_STEPS in found and f"{FEWER_STEPS}:" not in text:
+        found[FEWER_STEPS] = _fewer_steps(found)
     return found
 
 
-_EXAMPLE = 'variants="K2:magcache_K=2;K4:magcache_K=4"'
+def like(configs: Mapping[str, Config]) -> str | None:
+    """The variant whose cost `fewer-steps` takes: the first cached one."""
+    return next((name for name, config in configs.items() if active_caches(config)), None)
+
+
+def same_cost(plan: Mapping[str, Any]) -> int:
+    """How many dense steps evaluate as many blocks as `plan` (a `Plan.to_dict()`) does."""
+    return max(1, round(plan["steps"] / plan["ideal_speedup"]))
+
+
+def changes(base: Config, config: Config) -> str:
+    """The keys in which `config` differs from `base`, as they are written."""
+    pairs = {f.name: (getattr(base, f.name), getattr(config, f.name)) for f in fields(Config)}
+    return " ".join(f"{name}={value}" for name, (other, value) in pairs.items() if value != other)
+
+
+def _built_in(name: str) -> list[str]:
+    """The changes that a name without a colon stands for."""
+    known = (DENSE, FEWER_STEPS, *METHODS)
+    if name not in known:
+        raise UsageError(
+            f"variants: {name} is none of {', '.join(known)}; one of your own has a colon and "
+            f"its keys, as in {_EXAMPLE}"
+        )
+    return [f"use_{method}={method == name}" for method in METHODS]
+
+
+def _fewer_steps(found: Mapping[str, Config]) -> Config:
+    cached = like(found)
+    if cached is None:
+        raise UsageError(
+            f"variants: {FEWER_STEPS} has the cost of the first cached variant, and there is "
+            f"none; name one, as in {_EXAMPLE}"
+        )
+    steps = same_cost(plan_for(found[cached]).to_dict())
+    return replace(found[FEWER_STEPS], num_inference_steps=steps)
+
+
+def _split(changes: str) -> list[str]:
+    return [change.strip() for change in changes.split(";") if change.strip()]
 
 
 def _override(args: Sequence[str], changes: Sequence[str]) -> list[str]:

@@ -14,9 +14,17 @@ from diffusers import (
     WanTransformer3DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 TEXT_DIM = 32
+CLIP_DIM = 20
 Z = 4
 WORDS = "a red blue ball square moving left right on the dark light background , ."
 
@@ -26,13 +34,14 @@ def make_folder(
     *,
     two_experts: bool = True,
     image: bool = False,
+    clip: bool = False,
     flow_shift: float = 5.0,
     boundary_ratio: float = 0.8,
     save_options: dict | None = None,
 ):
     """Write a folder to `path`; returns the reference pipeline, loaded and in float32."""
     transformers = [
-        randomize(_transformer(2 * Z + 4 if image else Z), seed) for seed in range(1 + two_experts)
+        randomize(_transformer(2 * Z + 4 if image else Z, clip), seed) for seed in range(1 + two_experts)
     ]
     components = {
         "tokenizer": _tokenizer(path),
@@ -46,15 +55,20 @@ def make_folder(
         "boundary_ratio": boundary_ratio if two_experts else None,
     }
     if image:
-        components |= {"image_encoder": None, "image_processor": None}
+        components |= {
+            "image_encoder": randomize(_image_encoder(), 9) if clip else None,
+            "image_processor": _image_processor() if clip else None,
+        }
     pipeline = (WanImageToVideoPipeline if image else WanPipeline)(**components)
     pipeline.save_pretrained(path, **(save_options or {}))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _transformer(in_channels: int) -> WanTransformer3DModel:
+def _transformer(in_channels: int, clip: bool) -> WanTransformer3DModel:
     return WanTransformer3DModel(
+        image_dim=CLIP_DIM if clip else None,
+        added_kv_proj_dim=32 if clip else None,
         num_attention_heads=2,
         attention_head_dim=16,
         in_channels=in_channels,
@@ -63,6 +77,26 @@ def _transformer(in_channels: int) -> WanTransformer3DModel:
         freq_dim=32,
         ffn_dim=48,
         num_layers=2,
+    )
+
+
+def _image_encoder() -> CLIPVisionModel:
+    return CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=CLIP_DIM,
+            intermediate_size=40,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+            hidden_act="gelu",
+        )
+    )
+
+
+def _image_processor() -> CLIPImageProcessor:
+    return CLIPImageProcessor(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, do_convert_rgb=True
     )
 
 

@@ -15,8 +15,10 @@ from jax.sharding import Mesh
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import Rule
 from wanjax.errors import CheckpointError
-from wanjax.models import transformer_keys, umt5_keys, vae_keys
+from wanjax.image_processor import ImageProcessor
+from wanjax.models import clip_keys, transformer_keys, umt5_keys, vae_keys
 from wanjax.models.attention import Kernel
+from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.vae import VAEConfig, WanVAE
@@ -111,6 +113,21 @@ class Folder:
             dtype=dtype,
             mesh=mesh,
         )
+
+    def load_image_encoder(self, *, dtype: jnp.dtype = jnp.float32) -> CLIPVisionModel:
+        """Of Wan 2.1 image to video."""
+        config = CLIPVisionConfig.from_dict(self._config("image_encoder"))
+        return _load(
+            lambda: CLIPVisionModel(config, rngs=nnx.Rngs(0)),
+            clip_keys.RULES,
+            TensorFiles(self.path / "image_encoder", prefix=clip_keys.PREFIX),
+            dtype=dtype,
+            unused=clip_keys.unused(config.num_hidden_layers),
+        )
+
+    def load_image_processor(self) -> ImageProcessor:
+        values = self._config("image_processor", "preprocessor_config.json")
+        return ImageProcessor.from_dict(values)
 
     def load_tokenizer(self) -> Tokenizer:
         try:

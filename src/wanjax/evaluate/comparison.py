@@ -45,8 +45,8 @@ class Comparison:
     """Records of every variant and clip; `references` are variants, the main one first.
 
     `about` says what was compared and how: title, settings, command, environment. `changes`
-    are what each variant changes. `timed` are the runs that times are taken from, empty where
-    nothing was generated. `videos` are the mp4 files by variant and clip.
+    are what each variant changes. `videos` are the mp4 files by variant and clip. `timed` are
+    the runs that times are taken from, empty where nothing was generated.
     """
 
     about: Mapping[str, Any]
@@ -55,9 +55,10 @@ class Comparison:
     clips: Sequence[Mapping[str, Any]]  # name, prompt, seed
     runs: Mapping[str, Mapping[str, Record]]
     videos: Mapping[str, Mapping[str, Path]]
+    folder: Path
+    fps: int
     timed: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    fps: int = 16
 
     @property
     def variants(self) -> tuple[str, ...]:

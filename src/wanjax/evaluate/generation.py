@@ -52,6 +52,7 @@ def generate(
         video = configured(
             clip.prompt.text,
             image=clip.prompt.image,
+            last_image=config.last_image,
             seed=clip.seed,
             cache=caching_method(config),
             output_type="latent",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -44,6 +43,7 @@ class Runner:
         self.configs, self.references = dict(configs), references
         self.store, self.lpips = store, lpips
         self.used: set[str] = set()  # variants that this process has run
+        self.matched = False  # whether fewer-steps has its steps
         self.bar = tqdm(unit="step", delay=0.1)
         if pipe is not None:
             self.pipe = pipe
@@ -105,12 +105,11 @@ class Runner:
 
     def _match_cost(self, records: Records) -> None:
         """As many steps as the first cached variant has just computed, to stay with them."""
-        matched = like(self.configs)
-        if matched in self.configs and FEWER_STEPS not in self.used:
-            steps = same_cost(records[matched]["plan"])
-            self.configs[FEWER_STEPS] = replace(
-                self.configs[FEWER_STEPS], num_inference_steps=steps
-            )
+        cached = like(self.configs)
+        if cached is not None and not self.matched:
+            steps = same_cost(records[cached]["plan"])
+            fewer = replace(self.configs[FEWER_STEPS], num_inference_steps=steps)
+            self.configs[FEWER_STEPS], self.matched = fewer, True
 
     def _measure(
         self, name: str, clip: Clip, records: Records, frames: dict[str, Frames]

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from wanjax.evaluate.comparison import Comparison, Stat
-
-FEWER_STEPS = "fewer-steps"
+from wanjax.variants import FEWER_STEPS
 
 _HEADS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "added_flicker": "added flicker"}
 _DIGITS = {"psnr": 1, "ssim": 4, "lpips": 4, "added_flicker": 2, "flicker": 2, "score": 3}
@@ -17,9 +16,12 @@ _CLOSE = 0.1  # dB; less than that is no difference worth a word
 def markdown(comparison: Comparison) -> str:
     """The whole comparison as Markdown: command, tables, findings, notes."""
     about = comparison.about
-    parts = [f"### {about['title']}", *_lines(about.get("settings_line"))]
-    if about.get("command"):
-        parts.append(f"```\n{about['command']}\n```")
+    settings = "; ".join(about["settings"].values())
+    device = about["environment"].get("device", {}).get("kind", "")
+    count = len(comparison.clips)
+    clips = f"{count} video{'s' * (count > 1)} each"
+    parts = [f"### {about['title']}", f"```\n{about['command']}\n```"]
+    parts.append(". ".join(part for part in (settings, clips, device) if part) + ".")
     for reference in comparison.references:
         parts += [f"Quality against `{reference}`:", table(_quality_rows(comparison, reference))]
     if comparison.timed:
@@ -153,7 +155,3 @@ def _scores(comparison: Comparison) -> Iterator[str]:
     shown = [f"`{v}` {stat.mean:.1%}" for v, stat in scores.items() if stat is not None]
     if shown:
         yield f"Attributes of the prompt shown: {', '.join(shown)}."
-
-
-def _lines(text: str | None) -> list[str]:
-    return [text] if text else []

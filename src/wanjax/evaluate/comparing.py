@@ -1,0 +1,175 @@
+"""The `compare` command and its Python form: variants, clips and settings to a report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from wanjax.config import Config
+from wanjax.errors import UsageError
+from wanjax.evaluate.clips import Clip, make_clips
+from wanjax.evaluate.comparison import Comparison
+from wanjax.evaluate.folders import compare_folders
+from wanjax.evaluate.perceptual import load_lpips
+from wanjax.evaluate.report import write_report
+from wanjax.evaluate.runner import Runner
+from wanjax.evaluate.store import Store
+from wanjax.evaluate.tables import markdown
+from wanjax.generate import environment
+from wanjax.media import load_image
+from wanjax.pipeline import WanPipeline
+from wanjax.planning import plan_for
+from wanjax.prompts import Prompt, default_prompts, load_prompts
+from wanjax.variants import DENSE, FEWER_STEPS, changes, like, resolve_variants
+
+CONVERGED = "converged"
+VARIANTS = "dense,magcache,fewer-steps"
+
+# What all variants share: models, the shape of the noise, and how videos are stored.
+_SHARED = ("model", "task", "weights_dtype", "attention", "height", "width", "num_frames", "fps")
+
+
+def compare(
+    *args: str,
+    prompts: Iterable[str | Prompt] | None = None,
+    pipe: WanPipeline | None = None,
+    **values: Any,
+) -> Comparison:
+    """Generate and measure; `comparison.metrics()` has the numbers, `save` writes the report.
+
+    `args` and `values` are as on the command line: a preset or YAML file, then keys, such as
+    `compare("tiny-t2v", variants="dense,magcache", seeds=(0, 1), output="out")`. `prompts` may
+    be texts or `Prompt`s, `pipe` a pipeline whose models and programs serve. Finished runs are
+    kept in the folder `output`. Raises `UsageError`.
+    """
+    written = [*args, *(f"{name}={_as_text(value)}" for name, value in values.items())]
+    return _compare(written, prompts, pipe)
+
+
+def run(args: Sequence[str]) -> None:
+    """Compare, write the report, print the tables."""
+    try:
+        comparison = _compare(args, None, None)
+    except KeyboardInterrupt:
+        print("finished runs are kept; the same command goes on from there", file=sys.stderr)
+        raise
+    written = save(comparison)
+    print(markdown(comparison))
+    print("wrote " + ", ".join(map(str, written)), file=sys.stderr)
+
+
+def save(comparison: Comparison, folder: Path | None = None) -> list[Path]:
+    """Write report.html, metrics.json and table.md to `folder`, by default the comparison's."""
+    return write_report(comparison, folder or comparison.folder)
+
+
+def _compare(
+    args: Sequence[str], prompts: Iterable[str | Prompt] | None, pipe: WanPipeline | None
+) -> Comparison:
+    configs = resolve_variants(args, "compare", default=VARIANTS)
+    first = next(iter(configs.values()))
+    assert first.output is not None
+    folder = Path(first.output).expanduser()
+    if folder.is_file():
+        raise UsageError(f"output={folder} is a file; name a folder")
+    loaded = load_lpips()
+    lpips, notes = (None, [loaded]) if isinstance(loaded, str) else (loaded, [])
+    command = shlex.join(["wanjax", "compare", *args])
+    about = {"command": command, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    if first.videos:
+        return compare_folders(first.videos, folder, lpips, about, notes)
+    clips = make_clips(_prompts(first, prompts), first.seeds)
+    configs = _with_references(args, configs)
+    _check(configs, clips)
+    references = [name for name in (DENSE, CONVERGED) if name in configs]
+    runner = Runner(configs, references, Store(folder), lpips=lpips, pipe=pipe)
+    records, timed = runner.run(clips, first.repeats)
+    dense = configs[DENSE]
+    return Comparison(
+        about=about | _about(dense),
+        references=tuple(references),
+        changes={name: changes(dense, config) for name, config in runner.configs.items()},
+        clips=[{"name": c.name, "prompt": c.prompt.text, "seed": c.seed} for c in clips],
+        runs={n: {c.name: r[n] for c, r in zip(clips, records, strict=True)} for n in configs},
+        videos={n: {c.name: runner.store.video(n, c.name) for c in clips} for n in configs},
+        folder=folder,
+        fps=dense.fps,
+        timed=timed,
+        notes=[*notes, *_warnings(records[0])],
+    )
+
+
+def _as_text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _prompts(config: Config, given: Iterable[str | Prompt] | None) -> list[Prompt]:
+    if given is not None:
+        return [Prompt(p, config.image) if isinstance(p, str) else p for p in given]
+    if config.prompts:
+        return load_prompts(config.prompts)
+    if config.prompt:
+        return [Prompt(config.prompt, config.image)]
+    return default_prompts(config.preset)
+
+
+def _with_references(args: Sequence[str], configs: Mapping[str, Config]) -> dict[str, Config]:
+    """The dense and, if asked for, the converged run first; `fewer-steps` after its measure."""
+    dense = configs.get(DENSE)
+    if dense is None:
+        rest = [arg for arg in args if not arg.startswith("variants=")]
+        dense = resolve_variants([*rest, f"variants={DENSE}"], "compare")[DENSE]
+    ordered = {DENSE: dense}
+    if dense.reference_steps is not None:
+        ordered[CONVERGED] = replace(dense, num_inference_steps=dense.reference_steps)
+    names = sorted(configs, key=lambda name: name == FEWER_STEPS and like(configs) is not None)
+    return ordered | {name: configs[name] for name in names if name not in ordered}
+
+
+def _check(configs: Mapping[str, Config], clips: Sequence[Clip]) -> None:
+    """Raise `UsageError` for what would fail after the model has been loaded."""
+    dense = configs[DENSE]
+    for name, config in configs.items():
+        for key in _SHARED:
+            if getattr(config, key) != getattr(dense, key):
+                raise UsageError(
+                    f"variant {name}: {key} is {getattr(config, key)}, but all variants share "
+                    f"{key}={getattr(dense, key)}; compare videos of two runs with videos=A,B"
+                )
+        plan_for(config)
+    for clip in clips:
+        if (clip.prompt.image is None) != (dense.task == "t2v"):
+            raise UsageError(
+                f"prompt {clip.prompt.text!r} has no image: write `image.png | prompt` in the file"
+                if dense.task == "i2v"
+                else f"prompt {clip.prompt.text!r} has an image, but the model takes none"
+            )
+        if clip.prompt.image is not None:
+            load_image(clip.prompt.image)
+
+
+def _about(config: Config) -> dict[str, Any]:
+    """What was compared, and where."""
+    plan = plan_for(config)
+    boundary = f", boundary at step {plan.boundary_step}" if plan.boundary_step is not None else ""
+    scales = dict.fromkeys(plan.schedule.guidance_scales)
+    settings = {
+        "size": f"{config.width}x{config.height}, {config.num_frames} frames, {config.fps} a second",
+        "sampling": f"{config.num_inference_steps} steps of {config.sampler}, flow_shift "
+        f"{config.flow_shift:g}{boundary}, guidance {' / '.join(f'{s:g}' for s in scales)}",
+        "arithmetic": f"{config.activations_dtype}, attention {config.attention}",
+    }
+    return {
+        "title": str(config.preset or config.model),
+        "settings": settings,
+        "environment": environment(),
+    }
+
+
+def _warnings(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return [f"{n}: {text}" for n, record in records.items() for text in record["plan"]["warnings"]]

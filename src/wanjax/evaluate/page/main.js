@@ -1,0 +1,24 @@
+// Puts the page together.
+
+by("title").textContent = data.title;
+by("settings").textContent = [
+  data.settings.size,
+  data.settings.sampling,
+  `${data.clips.length} video${data.clips.length > 1 ? "s" : ""} under each of ${names.length} variants`,
+].filter(Boolean).join(" · ");
+document.querySelector("#findings ul").append(...data.findings.map((text) => make("li", {}, ...marked(text))));
+by("findings").hidden = !data.findings.length;
+
+function drawAll() {
+  drawQuality(state.reference);
+  drawScatter(by("scatter"), state.reference);
+  moveCursor = drawCurves(by("curves"), clipNow(), state.reference, seek);
+  moveCursor(state.frame);
+}
+
+setUpViewer();
+drawCost();
+drawAbout();
+drawAll();
+by("reference").addEventListener("change", drawAll);
+addEventListener("resize", drawAll);

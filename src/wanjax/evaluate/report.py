@@ -1,0 +1,79 @@
+"""The report: one HTML file that needs nothing else, the numbers as JSON, and a Markdown table."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from wanjax import jsonfile
+from wanjax.evaluate.comparison import Comparison
+from wanjax.evaluate.tables import findings, markdown
+from wanjax.media import atomic_path
+
+_PAGE = Path(__file__).parent / "page"
+_SCRIPTS = ("page.js", "viewer.js", "charts.js", "tables.js", "main.js")
+
+# Videos beyond this stay files beside the page: browsers open larger pages badly.
+_EMBEDDED_BYTES = 150_000_000
+
+
+def write_report(comparison: Comparison, folder: Path) -> list[Path]:
+    """Write report.html, metrics.json and table.md; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page, numbers, table = (folder / n for n in ("report.html", "metrics.json", "table.md"))
+    jsonfile.write(numbers, comparison.metrics())
+    _write(table, markdown(comparison))
+    _write(page, report_html(comparison, folder))
+    return [page, numbers, table]
+
+
+def report_html(comparison: Comparison, folder: Path) -> str:
+    """The page, to lie in `folder`."""
+    data = comparison.metrics() | {
+        "findings": findings(comparison),
+        "fps": comparison.fps,
+        "videos": _videos(comparison, folder),
+    }
+    # a data block ends at the first "</script", which a prompt may contain
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
+    parts = {
+        "title": html.escape(f"{comparison.about['title']}: wanjax compare"),
+        "style": _read("report.css"),
+        "script": "\n".join(map(_read, _SCRIPTS)),
+        "data": text,
+    }
+    before, *rest = _read("report.html").split("{{")
+    filled = [before]
+    for piece in rest:  # in one pass: no part is searched for places of another
+        name, _, after = piece.partition("}}")
+        filled += [parts[name], after]
+    return "".join(filled)
+
+
+def _videos(comparison: Comparison, folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """Each video inside the page, or its address from `folder` once the page is large."""
+    left = _EMBEDDED_BYTES
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in comparison.variants}
+    for clip in comparison.clips:
+        for variant in comparison.variants:
+            path = comparison.videos[variant][clip["name"]]
+            left -= path.stat().st_size
+            if left >= 0:
+                content = {"base64": base64.b64encode(path.read_bytes()).decode()}
+            else:
+                content = {"url": Path(os.path.relpath(path, folder)).as_posix()}
+            found[variant][clip["name"]] = content
+    return found
+
+
+def _read(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
