@@ -25,10 +25,16 @@ Z, TEXT_DIM = 4, 32
 WORDS = "a red blue ball square moving left right on the dark light background , ."
 
 # What a run over a small folder needs besides `model=`; arguments of the command line.
-SMALL_RUN = (
-    "height=32 width=48 num_frames=5 fps=8 num_inference_steps=6 max_sequence_length=16 "
-    "weights_dtype=float32 activations_dtype=float32"
-).split()
+SMALL_RUN = [
+    "height=32",
+    "width=48",
+    "num_frames=5",
+    "fps=8",
+    "num_inference_steps=6",
+    "max_sequence_length=16",
+    "weights_dtype=float32",
+    "activations_dtype=float32",
+]
 
 
 def make_small_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tqdm import trange
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.models.vae import WanVAE
-from wanjax.tiny.world import caption, sample_scene
+from wanjax.tiny.world import Scene, caption, sample_scene
 
 CAPTIONS_PER_CLIP = 4
 MAX_SEQUENCE_LENGTH = 32
@@ -27,37 +28,46 @@ class Dataset:
     """Latents are normalised; `first` are those of the first frame followed by grey."""
 
     latents: Float[np.ndarray, "clips z t h w"]
-    first: Float[np.ndarray, "clips z t h w"]
     context: Float[np.ndarray, "clips captions length dim"]
     empty_context: Float[np.ndarray, "length dim"]
+    first: Float[np.ndarray, "clips z t h w"] | None = None
 
 
-def make_dataset(root: Path, cache: Path, clips: int, seed: int = 0) -> Dataset:
-    """Render, encode and keep in `cache` (an .npz file); read it from there if it exists."""
-    if not cache.exists():
-        folder = Folder(root, {})
-        rng = np.random.default_rng(seed)
-        scenes = [sample_scene(rng) for _ in range(clips)]
-        texts = [caption(scene, rng) for scene in scenes for _ in range(CAPTIONS_PER_CLIP)]
-        context = encode_prompts(folder, ["", *texts])
-        vae = folder.load_vae()
-        latents, first = [], []
-        for i in trange(0, clips, _BATCH, desc="encoding clips", mininterval=10):
-            video = render_scenes(scenes[i : i + _BATCH]).astype(np.float32) / 127.5 - 1
-            latents.append(encode_clips(vae, video))
-            still = np.zeros_like(video)
-            still[:, 0] = video[:, 0]
-            first.append(encode_clips(vae, still))
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(
-            cache,
-            latents=np.concatenate(latents).astype(np.float16),
-            first=np.concatenate(first).astype(np.float16),
-            context=context[1:].reshape(clips, CAPTIONS_PER_CLIP, *context.shape[1:]),
-            empty_context=context[0],
-        )
-    with np.load(cache) as arrays:
-        return Dataset(**{key: arrays[key] for key in arrays.files})
+def make_dataset(root: Path, work: Path, clips: int, image: bool, seed: int = 0) -> Dataset:
+    """Render and encode; each part is kept in `work` and read from there if it exists."""
+    rng = np.random.default_rng(seed)
+    scenes = [sample_scene(rng) for _ in range(clips)]
+    texts = [caption(scene, rng) for scene in scenes for _ in range(CAPTIONS_PER_CLIP)]
+    folder = Folder(root, {})
+    context = _kept(work / "context.npy", lambda: encode_prompts(folder, ["", *texts]))
+    latents = _kept(work / "latents.npy", lambda: encode_scenes(folder, scenes, grey=False))
+    first = None
+    if image:
+        first = _kept(work / "first.npy", lambda: encode_scenes(folder, scenes, grey=True))
+    captions = context[1:].reshape(clips, CAPTIONS_PER_CLIP, *context.shape[1:])
+    return Dataset(latents, captions, context[0], first)
+
+
+def _kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial_file = file.with_suffix(".partial.npy")
+        np.save(partial_file, make().astype(np.float16))
+        partial_file.replace(file)
+    return np.load(file)
+
+
+def encode_scenes(
+    folder: Folder, scenes: Sequence[Scene], grey: bool
+) -> Float[np.ndarray, "clips z t h w"]:
+    """Latents of the scenes' clips, or (`grey`) of their first frames before grey ones."""
+    vae, latents = folder.load_vae(), []
+    for i in trange(0, len(scenes), _BATCH, desc="encoding clips", mininterval=10):
+        video = render_scenes(scenes[i : i + _BATCH]).astype(np.float32) / 127.5 - 1
+        if grey:
+            video[:, 1:] = 0
+        latents.append(encode_clips(vae, video))
+    return np.concatenate(latents)
 
 
 def encode_clips(

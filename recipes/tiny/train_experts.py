@@ -3,17 +3,17 @@
     python recipes/tiny/train_experts.py t2v --root src/wanjax/tiny/t2v
     python recipes/tiny/train_experts.py i2v --root src/wanjax/tiny/i2v --start src/wanjax/tiny/t2v
 
-`--root` holds the trained VAE and text encoder. A base model first learns all noise levels;
-both experts start from it and go on with their own side of the boundary. Image to video
-starts from the text-to-video experts, with the image condition's input channels at zero.
-Interrupted, the same command goes on from the last finished part or checkpoint.
+`--root` holds the trained VAE and text encoder. The high-noise expert learns first, the
+low-noise expert starts from it. Image to video starts from the text-to-video experts, with
+the image condition's input channels at zero. Interrupted, the same command goes on from the
+last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import jax
@@ -47,12 +47,12 @@ CHECKPOINT_SECONDS = 120
 
 @dataclass(frozen=True)
 class Stage:
-    """One training run: noise levels `low` < sigma <= `high`, drawn evenly before the shift."""
+    """One expert's training: noise levels `low` < sigma <= `high`, drawn evenly and shifted."""
 
-    name: str
     low: float
     high: float
     shift: float
+    steps: int
 
     def sigmas(self, rng: np.random.Generator, batch: int) -> Float[np.ndarray, "batch"]:
         ends = [s / (self.shift - (self.shift - 1) * s) for s in (self.low, self.high)]
@@ -62,13 +62,12 @@ class Stage:
 # Experts see a little beyond the boundary, so that it may be moved.
 STAGES = {
     "t2v": {
-        "base": Stage("base", 0.0, 1.0, 6.0),
-        "transformer": Stage("transformer", 0.84, 1.0, 12.0),
-        "transformer_2": Stage("transformer_2", 0.0, 0.9, 4.0),
+        "transformer": Stage(0.75, 1.0, 10.0, 1700),
+        "transformer_2": Stage(0.0, 0.92, 4.0, 1100),
     },
     "i2v": {
-        "transformer": Stage("transformer", 0.86, 1.0, 6.0),
-        "transformer_2": Stage("transformer_2", 0.0, 0.93, 3.0),
+        "transformer": Stage(0.8, 1.0, 6.0, 800),
+        "transformer_2": Stage(0.0, 0.94, 3.0, 600),
     },
 }
 
@@ -87,6 +86,7 @@ def make_batch(
     s = sigma[:, None, None, None, None]
     x = (1 - s) * x0 + s * noise
     if image:
+        assert data.first is not None
         x = np.concatenate([x, condition(data.first[clip].astype(np.float32))], axis=1)
     return x, sigma * NUM_TRAIN_TIMESTEPS, context, noise - x0
 
@@ -99,35 +99,35 @@ def condition(first: Float[np.ndarray, "b z t h w"]) -> Float[np.ndarray, "b c t
 
 
 def make_model(image: bool, start: WanTransformer | None) -> WanTransformer:
-    """Freshly initialised, or `start` with input channels added at zero."""
+    """Freshly initialised, or `start` with what it lacks in input channels at zero."""
     config = TransformerConfig(in_channels=Z + (4 + Z if image else 0), **SMALL)
     model = WanTransformer(config, rngs=nnx.Rngs(0))
     if start is None:
         model.proj_out.kernel[...] = jnp.zeros_like(model.proj_out.kernel[...])
         return model
-    kernel = model.patch_embedding.kernel
-    channels = start.config.in_channels
-    widened = jnp.zeros_like(kernel[...]).at[..., :channels, :].set(start.patch_embedding.kernel[...])
-    nnx.update(model, jax.tree.map(lambda x: x, nnx.state(start)) if not image else _without_patch(start))
-    kernel[...] = widened
+    kernel = start.patch_embedding.kernel[...]
+    missing = config.in_channels - start.config.in_channels
+    state = nnx.state(start)
+    padding = [(0, 0)] * 3 + [(0, missing), (0, 0)]
+    state["patch_embedding"]["kernel"].set_value(jnp.pad(kernel, padding))
+    nnx.update(model, state)
     return model
 
 
-def _without_patch(start: WanTransformer) -> nnx.State:
-    state = nnx.state(start)
-    del state["patch_embedding"]["kernel"]
-    return state
-
-
 def train(
-    model: WanTransformer, data: Dataset, stage: Stage, image: bool, args: argparse.Namespace
+    model: WanTransformer,
+    data: Dataset,
+    name: str,
+    stage: Stage,
+    image: bool,
+    args: argparse.Namespace,
 ) -> WanTransformer:
     """AdamW with warm-up and cosine decay; returns the moving average of the weights."""
-    schedule = optax.warmup_cosine_decay_schedule(0, args.lr, 100, args.steps, args.lr / 50)
+    schedule = optax.warmup_cosine_decay_schedule(0, args.lr, 100, stage.steps, args.lr / 50)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.99))
     graph, params = nnx.split(model)
     state = (params, params, optimizer.init(params))
-    file = args.work / f"{stage.name}.npz"
+    file = args.work / f"{name}.npz"
     step, state = restore(file, state)
 
     @jax.jit
@@ -148,13 +148,16 @@ def train(
     began = saved = time.time()
     losses: list[Array] = []
     rng = np.random.default_rng([args.seed, step])
-    while step < args.steps:
+    while step < stage.steps:
         state, loss = update(state, *make_batch(data, stage, args.batch, image, rng))
         losses.append(loss)
         step += 1
         if step % 100 == 0:
             mean = float(np.mean(losses[-100:]))
-            print(f"{stage.name} {step}/{args.steps} loss {mean:.4f} {time.time() - began:.0f} s", flush=True)
+            print(
+                f"{name} {step}/{stage.steps} loss {mean:.4f} {time.time() - began:.0f} s",
+                flush=True,
+            )
         if time.time() - saved > CHECKPOINT_SECONDS:
             save(file, step, state)
             saved = time.time()
@@ -178,33 +181,33 @@ def restore(file: Path, state):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("form", choices=STAGES)
-    parser.add_argument("--root", type=Path, required=True, help="folder with vae/ and text_encoder/")
+    parser.add_argument(
+        "--root", type=Path, required=True, help="folder with vae/ and text_encoder/"
+    )
     parser.add_argument("--start", type=Path, help="folder of experts to start from (i2v)")
     parser.add_argument("--work", type=Path, default=Path("work/tiny"), help="checkpoints and data")
-    parser.add_argument("--clips", type=int, default=4096)
-    parser.add_argument("--steps", type=int, default=2000, help="of each stage")
-    parser.add_argument("--only", help="train this stage alone")
+    parser.add_argument("--clips", type=int, default=2560)
+    parser.add_argument("--scale", type=float, default=1.0, help="times the steps of each stage")
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     image = args.form == "i2v"
-    data = make_dataset(args.root, args.work / "data.npz", args.clips, args.seed)
+    data = make_dataset(args.root, args.work, args.clips, image, args.seed)
     args.work = args.work / args.form
     args.work.mkdir(parents=True, exist_ok=True)
-    base = None
+    expert: WanTransformer | None = None
     for name, stage in STAGES[args.form].items():
-        if args.only not in (None, name):
-            continue
-        start = Folder(args.start, {}).load_transformer(name, dtype=jnp.float32) if args.start else base
-        trained = train(make_model(image, start), data, stage, image, args)
-        if name == "base":
-            base = trained
-        else:
-            config = {"_class_name": "WanTransformer3DModel", **vars(trained.config)}
-            save_model(trained, RULES, config, args.root / name)
+        stage = replace(stage, steps=round(stage.steps * args.scale))
+        if args.start:
+            expert = Folder(args.start, {}).load_transformer(name, dtype=jnp.float32)
+        expert = train(make_model(image, expert), data, name, stage, image, args)
+        config = {"_class_name": "WanTransformer3DModel", **asdict(expert.config)}
+        save_model(expert, RULES, config, args.root / name)
 
 
 if __name__ == "__main__":

@@ -9,26 +9,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wanjax.caching import Curve, MagCache, Plan
+    from wanjax.caching import CFGCache, Curve, MagCache, Plan, SenCache
     from wanjax.errors import CheckpointError, UsageError
     from wanjax.pipeline import WanPipeline
     from wanjax.video import Video
 
 _HOME = {
+    "CFGCache": "wanjax.caching",
     "CheckpointError": "wanjax.errors",
     "Curve": "wanjax.caching",
     "MagCache": "wanjax.caching",
     "Plan": "wanjax.caching",
+    "SenCache": "wanjax.caching",
     "UsageError": "wanjax.errors",
     "Video": "wanjax.video",
     "WanPipeline": "wanjax.pipeline",
 }
 
 __all__ = [
+    "CFGCache",
     "CheckpointError",
     "Curve",
     "MagCache",
     "Plan",
+    "SenCache",
     "UsageError",
     "Video",
     "WanPipeline",

@@ -1,4 +1,4 @@
-"""The `calibrate` command: dense runs over prompts and seeds, averaged to a magnitude curve."""
+"""The `calibrate` command: dense runs over prompts and seeds, averaged to what a cache goes by."""
 
 from __future__ import annotations
 
@@ -13,30 +13,41 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wanjax import jsonfile
-from wanjax.caching import Curve, Schedule
+from wanjax.caching import Curve, Schedule, Sensitivities
 from wanjax.config import Config
 from wanjax.denoise import StepReport
 from wanjax.errors import UsageError
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import schedule_for
 from wanjax.prompts import Prompt, default_prompts, load_prompts
+from wanjax.step import Measure
 
-Changes = Float[np.ndarray, "steps branches 3"]  # ratio, its spread over tokens, cosine distance
+# Of a run: of "residual" [steps, branches, 3], ratio, its spread over tokens, cosine distance;
+# of "output" [steps, 3], see `caching.output_change`.
+Changes = Float[np.ndarray, "steps ... 3"]
 
 
 def run(config: Config) -> None:
-    """Measure and write `config.output`, a curve file. Raises `UsageError`."""
+    """Measure and write `config.output`: a curve, or SenCache's sensitivities if that is on.
+
+    Raises `UsageError`.
+    """
     prompts = load_prompts(config.prompts) if config.prompts else default_prompts(config.preset)
     assert config.output is not None
     output = Path(config.output).expanduser()
     pipe = WanPipeline.from_config(config)
-    curve = calibrate(pipe, prompts, config.seeds, progress=output.with_suffix(".progress.json"))
+    progress = output.with_suffix(".progress.json")
+    measured: Curve | Sensitivities
+    if config.use_sen_cache:
+        measured = calibrate_sensitivities(pipe, prompts, config.seeds, progress=progress)
+        keys = "use_sen_cache=True sen_cache_sensitivities"
+    else:
+        measured = calibrate(pipe, prompts, config.seeds, progress=progress)
+        keys = "use_magcache=True mag_ratios_base"
     output.parent.mkdir(parents=True, exist_ok=True)
-    curve.save(output)
-    output.with_suffix(".progress.json").unlink(missing_ok=True)
-    print(
-        f"wrote {output}; use it with use_magcache=True mag_ratios_base={output}", file=sys.stderr
-    )
+    measured.save(output)
+    progress.unlink(missing_ok=True)
+    print(f"wrote {output}; use it with {keys}={output}", file=sys.stderr)
 
 
 def calibrate(
@@ -51,29 +62,57 @@ def calibrate(
     Finished runs are kept in the file `progress`, from which a later call with the same
     settings goes on.
     """
+    return average(*_runs(pipe, prompts, seeds, "residual", progress))
+
+
+def calibrate_sensitivities(
+    pipe: WanPipeline,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int] = (0,),
+    *,
+    progress: Path | None = None,
+) -> Sensitivities:
+    """The sensitivities of `pipe`, as `calibrate` has the curve; each step costs two."""
+    return average_sensitivities(*_runs(pipe, prompts, seeds, "output", progress))
+
+
+def _runs(
+    pipe: WanPipeline,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    what: Measure,
+    progress: Path | None,
+) -> tuple[list[Changes], dict, Schedule]:
+    """The changes in each run, what they are measured with, and the steps."""
     if not prompts or not seeds:
         raise UsageError("calibration needs at least one prompt and one seed")
     config = pipe.defaults
     schedule = schedule_for(config)
     about = _about(config, schedule, prompts, seeds)
-    kept = _Progress(progress, about)
+    kept = _Progress(progress, about | {"measured": what})
     todo = [(i, seed) for i in range(len(prompts)) for seed in seeds]
     with tqdm(total=len(todo) * schedule.num_steps, desc="calibrating", unit="step") as bar:
         for i, seed in todo:
             if kept.has(i, seed):
                 bar.update(schedule.num_steps)
             else:
-                kept.add(i, seed, measure(pipe, prompts[i], seed, bar))
-    return average(list(kept.runs.values()), about, schedule)
+                kept.add(i, seed, measure(pipe, prompts[i], seed, what, bar))
+    return list(kept.runs.values()), about, schedule
 
 
-def measure(pipe: WanPipeline, prompt: Prompt, seed: int, bar: tqdm | None = None) -> Changes:
-    """How the residuals of one dense run change from step to step."""
+def measure(
+    pipe: WanPipeline,
+    prompt: Prompt,
+    seed: int,
+    what: Measure = "residual",
+    bar: tqdm | None = None,
+) -> Changes:
+    """How the residuals or outputs of one dense run change from step to step."""
     rows: list[np.ndarray] = []
 
     def collect(report: StepReport) -> None:
         assert report.change is not None
-        rows.append(np.asarray(report.change).mean(axis=1))
+        rows.append(np.asarray(report.change).mean(axis=-2))  # over the videos of the batch
         if bar is not None:
             bar.update()
 
@@ -82,9 +121,11 @@ def measure(pipe: WanPipeline, prompt: Prompt, seed: int, bar: tqdm | None = Non
         image=prompt.image,
         seed=seed,
         output_type="latent",
-        measure=True,
+        measure=what,
         callback=collect,
     )
+    if what == "output":
+        return np.stack(rows)
     branches = max(len(row) for row in rows)
     # where a phase runs without guidance, the one branch stands for both
     return np.stack([row if len(row) == branches else np.repeat(row, branches, 0) for row in rows])
@@ -101,6 +142,29 @@ def average(runs: Sequence[Changes], about: dict, schedule: Schedule) -> Curve:
         mean[first], spread[first], distance[first] = 1.0, 0.0, 0.0
     pairs = [np.broadcast_to(x, (schedule.num_steps, 2)) for x in (mean, spread, distance)]
     return Curve(ratios=pairs[0], spread=pairs[1], cosine_distance=pairs[2], **about)
+
+
+def average_sensitivities(
+    runs: Sequence[Changes], about: dict, schedule: Schedule
+) -> Sensitivities:
+    """The mean sensitivities. Those of a step are measured on the way to the next one."""
+    by_sample, moved, by_time = np.moveaxis(np.stack(runs), -1, 0)
+    timesteps = np.array(schedule.timesteps)
+    later = np.concatenate([_later(phase) for phase in schedule.phases])
+    passed = np.maximum(timesteps[later - 1] - timesteps[later], 1) / 1000  # many steps: same time
+    return Sensitivities(
+        timesteps,
+        alpha_x=(by_sample / moved)[:, later].mean(axis=0),
+        alpha_t=by_time[:, later].mean(axis=0) / passed,
+        about=about,
+    )
+
+
+def _later(phase: range) -> list[int]:
+    """The next step of the same expert; its last step takes what the one before has."""
+    if len(phase) < 2:
+        raise UsageError("an expert has one step alone: nothing to calibrate; take more steps")
+    return [min(i + 1, phase[-1]) for i in phase]
 
 
 def _about(

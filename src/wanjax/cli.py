@@ -101,13 +101,14 @@ def generate(args: Sequence[str]) -> None:
 
 def calibrate(args: Sequence[str]) -> None:
     """
-    measure a model's magnitude curve, which MagCache goes by
+    measure a model's magnitude curve, which MagCache goes by, or SenCache's sensitivities
 
     usage: wanjax calibrate [PRESET|FILE.yml] [prompts=FILE] [seeds=0,1] [key=value ...]
 
       wanjax calibrate output=my-curve.json              # the bundled model, its own prompts
       wanjax calibrate wan2.2-t2v-a14b prompts=mine.txt seeds=0,1,2 output=a14b.json
       wanjax generate wan2.2-t2v-a14b prompt="..." use_magcache=True mag_ratios_base=a14b.json
+      wanjax calibrate use_sen_cache=True output=my-sensitivities.json
 
     Every prompt runs with every seed, all steps computed. prompts=FILE has one prompt a line,
     for image to video as `image.png | prompt`. An interrupted calibration goes on where it
@@ -129,14 +130,15 @@ def plan(args: Sequence[str]) -> None:
       wanjax plan wan2.2-t2v-a14b use_magcache=True magcache_thresh=0.06 magcache_K=4
       wanjax plan wan2.1-t2v-1.3b use_magcache=True target_speedup=1.8    # best plan at that cost
       wanjax plan wan2.2-i2v-a14b use_magcache=True json=True
+      wanjax plan wan2.2-t2v-a14b use_cfg_cache=True use_kv_cache=True
       wanjax plan wan2.2-t2v-a14b use_magcache=True plot=plan.png
       wanjax plan wan2.2-t2v-a14b use_magcache=True plot=both.png \\
           variants="K2:magcache_K=2,K4:magcache_K=4;magcache_thresh=0.06"
 
     `plot` draws the curve, the steps and the accumulated error against the threshold. With
     `variants` there is a plan for each: its keys over the rest of the command line. In the
-    strip, # is a computed step, . a skipped one, + one computed in part, and | stands before
-    the low-noise expert's first step.
+    strip, # is a computed step, . a skipped one, + one computed in part, ? one that is decided
+    on during the run, and | stands before the low-noise expert's first step.
     """
     configs = resolve_variants(args, "plan")
     plans = {name: plan_for(config) for name, config in configs.items()}
@@ -222,16 +224,23 @@ def plan_text(config: Config, plan: Plan) -> str:
     """The plan for people to read."""
     facts = plan.to_dict()
     settings = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
+    not_computed = {"skipped": plan.skipped_steps}
+    if plan.partial_steps:
+        not_computed["in part"] = plan.partial_steps
+    if plan.open_steps:  # which leaves nothing to say of the skipped ones
+        not_computed = {"undecided": plan.open_steps}
     lines = [
         f"model      {config.preset or config.model}",
         f"steps      {facts['steps']} ({config.sampler}, flow_shift {config.flow_shift:g})",
         f"guidance   {' / '.join(f'{scale:g}' for scale in _guidance(config))}",
         f"cache      {plan.method}{f' ({settings})' if settings else ''}",
-        f"computed   {facts['computed']}",
-        f"skipped    {facts['skipped']}{_indices(plan)}",
-        f"speedup    {plan.ideal_speedup:.2f}x at most (counting transformer blocks alone)",
+        f"computed   {len(plan.steps) - sum(map(len, not_computed.values()))}",
+        *(f"{name:11}{len(found)}{_indices(found)}" for name, found in not_computed.items()),
+        f"speedup    {_speedup(plan)}",
         f"plan       {plan.strip()}",
     ]
+    if config.use_kv_cache:
+        lines.append(f"kv cache   {_memory(plan.kv_cache_bytes)}")
     if plan.boundary_step is not None:
         lines.insert(2, f"boundary   {_boundary(config, plan)}")
     lines += [f"warning    {warning}" for warning in plan.warnings]
@@ -245,8 +254,20 @@ def _boundary(config: Config, plan: Plan) -> str:
     return f"low-noise expert from step {plan.boundary_step} on ({where})"
 
 
-def _indices(plan: Plan) -> str:
-    return f": {' '.join(map(str, plan.skipped_steps))}" if plan.skipped_steps else ""
+def _indices(steps: Sequence[int]) -> str:
+    return f": {' '.join(map(str, steps))}" if steps else ""
+
+
+def _speedup(plan: Plan) -> str:
+    if plan.open_steps:
+        return "as the run decides, which steps to reuse following from the data"
+    return f"{plan.ideal_speedup:.2f}x at most (counting transformer blocks alone)"
+
+
+def _memory(held: int | None) -> str:
+    if held is None:
+        return "of unknown size: the model is not at hand"
+    return f"{held / 1e6:,.1f} MB, for one video"
 
 
 def _guidance(config: Config) -> list[float]:

@@ -83,6 +83,35 @@ class Config:
         None, "instead of the threshold: least error with so many skipped steps", low=0
     )
 
+    use_cfg_cache: bool = key(False, "predict the unconditional branch in some steps (FasterCache)")
+    cfg_cache_interval: int = key(
+        5, "steps from one that computes both branches to the next", low=2
+    )
+    cfg_cache_start: int | None = key(
+        None, "first step that may be predicted; null: a third of the steps", low=0
+    )
+    cfg_cache_end: int | None = key(
+        None,
+        "first step that no longer may; null: nine tenths from height 720 on, else near the last",
+        low=0,
+    )
+    cfg_cache_weight: float = key(
+        1.2, "of the low (first half) or high (second half) frequencies of what is added", low=0
+    )
+
+    use_sen_cache: bool = key(False, "reuse outputs by SenCache, which decides during the run")
+    sen_cache_epsilon: float = key(0.1, "expected change up to which an output is reused", above=0)
+    sen_cache_max_reuse: int = key(3, "most steps reused in a row", low=1)
+    sen_cache_start: float = key(0.3, "share of the first steps that always compute", low=0, high=1)
+    sen_cache_end: float = key(0.9, "share of the steps after which all compute", low=0, high=1)
+    sen_cache_sensitivities: tuple[float, ...] | str | None = key(
+        None, "file of `wanjax calibrate use_sen_cache=True`, or [alpha_x, alpha_t]; null: 1 each"
+    )
+
+    use_kv_cache: bool = key(
+        False, "keys and values of the prompt (and image) once a run, for memory"
+    )
+
     max_sequence_length: int = key(512, "tokens of the prompt", low=1, high=4096)
     weights_dtype: Literal["float32", "bfloat16"] = key(
         "bfloat16", "of the transformer's parameters"
@@ -166,7 +195,7 @@ def resolve(args: Sequence[str] = (), command: str = "generate") -> Config:
     if any("height" in layer or "width" in layer for layer in user):
         values["fit_image"] = any(layer.get("fit_image") for layer in user)
     if values.get("output") is None:
-        values["output"] = _default_output(command, None if values.get("videos") else preset)
+        values["output"] = _default_output(command, preset, values)
     config = _with_guidance(Config(**(values | {"preset": preset})))
     check(config, command, given)
     return config
@@ -183,11 +212,12 @@ def _with_guidance(config: Config) -> Config:
     return replace(config, guidance_scale=shared, guidance_scale_high=high, guidance_scale_low=low)
 
 
-def _default_output(command: str, preset: str | None) -> str | None:
+def _default_output(command: str, preset: str | None, values: Mapping[str, Any]) -> str | None:
+    measured = "sensitivities" if values.get("use_sen_cache") else "curve"
     names = {
         "generate": "wanjax.mp4",
-        "calibrate": f"{preset or 'wanjax'}-curve.json",
-        "compare": f"{preset or 'wanjax'}-compare",
+        "calibrate": f"{preset or 'wanjax'}-{measured}.json",
+        "compare": f"{(not values.get('videos') and preset) or 'wanjax'}-compare",
     }
     return names.get(command)
 

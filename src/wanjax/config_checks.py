@@ -25,9 +25,12 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
         _check_effects(config, given)
     if config.use_magcache:
         _check_curve(config)
+    if config.use_sen_cache:
+        _check_sensitivities(config)
     if command == "generate":
         check_inputs(config)
     elif command == "calibrate":
+        _check_calibration(config)
         _check_model(config)
         _check_output(config, ".json")
     elif command == "compare" and not config.videos:
@@ -91,6 +94,23 @@ def _check_curve(config: Config) -> None:
     if isinstance(base, str) and base not in shipped_curves() and not Path(base).is_file():
         raise UsageError(
             f"mag_ratios_base={base}: no such file; shipped curves: {', '.join(shipped_curves())}"
+        )
+
+
+def _check_sensitivities(config: Config) -> None:
+    given = config.sen_cache_sensitivities
+    if isinstance(given, str) and not Path(given).is_file():
+        raise UsageError(
+            f"sen_cache_sensitivities={given}: no such file; measure one with "
+            "`wanjax calibrate use_sen_cache=True`, or leave the key out"
+        )
+
+
+def _check_calibration(config: Config) -> None:
+    if config.use_cfg_cache:
+        raise UsageError(
+            "use_cfg_cache has nothing to calibrate: take `wanjax calibrate` for MagCache's curve, "
+            "with use_sen_cache=True for SenCache's sensitivities"
         )
 
 

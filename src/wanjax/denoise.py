@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +28,12 @@ from wanjax.step import (
 
 
 class StepReport(NamedTuple):
-    """What a step did. `change` is there if the settings ask to measure it."""
+    """What a step did. `change` is what the settings ask to measure; see `step.run_step`."""
 
     step: Step
     latents: Latents
     seconds: float
-    change: Float[Array, "branches batch 3"] | None = None
+    change: Float[Array, "... batch 3"] | None = None
 
 
 def denoise(
@@ -71,13 +72,15 @@ def denoise(
         for choice in plan.distinct_steps
     }
     decide = plan.start_decisions()
+    if decide is not None:
+        distance = programs.get(rms_distance, (), (state.sample, state.sample))
     executed = []
     for step in plan.steps:
         began = time.perf_counter()
         if step.index in (0, plan.boundary_step):  # a cache is of one expert's making
             cache, reference = dropped_cache(step), state.sample
         if decide is not None:
-            step = decide(step, lambda s=state, r=reference: float(drift(s.sample, r)))
+            step = decide(step, partial(_read, distance, state.sample, reference))
             if COMPUTE in step.actions:
                 reference = jnp.copy(state.sample)  # the step consumes the sample itself
         state, cache, change = compiled[step.actions](*arguments(step, state, cache))
@@ -90,12 +93,19 @@ def denoise(
 
 def step_inputs(step: Step, table: SamplerTable) -> StepInputs:
     """The traced values of a step, as float32."""
-    values = (step.timestep, step.sigma, step.guidance_scale, step.weights)
+    previous = max(step.index - 1, 0)
+    before = (table.timesteps[previous], table.sigmas[previous])
+    values = (step.timestep, step.sigma, before, step.guidance_scale, step.weights)
     rows = (table.corrector[step.index], table.predictor[step.index])
-    return StepInputs(*(np.asarray(value, np.float32) for value in (*values, *rows)))
+    arrays: list[Any] = [np.asarray(value, np.float32) for value in (*values, *rows)]
+    return StepInputs(*arrays)
+
+
+def _read(function: Callable[..., Array], *args: Array) -> float:
+    """Its value, as soon as the device has it."""
+    return float(function(*args))
 
 
 @jax.jit
-def drift(sample: Latents, reference: Latents) -> Float[Array, ""]:
-    """Root mean square distance."""
+def rms_distance(sample: Latents, reference: Latents) -> Float[Array, ""]:
     return jnp.sqrt(jnp.mean(jnp.square(sample - reference)))

@@ -114,15 +114,13 @@ def _announce(config: Config, plan: Plan) -> None:
         f"frames, {facts['steps']} steps, flow_shift {config.flow_shift:g}{boundary}",
         file=sys.stderr,
     )
-    print(
-        f"plan {plan.strip()}  ({plan.method}: {facts['computed']} computed, {facts['skipped']} "
-        f"skipped, ideal {plan.ideal_speedup:.2f}x)",
-        file=sys.stderr,
-    )
+    print(f"plan {plan.strip()}  ({plan.method}: {plan.summary()})", file=sys.stderr)
     for warning in plan.warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 
 def _summarise(video: Video) -> None:
+    if video.plan.decided == "during the run":
+        print(f"ran  {video.plan.strip()}  ({video.plan.summary()})", file=sys.stderr)
     parts = [f"{name} {seconds:.2f} s" for name, seconds in video.timings.stages.items()]
     print(f"compile {video.timings.compile:.2f} s, " + ", ".join(parts), file=sys.stderr)

@@ -30,7 +30,7 @@ def load_image(path: str | Path) -> Image.Image:
         raise UsageError(f"image={str(path)!r}: no such file") from None
     except UnidentifiedImageError:
         raise UsageError(f"image={str(path)!r}: not an image that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"image={str(path)!r} cannot be read: {error}") from error
 
 

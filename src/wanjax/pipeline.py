@@ -23,12 +23,12 @@ from wanjax.denoise import StepReport, denoise
 from wanjax.errors import UsageError
 from wanjax.media import load_image, to_rgb
 from wanjax.model_folder import locate
-from wanjax.models.transformer import Context, WanTransformer
+from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.models.vae_stream import decode_frames
 from wanjax.planning import conditions_of, schedule_for
 from wanjax.programs import Programs
 from wanjax.schedulers import SAMPLERS
-from wanjax.step import Expert, Settings
+from wanjax.step import Expert, Measure, Settings
 from wanjax.text import prompt_clean
 from wanjax.video import Timings, Video
 
@@ -113,7 +113,7 @@ class WanPipeline:
         negative_prompt_embeds: Float[Array, "batch length dim"] | None = None,
         cache: CachingMethod | Plan | None = None,
         output_type: str = "np",
-        measure: bool = False,
+        measure: Measure | None = None,
         callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
         """Generate one video per prompt.
@@ -127,8 +127,8 @@ class WanPipeline:
         (left out: the same). `seed` counts up over the batch, or is one per video.
         `prompt_embeds` take the place of prompts; rows beyond a prompt's end must be zero.
         `cache` is a caching method or a plan of your own. `callback(report)`
-        is called after each step; with `measure` the report says how the block residual
-        changed. Arguments left out have the values of the preset or folder.
+        is called after each step; with `measure` the report says how the block "residual" or
+        the model's "output" changed. Arguments left out have the values of the preset or folder.
         """
         if output_type not in ("np", "latent"):
             raise UsageError(f'output_type={output_type!r}: must be "np" or "latent"')
@@ -167,12 +167,15 @@ class WanPipeline:
             graph=nnx.graphdef(self.transformers[0]),
             dtype=config.activations_dtype,
             batch_guidance=config.batch_guidance,
-            keep_residual=plan.may(REUSE) or measure,
-            keep_outputs=plan.may(PREDICT, REUSE_OUTPUT),
+            keep_residual=plan.may(REUSE) or measure == "residual",
+            keep_outputs=plan.may(PREDICT, REUSE_OUTPUT) or measure == "output",
             measure=measure,
         )
         with timings.measure("denoise"):
             experts = self._experts(embeds, image_embeds, schedule)
+            if config.use_kv_cache:
+                held = jax.tree.leaves([expert.context for expert in experts if expert])
+                plan = replace(plan, kv_cache_bytes=sum(x.nbytes for x in held))
             final, plan = denoise(
                 start, plan, table, experts, settings, self.programs, condition, on_step
             )
@@ -323,7 +326,8 @@ class WanPipeline:
             if image_embeds is not None:
                 image = jnp.concatenate([image_embeds] * branches).astype(dtype)
             graph, params = nnx.split(self.transformers[number])
-            program = self.programs.get(_embed_context, (graph,), (params, text, image))
+            static = (graph, self.defaults.use_kv_cache)
+            program = self.programs.get(_embed_context, static, (params, text, image))
             experts[number] = Expert(params, program(params, text, image))
         return experts
 
@@ -367,10 +371,12 @@ def _encode_text_impl(graph: nnx.GraphDef, params: nnx.State, ids: Array, mask: 
 
 
 def _embed_context_impl(
-    graph: nnx.GraphDef, params: nnx.State, text: Array, image: Array | None
-) -> Context:
+    graph: nnx.GraphDef, keys_values: bool, params: nnx.State, text: Array, image: Array | None
+) -> Context | KeysValues:
+    """The context as the model projects it, or its `keys_values` in every layer."""
     model: WanTransformer = nnx.merge(graph, params)
-    return model.embed_context(text, image)
+    context = model.embed_context(text, image)
+    return model.keys_values(context) if keys_values else context
 
 
 def _encode_images_impl(graph: nnx.GraphDef, params: nnx.State, pixels: Array) -> Array:
@@ -379,7 +385,7 @@ def _encode_images_impl(graph: nnx.GraphDef, params: nnx.State, pixels: Array) -
 
 _encode_text = jax.jit(_encode_text_impl, static_argnums=0)
 _encode_images = jax.jit(_encode_images_impl, static_argnums=0)
-_embed_context = jax.jit(_embed_context_impl, static_argnums=0)
+_embed_context = jax.jit(_embed_context_impl, static_argnums=(0, 1))
 
 
 def _to_unit(video: Float[np.ndarray, "b f H W 3"]) -> Float[np.ndarray, "b f H W 3"]:

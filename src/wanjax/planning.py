@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from wanjax.caching import METHODS, MagCache, Plan, Schedule, dense_plan
+from wanjax.caching import METHODS, Method, Plan, Schedule, dense_plan
 from wanjax.config import Config
 from wanjax.config_checks import active_caches
+from wanjax.kv_cache import kv_cache_bytes
 from wanjax.schedulers import SAMPLERS
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS
 
@@ -50,9 +52,10 @@ def plan_for(config: Config) -> Plan:
     """
     schedule = schedule_for(config)
     method = caching_method(config)
-    if method is None:
-        return dense_plan(schedule)
-    return method.plan(schedule, conditions_of(config))
+    plan = dense_plan(schedule) if method is None else method.plan(schedule, conditions_of(config))
+    if config.use_kv_cache:
+        plan = replace(plan, kv_cache_bytes=kv_cache_bytes(config, schedule))
+    return plan
 
 
 def conditions_of(config: Config) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def schedule_for(config: Config) -> Schedule:
     )
 
 
-def caching_method(config: Config) -> MagCache | None:
+def caching_method(config: Config) -> Method | None:
     """The caching method that is switched on, with its settings."""
     for name in active_caches(config):
         method = METHODS[name]

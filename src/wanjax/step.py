@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from wanjax.caching.output_change import output_change
 from wanjax.caching.plan import COMPUTE, PREDICT, REUSE, REUSE_OUTPUT, Action
 from wanjax.caching.prediction import predict_unconditional
 from wanjax.caching.residual_change import residual_change
@@ -21,6 +22,10 @@ from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransf
 Latents = Float[Array, "batch z t h w"]
 Outputs = Float[Array, "branches batch z t h w"]
 Hidden = Float[Array, "branches batch tokens width"]
+
+# What a dense run can measure: how the residual changes, or the output (for a curve, or for
+# sensitivities).
+Measure = Literal["residual", "output"]
 
 
 class SamplerState(NamedTuple):
@@ -44,6 +49,7 @@ class StepInputs(NamedTuple):
 
     timestep: Float[Array, ""]
     sigma: Float[Array, ""]
+    before: Float[Array, "2"]  # timestep and sigma of the step before
     guidance_scale: Float[Array, ""]
     weights: Float[Array, "2"]  # of a prediction: low and high frequencies
     corrector: Float[Array, "5"]
@@ -66,7 +72,7 @@ class Settings:
     batch_guidance: bool = True  # both guidance branches at once, or one after the other
     keep_residual: bool = False
     keep_outputs: bool = False
-    measure: bool = False  # how the residual changes from step to step
+    measure: Measure | None = None  # what a step tells besides the sample
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
@@ -78,11 +84,11 @@ def run_step(
     cache: Cache,
     inputs: StepInputs,
     condition: Float[Array, "batch c t h w"] | None,
-) -> tuple[SamplerState, Cache, Float[Array, "branches batch 3"] | None]:
+) -> tuple[SamplerState, Cache, Float[Array, "... batch 3"] | None]:
     """Carry out `actions` and take the sampler's step.
 
-    Also returns the new cache and, where `settings.measure` asks for it, how the residual
-    changed since the last step (see `caching.residual_change`).
+    Also returns the new cache and, where `settings.measure` asks for it, how the residual or
+    the output changed since the last step (`caching.residual_change`, `caching.output_change`).
     """
     change = None
     if actions[0] == REUSE_OUTPUT:
@@ -90,8 +96,13 @@ def run_step(
         outputs = cache.outputs
     else:
         outputs, residual = _evaluate(settings, actions, expert, state, cache, inputs, condition)
-        if settings.measure:
+        if settings.measure == "residual":
+            assert residual is not None and cache.residual is not None
             change = residual_change(residual, cache.residual)
+        elif settings.measure == "output":
+            change = _measure_output(
+                settings, actions, expert, state, cache, inputs, condition, outputs
+            )
         fresh = settings.keep_outputs and set(actions) == {COMPUTE}
         cache = Cache(residual, outputs if fresh else cache.outputs)
     velocity = _guide(outputs, inputs.guidance_scale)
@@ -142,6 +153,30 @@ def _evaluate(
         unconditional = predict_unconditional(outputs[0], cache.outputs, inputs.weights)
         outputs = jnp.stack([outputs[0], unconditional])
     return outputs, residual
+
+
+def _measure_output(
+    settings: Settings,
+    actions: tuple[Action, ...],
+    expert: Expert,
+    state: SamplerState,
+    cache: Cache,
+    inputs: StepInputs,
+    condition: Float[Array, "batch c t h w"] | None,
+    outputs: Outputs,
+) -> Float[Array, "batch 3"]:
+    """How the guided output changed with the sample and with the time since the step before.
+
+    Costs an evaluation: the sample of this step at the timestep of the one before.
+    """
+    assert cache.outputs is not None
+    timestep_before, sigma_before = inputs.before
+    mixed = inputs._replace(timestep=timestep_before)
+    between, _ = _evaluate(settings, actions, expert, state, cache, mixed, condition)
+    before = _guide(cache.outputs, inputs.guidance_scale)
+    between, now = (_guide(x, inputs.guidance_scale) for x in (between, outputs))
+    sample_before = state.denoised + sigma_before * before  # undoes what `_sampler_step` did
+    return output_change(before, between, now, sample_before, state.sample)
 
 
 def _model_input(sample: Latents, condition: Array | None, dtype: str) -> Array:

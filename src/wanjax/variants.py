@@ -15,6 +15,7 @@ from wanjax.planning import plan_for
 
 DENSE, FEWER_STEPS = "dense", "fewer-steps"
 
+_NAME = re.compile(r"\w[\w.+-]*")  # it also names a folder
 _COMMA = re.compile(r",(?![^\[]*\])")  # commas in a [list] do not separate
 _EXAMPLE = 'variants="dense,magcache,mine:use_magcache=True;magcache_K=4"'
 
@@ -34,7 +35,7 @@ def resolve_variants(args: Sequence[str], command: str, default: str = "") -> di
     found: dict[str, Config] = {}
     for part in map(str.strip, _COMMA.split(text)):
         name, colon, changes = (piece.strip() for piece in part.partition(":"))
-        if not name or "=" in name or name in found:
+        if not _NAME.fullmatch(name) or name in found:
             raise UsageError(f"variants={text}: each needs a name of its own, as in {_EXAMPLE}")
         changed = _split(changes) if colon else _built_in(name)
         try:

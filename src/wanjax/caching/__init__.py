@@ -6,20 +6,34 @@ configuration under `use_NAME`. To add one: its file, its line in `METHODS`, its
 `wanjax.config`.
 """
 
+from collections.abc import Mapping
+
+from wanjax.caching.cfg_cache import CFGCache
 from wanjax.caching.curve import Curve, CurveError, shipped_curves
 from wanjax.caching.magcache import MagCache
 from wanjax.caching.plan import Plan, Schedule, Step, dense_plan, make_plan
 from wanjax.caching.resample import check_fit, ratios_for
+from wanjax.caching.sencache import SenCache
+from wanjax.caching.sensitivities import Sensitivities
 
-METHODS = {"magcache": MagCache}
+Method = MagCache | CFGCache | SenCache
+METHODS: Mapping[str, type[Method]] = {
+    "magcache": MagCache,
+    "cfg_cache": CFGCache,
+    "sen_cache": SenCache,
+}
 
 __all__ = [
     "METHODS",
+    "CFGCache",
     "Curve",
     "CurveError",
     "MagCache",
+    "Method",
     "Plan",
     "Schedule",
+    "SenCache",
+    "Sensitivities",
     "Step",
     "check_fit",
     "dense_plan",

@@ -165,15 +165,18 @@ def shipped_curves() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SHIPPED.glob("*.json")))
 
 
-def differences(curve: Curve, conditions: Mapping[str, Any]) -> tuple[str, ...]:
-    """One warning naming what the run has otherwise than the curve's calibration had."""
+def differences(
+    about: Mapping[str, Any], conditions: Mapping[str, Any], what: str = "curve"
+) -> tuple[str, ...]:
+    """One warning naming what the run has otherwise than the calibration, as `about` tells it."""
     names = ("model", "height", "width", "num_frames", "dtype", "attention")
     parts = [
-        f"{name} {conditions[name]} (curve: {known})"
+        f"{name} {conditions[name]} ({what}: {known})"
         for name in names
-        if (known := getattr(curve, name)) is not None and conditions.get(name, known) != known
+        if (known := about.get(name)) is not None and conditions.get(name, known) != known
     ]
-    return (f"the curve was measured otherwise: {', '.join(parts)}",) if parts else ()
+    measured = "were measured" if what.endswith("s") else "was measured"
+    return (f"the {what} {measured} otherwise: {', '.join(parts)}",) if parts else ()
 
 
 def _locate(path: str | Path) -> Path:

@@ -94,7 +94,7 @@ class MagCache:
         """
         conditions = conditions or {}
         curve = self.curve()
-        warnings = check_fit(curve, schedule, self.resample) + differences(curve, conditions)
+        warnings = check_fit(curve, schedule, self.resample) + differences(vars(curve), conditions)
         ratios = ratios_for(curve, schedule, self.resample)
         skipped = self._skips(ratios, schedule, bool(conditions.get("image")))
         refused = skipped & forced_steps(schedule, 0)[:, None]

@@ -109,11 +109,26 @@ class Plan:
     method: str = "dense"
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    decisions: Decisions | None = None  # for methods that decide during the run
+    decisions: Decisions | None = None  # of a method that decides during the run, before it
+    decided: Literal["before the run", "during the run"] = "before the run"
+    kv_cache_bytes: int | None = None  # what the KV cache holds, where it is on and known
 
     @property
     def skipped_steps(self) -> tuple[int, ...]:
         return tuple(step.index for step in self.steps if step.skipped)
+
+    @property
+    def partial_steps(self) -> tuple[int, ...]:
+        """Steps in which some of the branches run the transformer blocks."""
+        computed = [(step, step.actions.count(COMPUTE)) for step in self.steps]
+        return tuple(step.index for step, n in computed if 0 < n < len(step.actions))
+
+    @property
+    def open_steps(self) -> tuple[int, ...]:
+        """Steps that the method still decides on, during the run."""
+        if self.decisions is None:
+            return ()
+        return tuple(step.index for step in self.steps if self.decisions.options(step))
 
     @property
     def boundary_step(self) -> int | None:
@@ -138,8 +153,8 @@ class Plan:
         return None if self.decisions is None else self.decisions.start()
 
     def executed(self, steps: Sequence[Step]) -> Plan:
-        """This plan with the steps as they came out."""
-        return replace(self, steps=tuple(steps))
+        """This plan with the steps as they came out; none is left to decide."""
+        return replace(self, steps=tuple(steps), decisions=None)
 
     @property
     def ideal_speedup(self) -> float:
@@ -148,14 +163,32 @@ class Plan:
         planned = sum(step.actions.count(COMPUTE) for step in self.steps)
         return dense / planned
 
+    def summary(self) -> str:
+        """How many steps are computed, in part, skipped, left open; and the ideal speedup."""
+        counts = {
+            "in part": len(self.partial_steps),
+            "skipped": len(self.skipped_steps),
+            "to be decided during the run": len(self.open_steps),
+        }
+        whole = len(self.steps) - sum(counts.values())
+        parts = [f"{whole} computed", *(f"{n} {name}" for name, n in counts.items() if n)]
+        if not self.open_steps:
+            parts.append(f"ideal {self.ideal_speedup:.2f}x")
+        return ", ".join(parts)
+
     def strip(self) -> str:
-        """One character a step: `#` computed, `.` skipped, `+` in part, `|` before a new expert."""
-        marks = []
+        """One character a step: `#` computed, `.` skipped, `+` in part, `?` still to be decided.
+
+        `|` stands before a new expert.
+        """
+        marks, open_steps, partial = [], set(self.open_steps), set(self.partial_steps)
         for step in self.steps:
             if step.index == self.boundary_step and step.index:
                 marks.append("|")
-            whole = step.actions.count(COMPUTE) == len(step.actions)
-            marks.append("." if step.skipped else "#" if whole else "+")
+            if step.index in open_steps:
+                marks.append("?")
+            else:
+                marks.append("." if step.skipped else "+" if step.index in partial else "#")
         return "".join(marks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,6 +198,7 @@ class Plan:
         return {
             "method": self.method,
             "settings": dict(self.settings),
+            "decided": self.decided,
             "steps": len(self.steps),
             "flow_shift": self.schedule.flow_shift,
             "boundary_ratio": self.schedule.boundary_ratio,
@@ -177,8 +211,11 @@ class Plan:
             "computed": len(self.steps) - skipped,
             "skipped": skipped,
             "skipped_steps": list(self.skipped_steps),
+            "partial_steps": list(self.partial_steps),
+            "open_steps": list(self.open_steps),
             "ideal_speedup": self.ideal_speedup,
             "strip": self.strip(),
+            "kv_cache_bytes": self.kv_cache_bytes,
             "warnings": list(self.warnings),
         }
 
@@ -189,8 +226,9 @@ def make_plan(
     method: str = "dense",
     settings: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    weights: Sequence[tuple[float, float]] | None = None,
 ) -> Plan:
-    """A plan from per-step, per-branch actions.
+    """A plan from per-step, per-branch actions, and per-step weights if it predicts.
 
     Raises `ValueError` where an action cannot be carried out: a reuse in a phase that
     has not computed that branch yet, or a wrong number of branches.
@@ -203,7 +241,8 @@ def make_plan(
         for i in phase:
             _check(i, actions[i], schedule.num_branches(i), computed)
             computed |= {b for b, action in enumerate(actions[i]) if action == COMPUTE}
-            steps.append(_step(schedule, i, tuple(actions[i])))
+            step = _step(schedule, i, tuple(actions[i]))
+            steps.append(step if weights is None else replace(step, weights=weights[i]))
     return Plan(schedule, tuple(steps), method, settings or {}, tuple(warnings))
 
 

@@ -27,6 +27,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = checkpoint_tensors(nnx.state(model), rules)
     save_file({key: x.astype(dtype) for key, x in tensors.items()}, folder / filename)
+    (folder / filename).chmod(0o644)  # safetensors makes it readable by its owner alone
     write_json(folder / "config.json", config)
 
 

@@ -159,7 +159,7 @@ def _about(config: Config) -> dict[str, Any]:
     boundary = f", boundary at step {plan.boundary_step}" if plan.boundary_step is not None else ""
     scales = dict.fromkeys(plan.schedule.guidance_scales)
     settings = {
-        "size": f"{config.width}x{config.height}, {config.num_frames} frames, {config.fps} a second",
+        "size": f"{config.width}x{config.height}, {config.num_frames} frames at {config.fps} fps",
         "sampling": f"{config.num_inference_steps} steps of {config.sampler}, flow_shift "
         f"{config.flow_shift:g}{boundary}, guidance {' / '.join(f'{s:g}' for s in scales)}",
         "arithmetic": f"{config.activations_dtype}, attention {config.attention}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 from wanjax.evaluate.metrics import IDENTICAL, mean_psnr
 from wanjax.evaluate.store import Record, plain
 
-# Metrics against a reference, in the order of the tables, and whether more is better.
-AGAINST = {"psnr": True, "ssim": True, "lpips": False, "added_flicker": False}
-ALONE = {"flicker": False, "score": True}
+Worst = Callable[[Iterable[float]], float]
+
+# Metrics against a reference and alone, in the order of the tables, and which value is worst
+# (None: neither more nor less is better as such).
+AGAINST: dict[str, Worst | None] = {"psnr": min, "ssim": min, "lpips": max, "added_flicker": max}
+ALONE: dict[str, Worst | None] = {"flicker": None, "score": min}
 STAGES = ("text", "condition", "denoise", "decode")
 STEP_KINDS = {"#": "computed", ".": "skipped", "+": "in_part"}
 
@@ -37,7 +40,7 @@ class Stat(NamedTuple):
 
     mean: float
     spread: float | None  # standard deviation; None for one clip
-    worst: float
+    worst: float | None
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,8 @@ class Comparison:
         mean = mean_psnr(values) if metric == "psnr" else fmean(values)
         finite = [min(value, IDENTICAL) for value in values] if metric == "psnr" else values
         spread = stdev(finite) if len(values) > 1 else None
-        more_is_better = (AGAINST | ALONE)[metric]
-        return Stat(mean, spread, min(values) if more_is_better else max(values))
+        worst = (AGAINST | ALONE)[metric]
+        return Stat(mean, spread, None if worst is None else worst(values))
 
     def time(self, variant: str) -> dict[str, Any] | None:
         """Medians over the warm runs, and the speed relative to the main reference."""
@@ -146,7 +149,7 @@ class Comparison:
         }
 
     def _stats(
-        self, variant: str, metrics: Mapping[str, bool], reference: str | None
+        self, variant: str, metrics: Iterable[str], reference: str | None
     ) -> dict[str, dict[str, Any]]:
         stats = {name: self.stat(variant, name, reference) for name in metrics}
         return {name: stat._asdict() for name, stat in stats.items() if stat is not None}
@@ -155,7 +158,9 @@ class Comparison:
         runs = {}
         for variant in self.variants:
             record = self.runs[variant][clip["name"]]
-            kept = {key: record[key] for key in ("flicker", "score", "right") if key in record}
+            kept: dict[str, Any] = {
+                key: record[key] for key in ("flicker", "score", "right") if key in record
+            }
             if "plan" in record:
                 kept["strip"] = record["plan"]["strip"]
             kept["against"] = {

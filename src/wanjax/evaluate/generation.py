@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -78,7 +79,7 @@ def decode(
     pipe: WanPipeline, latents: Float[np.ndarray, "z t h w"]
 ) -> Float[np.ndarray, "frames height width 3"]:
     """Frames in [0, 1], not rounded to 8 bits."""
-    return pipe.decode(latents[None], dtype="float32")[0]
+    return pipe.decode(jnp.asarray(latents)[None], dtype="float32")[0]
 
 
 def fingerprint(config: Config, clip: Clip) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
@@ -101,7 +102,7 @@ def flicker(video: Frames) -> float:
     """
     if len(video) < 2:
         return 0.0
-    changes = [np.abs(after - before).mean() for before, after in zip(video, video[1:])]
+    changes = [np.abs(after - before).mean() for before, after in pairwise(video)]
     return float(255 * np.mean(changes))
 
 

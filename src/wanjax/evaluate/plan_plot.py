@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from wanjax.caching import MagCache, Plan, ratios_for
+from wanjax.caching import MagCache, Method, Plan, ratios_for
 from wanjax.caching.magcache_rules import accumulated_errors
 from wanjax.caching.plan import EXPERT_NAMES
 from wanjax.errors import UsageError
@@ -28,7 +28,12 @@ class PlannedRun(NamedTuple):
     """A plan, and the method that made it (None for a dense plan)."""
 
     plan: Plan
-    method: MagCache | None
+    method: Method | None
+
+    @property
+    def magcache(self) -> MagCache | None:
+        """The method if it goes by a curve, which can be drawn."""
+        return self.method if isinstance(self.method, MagCache) else None
 
 
 def draw_plans(path: Path, runs: Mapping[str, PlannedRun]) -> None:
@@ -55,18 +60,12 @@ def draw_plans(path: Path, runs: Mapping[str, PlannedRun]) -> None:
 
 
 def _heights(run: PlannedRun) -> tuple[float, float]:
-    return (3, 2.2) if run.method else (0.5, 0.7)
+    return (3, 2.2) if run.magcache else (0.5, 0.7)
 
 
 def _draw_run(name: str, run: PlannedRun, top: Axes, bottom: Axes) -> None:
-    plan, method = run
-    computed = len(plan.steps) - len(plan.skipped_steps)
-    top.set_title(
-        f"{name}: {computed} of {len(plan.steps)} steps computed, "
-        f"ideal speedup {plan.ideal_speedup:.2f}x",
-        loc="left",
-        fontsize=10,
-    )
+    plan, method = run.plan, run.magcache
+    top.set_title(f"{name}: {len(plan.steps)} steps, {plan.summary()}", loc="left", fontsize=10)
     if method is None:
         top.set_axis_off()
     else:
@@ -132,9 +131,9 @@ def _draw_strip(axes: Axes, plan: Plan) -> None:
         axes.set_yticks([])
     bottom, top = axes.get_ylim()
     height = min(-bottom, 0.14 * (top - bottom) if top > 0 else 1)
+    grey = {*plan.partial_steps, *plan.open_steps}
     for step in plan.steps:
-        whole = step.actions.count("compute") == len(step.actions)
-        fill = "white" if step.skipped else "black" if whole else "0.6"
+        fill = "white" if step.skipped else "0.6" if step.index in grey else "black"
         axes.bar(step.index, -height, width=0.8, color=fill, edgecolor="black", linewidth=0.6)
 
 
@@ -166,7 +165,7 @@ def _key() -> list[Artist]:
     return [
         Patch(facecolor="black", edgecolor="black", label="computed"),
         Patch(facecolor="white", edgecolor="black", label="skipped"),
-        Patch(facecolor="0.6", edgecolor="black", label="one branch computed"),
+        Patch(facecolor="0.6", edgecolor="black", label="one branch computed, or undecided"),
         mark("error of a skipped step", "o", "black"),
         mark("error had it been skipped", "o", "white"),
         mark("the same, off the scale", "^", "black"),

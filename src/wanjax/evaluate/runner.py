@@ -123,8 +123,8 @@ class Runner:
             return record
         alone = measure_alone(self._frames(name, clip, frames), self._task(clip))
         for reference in todo:
-            pair = [self._frames(n, clip, frames) for n in (name, reference)]
-            found = measure_against(*pair, self.lpips)
+            own, other = (self._frames(n, clip, frames) for n in (name, reference))
+            found = measure_against(own, other, self.lpips)
             against[reference] = {"fingerprint": marks[reference], **found}
         return self.store.write(name, clip.name, {**record, **alone, "against": against})
 
@@ -142,7 +142,7 @@ class Runner:
     def _stored_timings(self, name: str, clip: Clip) -> list[Record]:
         """Earlier runs that were made for their timing alone."""
         mark = fingerprint(self.configs[name], clip)
-        found = []
+        found: list[Record] = []
         while (record := self.store.read(name, _timing(len(found)), mark)) is not None:
             found.append(record)
         return found

@@ -52,17 +52,17 @@ def findings(comparison: Comparison) -> list[str]:
 
 
 def show(stat: Stat | None, metric: str) -> str:
-    """`mean ± spread (worst)`."""
+    """`mean ± standard deviation (worst)`."""
     if stat is None:
         return ""
     digits = _DIGITS[metric]
     spread = f" ± {stat.spread:.{digits}f}" if stat.spread else ""
-    worst = f" ({number(stat.worst, digits)})" if stat.worst != stat.mean else ""
+    worst = "" if stat.worst in (None, stat.mean) else f" ({number(stat.worst, digits)})"
     return number(stat.mean, digits) + spread + worst
 
 
-def number(value: float, digits: int) -> str:
-    return "∞" if math.isinf(value) else f"{value:.{digits}f}"
+def number(value: float | None, digits: int) -> str:
+    return "" if value is None else "∞" if math.isinf(value) else f"{value:.{digits}f}"
 
 
 def _quality_rows(comparison: Comparison, reference: str) -> list[list[str]]:
@@ -71,7 +71,9 @@ def _quality_rows(comparison: Comparison, reference: str) -> list[list[str]]:
         for name in _HEADS
         if any(comparison.values(v, name, reference) for v in comparison.variants)
     ]
-    alone = [n for n in ("flicker", "score") if comparison.values(comparison.references[0], n)]
+    alone = [n for n in ("flicker", "score") if comparison.values(reference, n)]
+    if reference != comparison.references[0]:
+        alone = []  # the first table has them
     rows = [["variant", *(_HEADS[name] for name in against), *alone]]
     for variant in comparison.variants:
         cells = [show(comparison.stat(variant, name, reference), name) for name in against]
@@ -98,7 +100,7 @@ def _cost_rows(comparison: Comparison) -> list[list[str]]:
                 f"{plan['computed']} of {plan['steps']}",
                 f"`{plan['strip']}`",
                 f"{time['seconds']['denoise']:.3g}",
-                " / ".join("–" if s is None else f"{1000 * s:.3g}" for s in steps),
+                " / ".join("-" if s is None else f"{1000 * s:.3g}" for s in steps),
                 f"{time['total']:.3g}",
                 f"{time['speedup']:.2f}x",
                 f"{time['realised']:.0%} of {time['ideal_speedup']:.2f}x",
@@ -115,10 +117,11 @@ def _speeds(comparison: Comparison) -> Iterator[str]:
         time, psnr = comparison.time(variant), comparison.stat(variant, "psnr", reference)
         if variant in comparison.references or time is None or psnr is None:
             continue
+        worst = "" if psnr.worst == psnr.mean else f" (worst video {number(psnr.worst, 1)} dB)"
         yield (
             f"`{variant}` denoises {time['speedup']:.2f} times as fast as `{reference}` "
-            f"({time['realised']:.0%} of the ideal {time['ideal_speedup']:.2f}) at "
-            f"{number(psnr.mean, 1)} dB; worst video {number(psnr.worst, 1)} dB."
+            f"({time['realised']:.0%} of the ideal {time['ideal_speedup']:.2f}), at "
+            f"{number(psnr.mean, 1)} dB{worst}."
         )
 
 

@@ -38,15 +38,14 @@ function drawCurves(figure, clip, reference, seek) {
   const series = shown.map((name) => clip.runs[name].against[reference].psnr.map(numeric));
   figure.hidden = !shown.length;
   if (!shown.length) return () => {};
-  const width = Math.max(320, figure.clientWidth), height = 190;
-  const left = 34, right = width - 96, top = 26, bottom = height - 24;
+  const width = Math.max(320, figure.clientWidth), height = 180;
+  const left = 34, right = width - 96, top = 16, bottom = height - 24;
   const frames = series[0].length;
   const [low, high] = extent(series.flat());
   const infinite = series.flat().some((value) => value === Infinity);
   const x = (frame) => left + ((right - left) * (frame + 0.5)) / frames;
   const y = (value) => value === Infinity ? top - 8 : bottom - ((bottom - top) * (value - low)) / (high - low);
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `PSNR of each frame against ${reference}` });
-  svg.append(make("text", { x: 0, y: 12 }, `PSNR of each frame against ${reference}, dB`));
   for (const tick of ticks(low, high, 4)) {
     svg.append(make("line", { class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }),
       make("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, brief(tick)));
@@ -73,7 +72,7 @@ function drawCurves(figure, clip, reference, seek) {
   };
   svg.addEventListener("pointerdown", point);
   svg.addEventListener("pointermove", (event) => event.buttons && point(event));
-  figure.replaceChildren(svg);
+  figure.replaceChildren(make("figcaption", {}, `PSNR of each frame against ${reference}, dB`), svg);
   return (frame) => {
     cursor.setAttribute("x1", x(frame));
     cursor.setAttribute("x2", x(frame));
@@ -90,16 +89,14 @@ function drawScatter(figure, reference) {
   });
   figure.hidden = !points.length;
   if (!points.length) return;
-  const width = Math.max(320, figure.clientWidth), height = Math.min(330, width * 0.7);
-  const left = 34, right = width - 90, top = 30, bottom = height - 40;
+  const width = Math.max(320, figure.clientWidth), height = Math.min(310, width * 0.7);
+  const left = 34, right = width - 90, top = 18, bottom = height - 26;
   const [slow, fast] = extent([1, ...points.flatMap((p) => [p.speed, p.ideal])]);
   const [low, high] = extent(points.flatMap((p) => [p.mean, p.worst]), 0.12);
   const x = (speed) => left + ((right - left) * (speed - slow)) / (fast - slow);
   const y = (value) => value === Infinity ? top - 8 : bottom - ((bottom - top) * (value - low)) / (high - low);
   const label = `Quality against speed: mean PSNR against ${reference}, and speedup`;
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  svg.append(make("text", { x: 0, y: 12 }, `mean PSNR against ${reference}, dB; the line ends at the worst video`),
-    make("text", { x: right, y: height - 4, "text-anchor": "end" }, "speedup of denoising; hollow: the plan's ideal"));
   for (const tick of ticks(low, high, 5)) {
     svg.append(make("line", { class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }),
       make("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, brief(tick)));
@@ -122,5 +119,6 @@ function drawScatter(figure, reference) {
   for (const text of spread(labels, 15, bottom)) {
     svg.append(make("text", { class: "name", x: text.x + 12, y: text.y + 4, style: colorOf(text.name) }, text.name));
   }
-  figure.replaceChildren(svg);
+  const caption = `Mean PSNR against ${reference} in dB, the line down to the worst video, over the speedup of denoising; hollow where the plan's ideal lies.`;
+  figure.replaceChildren(make("figcaption", {}, caption), svg);
 }

@@ -23,7 +23,7 @@ function statCell(stat, digits, best) {
   if (!stat) return make("td", {}, "–");
   const more = [];
   if (stat.spread) more.push(`± ${stat.spread.toFixed(digits)}`);
-  if (stat.worst !== stat.mean) more.push(`worst ${show(stat.worst, digits)}`);
+  if (stat.worst !== null && stat.worst !== stat.mean) more.push(`worst ${show(stat.worst, digits)}`);
   return make("td", best ? { class: "best" } : {}, show(stat.mean, digits), more.length ? make("small", {}, more.join(", ")) : null);
 }
 
@@ -55,8 +55,9 @@ function drawCost() {
   const timed = names.filter((name) => data.variants[name].time);
   by("cost").hidden = !timed.length;
   if (!timed.length) return;
-  const heads = ["variant", "steps computed", "denoising, s", "a step: computed", "skipped", "speedup", "of the ideal", "text, s", "decoding, s", "compiling, s", "step memory", "cache"];
-  const milliseconds = (seconds) => (seconds === undefined ? "–" : `${brief(1000 * seconds)} ms`);
+  const heads = ["variant", "steps computed", "denoising, s", "speedup", "a step", "text, s", "decoding, s", "compiling, s", "step memory", "cache"];
+  const stepTime = ([kind, seconds], i) =>
+    make(i ? "small" : "span", {}, `${brief(1000 * seconds)} ms ${kind.replace("_", " ")}`);
   const megabytes = (bytes) => (bytes ? `${brief(bytes / 1e6)} MB` : "–");
   const rows = timed.map((name) => {
     const { time, plan, memory } = data.variants[name];
@@ -64,10 +65,8 @@ function drawCost() {
     const cells = [
       `${plan.computed} of ${plan.steps}`,
       [brief(time.seconds.denoise), make("small", {}, `${brief(fast)} to ${brief(slow)}`)],
-      milliseconds(time.step_seconds.computed ?? time.step_seconds.in_part),
-      milliseconds(time.step_seconds.skipped),
-      time.speedup ? `${time.speedup.toFixed(2)}×` : "–",
-      time.speedup ? [`${Math.round(100 * time.realised)} %`, make("small", {}, `of ${time.ideal_speedup.toFixed(2)}×`)] : "–",
+      time.speedup ? [`${time.speedup.toFixed(2)}×`, make("small", {}, `${Math.round(100 * time.realised)} % of ${time.ideal_speedup.toFixed(2)}×`)] : "–",
+      Object.entries(time.step_seconds).map(stepTime),
       brief(time.seconds.text),
       brief(time.seconds.decode),
       brief(time.compile_seconds),

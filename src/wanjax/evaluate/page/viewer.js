@@ -50,7 +50,6 @@ function makeCard(name, clip) {
     canvas.height = video.videoHeight;
     screen.style.aspectRatio = `${video.videoWidth} / ${video.videoHeight}`;
     by("cards").classList.toggle("small", video.videoWidth < 240);
-    by("cards").style.setProperty("--card", video.videoWidth < video.videoHeight * 1.2 ? "13rem" : "20rem");
     video.currentTime = middle(state.frame);
   });
   video.addEventListener("seeked", draw);
@@ -219,7 +218,7 @@ function setUpViewer() {
   document.addEventListener("keydown", (event) => {
     const typing = event.target.matches("select, input") && event.target !== scrubber;
     const pressing = event.target.matches("button") && event.key === " ";
-    const scrolling = event.target.matches(".scroll, pre") && event.key.startsWith("Arrow");
+    const scrolling = event.target.matches(".scroll") && event.key.startsWith("Arrow");
     const act = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!act || typing || pressing || scrolling || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();

@@ -1,0 +1,7 @@
+"""`python -m wanjax`: the command line."""
+
+import sys
+
+from wanjax.cli import main
+
+sys.exit(main())

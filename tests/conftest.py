@@ -1,0 +1,21 @@
+"""What all tests share."""
+
+import os
+
+import pytest
+
+# Tests compile many small programs and run each for milliseconds: unoptimised code halves the
+# suite's time. JAX reads this when it starts, so nothing here may start it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def pytest_report_header() -> str:
+    return "comparisons with torch and diffusers: `pytest tests/parity` (needs the extra `parity`)"
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory):
+    """A random two-expert text-to-video model in diffusers' layout; tests leave it as it is."""
+    from small_folder import make_small_folder
+
+    return make_small_folder(tmp_path_factory.mktemp("models") / "small-t2v")
