@@ -89,11 +89,16 @@ def _save(
     filename: str = "diffusion_pytorch_model.safetensors",
 ) -> None:
     """A model of NumPy noise: initialising one by JAX would compile for minutes."""
-    rng = np.random.default_rng(seed)
     made = nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0)))
-    for path, variable in flat_parameters(nnx.state(made)):
-        variable.set_value(_noise(path, variable.get_value().shape, rng))
+    noise_parameters(made, seed)
     save_model(made, rules, asdict(config), folder, dtype=np.float32, filename=filename)
+
+
+def noise_parameters(model: nnx.Module, seed: int) -> None:
+    """Give every parameter of an abstract model noise for values."""
+    rng = np.random.default_rng(seed)
+    for path, variable in flat_parameters(nnx.state(model)):
+        variable.set_value(_noise(path, variable.get_value().shape, rng))
 
 
 def _noise(path: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -141,16 +141,21 @@ def test_video_round_trip(tmp_path, clip):
         assert (stream.codec_context.name, stream.average_rate) == ("h264", 8)
 
 
-def test_interrupted_write_leaves_nothing(tmp_path, clip, monkeypatch):
+def interrupt_writing(monkeypatch, after):
+    """Ctrl-C while the video's frame number `after` is written."""
     make_frame, made = av.VideoFrame.from_ndarray, []
 
     def interrupted(*args, **options):
-        if len(made) == 4:
+        if len(made) == after:
             raise KeyboardInterrupt
         made.append(args)
         return make_frame(*args, **options)
 
     monkeypatch.setattr("wanjax.media.av.VideoFrame.from_ndarray", interrupted)
+
+
+def test_interrupted_write_leaves_nothing(tmp_path, clip, monkeypatch):
+    interrupt_writing(monkeypatch, after=4)
     with pytest.raises(KeyboardInterrupt):
         save_video(clip, tmp_path / "clip.mp4", fps=8)
     assert list(tmp_path.iterdir()) == []

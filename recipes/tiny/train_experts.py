@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work/tiny"), help="checkpoints and data")
     parser.add_argument("--clips", type=int, default=2560)
     parser.add_argument("--scale", type=float, default=1.0, help="times the steps of each stage")
-    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

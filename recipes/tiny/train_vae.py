@@ -59,12 +59,15 @@ class Stage:
     steps: int
     rate: float
     decay: bool  # a cosine to zero, or constant
+    decoder_only: bool = False  # the latents stay as they are
 
 
 STAGES = (
     Stage("images", 1, 64, 8, 700, 1.5e-3, False),
     Stage("short", 5, 32, 8, 550, 1.0e-3, False),
-    Stage("long", 9, 32, 6, 1000, 1.2e-3, True),
+    Stage("long", 9, 32, 6, 650, 1.2e-3, True),
+    Stage("longer", 9, 32, 6, 350, 1.0e-3, True),
+    Stage("decoder", 9, 32, 6, 500, 1.0e-3, True, decoder_only=True),
 )
 
 
@@ -124,7 +127,8 @@ def train(vae: WanVAE, stage: Stage, seed: int) -> None:
     graph, params = nnx.split(vae)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
     moments = optimizer.init(params)
-    update = jax.jit(partial(train_step, graph, optimizer), donate_argnums=(0, 1))
+    step_fn = partial(train_step, graph, optimizer, stage.decoder_only)
+    update = jax.jit(step_fn, donate_argnums=(0, 1))
     rng = np.random.default_rng([seed, stage.frames])
     squares: list[Array] = []
     began = time.monotonic()
@@ -144,6 +148,7 @@ def train(vae: WanVAE, stage: Stage, seed: int) -> None:
 def train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
+    decoder_only: bool,
     params: nnx.State,
     moments: Any,
     clips: UInt8[Array, "b T H W 3"],
@@ -156,6 +161,7 @@ def train_step(
     def loss(params: nnx.State) -> tuple[Array, Array]:
         vae = nnx.merge(graph, params)
         mean, _ = vae.posterior(target)
+        mean = jax.lax.stop_gradient(mean) if decoder_only else mean
         latents = mean + LATENT_NOISE * jax.random.normal(key, mean.shape)
         error = vae.reconstruct_chunk(latents, None)[0] - target
         square = jnp.mean(error**2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -52,8 +53,8 @@ def image_condition(
         if frame is not None:
             video[:, index] = frame.astype(np.float32) / 127.5 - 1
             given[index] = 1
-    latents = np.concatenate(list(encode_frames(vae, video, programs)), axis=1)
-    latents = np.moveaxis(np.asarray(vae.normalize(latents)), -1, 1)
+    encoded = np.concatenate(list(encode_frames(vae, video, programs)), axis=1)
+    latents = np.moveaxis(np.asarray(vae.normalize(jnp.asarray(encoded))), -1, 1)
     mask = _pack_mask(given, vae.config.temporal_factor)[None, :, :, None, None]
     mask = np.broadcast_to(mask, (len(first), *mask.shape[1:3], *latents.shape[3:]))
     return np.concatenate([mask, latents], axis=1)

@@ -59,24 +59,34 @@ def _fitted(config: Config) -> Config:
 
 
 class Progress:
-    """A bar over the steps that says which expert runs and what is skipped."""
+    """A bar over the steps that says which expert runs and what is skipped.
+
+    It appears with the first step: compiling, which comes before, would spoil its estimate.
+    """
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        self.bar: tqdm | None = None
 
     def __enter__(self) -> Progress:
-        self.bar = tqdm(total=len(self.plan.steps), desc="denoising", unit="step")
+        print("loading and compiling ...", file=sys.stderr)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
     def step(self, report: StepReport) -> None:
+        if self.bar is None:
+            self.bar = tqdm(total=len(self.plan.steps), desc="denoising", unit="step")
         step = report.step
         two = self.plan.schedule.num_experts == 2
         expert = f"{EXPERT_NAMES[step.expert]} noise, " if two else ""
-        self.bar.set_postfix_str(expert + ("skipped" if step.skipped else "computed"))
+        state = "skipped" if step.skipped else "computed"
+        self.bar.set_postfix_str(expert + state, refresh=False)
         self.bar.update()
+        if self.bar.n == self.bar.total:
+            self.bar.close()  # decoding is not denoising
 
 
 def make_record(config: Config, video: Video) -> dict[str, Any]:

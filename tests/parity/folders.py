@@ -41,7 +41,8 @@ def make_folder(
 ):
     """Write a folder to `path`; returns the reference pipeline, loaded and in float32."""
     transformers = [
-        randomize(_transformer(2 * Z + 4 if image else Z, clip), seed) for seed in range(1 + two_experts)
+        randomize(_transformer(2 * Z + 4 if image else Z, clip), seed)
+        for seed in range(1 + two_experts)
     ]
     components = {
         "tokenizer": _tokenizer(path),

@@ -1,5 +1,8 @@
 """The transformer against diffusers' `WanTransformer3DModel`."""
 
+import json
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from wanjax.models.transformer_keys import RULES
 
 pytestmark = pytest.mark.parity
 
+REFERENCE = Path(__file__).parents[1] / "reference" / "transformer.npz"
 SMALL = {
     "num_attention_heads": 2,
     "attention_head_dim": 32,
@@ -26,6 +30,15 @@ FORMS = {
     "t2v": {},
     "i2v-2.2": {"in_channels": 36},
     "i2v-2.1": {"in_channels": 36, "image_dim": 20, "added_kv_proj_dim": 64},
+}
+# still smaller, for the stored arrays; an odd number of rotary pairs along time
+TINY = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 14,
+    "text_dim": 8,
+    "freq_dim": 8,
+    "ffn_dim": 40,
+    "num_layers": 2,
 }
 
 
@@ -76,3 +89,45 @@ def test_timestep_per_token(models):
     context = ours.embed_context(jnp.asarray(text))
     velocity = ours(jnp.asarray(latents), jnp.asarray(timestep), context)
     assert relative_error(velocity, expected) < 1e-5
+
+
+def test_stored_reference_is_current():
+    """`tests/test_transformer.py` compares with these arrays where torch is absent.
+
+    Weights and inputs are rounded to float16, to keep the file small. To write it again
+    delete it.
+    """
+    arrays = {
+        f"{form}/{name}": value
+        for form, changes in FORMS.items()
+        for name, value in reference_case(TINY | changes).items()
+    }
+    if not REFERENCE.exists():
+        np.savez_compressed(REFERENCE, **arrays)
+    with np.load(REFERENCE) as stored:
+        assert set(stored.files) == set(arrays)
+        for name, value in arrays.items():
+            if name.endswith("velocity"):
+                np.testing.assert_allclose(stored[name], value, rtol=1e-5, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(stored[name], value)
+
+
+def reference_case(config):
+    """A random model's weights, its inputs and what it makes of them."""
+    has_image = "image_dim" in config
+    if has_image:
+        config["added_kv_proj_dim"] = 28  # as wide as the model
+    model = randomize(WanTransformer3DModel(**config)).half().float()
+    rng = np.random.default_rng(1)
+    shapes = {"latents": (2, model.config.in_channels, 2, 4, 6), "text": (2, 5, 8)}
+    if has_image:
+        shapes |= {"text": (2, 512, 8), "image": (2, 7, 20)}
+    inputs = {name: rng.normal(size=shape).astype(np.float16) for name, shape in shapes.items()}
+    timestep = np.array([931, 47])
+    latents, text, *image = (torch.tensor(x).float() for x in inputs.values())
+    with torch.no_grad():
+        velocity = model(latents, torch.tensor(timestep), text, *image).sample.numpy()
+    weights = {f"weights/{key}": x.half().numpy() for key, x in model.state_dict().items()}
+    about = {"config": np.array(json.dumps(config)), "timestep": timestep}
+    return weights | inputs | about | {"velocity": velocity}

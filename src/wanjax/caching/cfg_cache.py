@@ -66,10 +66,10 @@ class CFGCache:
         predicted = {i for i in candidates if (i - start) % self.interval}
         if not predicted:
             raise UsageError(
-                f"use_cfg_cache: none of {schedule.num_steps} steps would be predicted, as they "
-                f"may be from step {max(phase.start + 1, start)} up to step {end - 1}, every "
-                f"{self.interval}th computed; take more steps, or set cfg_cache_start and "
-                "cfg_cache_end"
+                f"use_cfg_cache: no step of {schedule.num_steps} is left to predict, as "
+                f"cfg_cache_start is {start}, cfg_cache_end {end}, every {self.interval}th step "
+                f"between them computes, and so do step {phase.start} and the last; take more "
+                "steps, or set these keys"
             )
         actions = [
             (COMPUTE, PREDICT) if i in predicted else (COMPUTE,) * schedule.num_branches(i)

@@ -71,7 +71,8 @@ def save(comparison: Comparison, folder: Path | None = None) -> list[Path]:
 def _compare(
     args: Sequence[str], prompts: Iterable[str | Prompt] | None, pipe: WanPipeline | None
 ) -> Comparison:
-    configs = resolve_variants(args, "compare", default=VARIANTS)
+    default = "" if any(arg.startswith("videos=") for arg in args) else VARIANTS
+    configs = resolve_variants(args, "compare", default)
     first = next(iter(configs.values()))
     assert first.output is not None
     folder = Path(first.output).expanduser()

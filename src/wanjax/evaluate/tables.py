@@ -98,7 +98,7 @@ def _cost_rows(comparison: Comparison) -> list[list[str]]:
             [
                 variant,
                 f"{plan['computed']} of {plan['steps']}",
-                f"`{plan['strip']}`",
+                f"`{plan['strip'].replace('|', ' ')}`",  # a bar would end the cell
                 f"{time['seconds']['denoise']:.3g}",
                 " / ".join("-" if s is None else f"{1000 * s:.3g}" for s in steps),
                 f"{time['total']:.3g}",

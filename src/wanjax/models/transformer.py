@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -256,7 +257,8 @@ class ConditionEmbedder(nnx.Module):
                 f"got {'none' if image is None else 'some'}"
             )
         tokens = self.text_embedder(text, gelu_tanh)
-        return Context(tokens, None if image is None else self.image_embedder(image))
+        embedder = self.image_embedder
+        return Context(tokens, None if image is None or embedder is None else embedder(image))
 
 
 def _sinusoid(t: Float[Array, "batch n"], dim: int) -> Float[Array, "batch n dim"]:
@@ -271,9 +273,9 @@ class Mlp(nnx.Module):
     def __init__(
         self, features: int, hidden: int, out: int, *, keep_float32: bool = False, rngs: nnx.Rngs
     ):
-        keep = {"keep_float32": keep_float32, "rngs": rngs}
-        self.linear_1 = Linear(features, hidden, axes=("embed", "mlp"), **keep)
-        self.linear_2 = Linear(hidden, out, axes=("mlp", "embed"), **keep)
+        linear = partial(Linear, keep_float32=keep_float32, rngs=rngs)
+        self.linear_1 = linear(features, hidden, axes=("embed", "mlp"))
+        self.linear_2 = linear(hidden, out, axes=("mlp", "embed"))
 
     def __call__(self, x: Float[Array, "*batch features"], activation: Any) -> Array:
         return self.linear_2(activation(self.linear_1(x)))
@@ -383,7 +385,7 @@ class CrossAttention(nnx.Module):
         """Of text and image, each [batch, length, heads, dim]."""
         k, v = self.norm_k(self.to_k(context.text)), self.to_v(context.text)
         text = (_split_heads(k, self.heads), _split_heads(v, self.heads))
-        if not self.has_image:
+        if not self.has_image or context.image is None:
             return KeysValues(text, None)
         k, v = self.norm_added_k(self.add_k_proj(context.image)), self.add_v_proj(context.image)
         return KeysValues(text, (_split_heads(k, self.heads), _split_heads(v, self.heads)))

@@ -45,7 +45,7 @@ def _corrector(s: Float[np.ndarray, "steps+1"], i: int, order: int) -> tuple[flo
         r = (_log_snr(s[i - 2]) - _log_snr(s[i - 1])) / h
         k1 = b / -h - 1
         k2 = k1 / -h - 0.5
-        rho = np.linalg.solve([[1, 1], [r, 1]], [k1 / b, 2 * k2 / b])
+        rho = np.linalg.solve(np.array([[1, 1], [r, 1]]), np.array([k1 / b, 2 * k2 / b]))
         latest, oldest = float(rho[1]), float(rho[0] / r)
     scale = -alpha * b
     return (0, s[i] / s[i - 1], scale * latest, scale * (1 - latest - oldest), scale * oldest)

@@ -1,0 +1,87 @@
+"""A model of a few operations with the transformer's stages, whose every output is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from wanjax.caching import Plan
+from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT
+from wanjax.denoise import StepReport, denoise
+from wanjax.models.transformer import Context
+from wanjax.programs import Programs
+from wanjax.schedulers import SAMPLERS
+from wanjax.step import Expert, Measure, Settings
+
+SHAPE = (2, 2, 4, 6)  # of a video's latents
+SIZE = int(np.prod(SHAPE))
+
+
+class FakeModel(nnx.Module):
+    """`v = gain * x + drive * t / 1000 + context`: a branch differs by its context alone."""
+
+    def __init__(self, gain: float, drive: float):
+        self.gain, self.drive = nnx.Param(jnp.array(gain)), nnx.Param(jnp.array(drive))
+
+    def grid(self, shape):
+        return shape[-3:]
+
+    def embed(self, x, timestep):
+        return x.reshape(len(x), 1, -1), timestep
+
+    def run_blocks(self, tokens, time, context, grid):
+        return self.gain[...] * tokens + self.drive[...] * time / 1000 + context.text
+
+    def head(self, tokens, time, grid):
+        return tokens.reshape(-1, *SHAPE)
+
+
+def run_fake(
+    plan: Plan,
+    *,
+    gain: float = 0.3,
+    drive: float = 0.4,
+    contexts: Sequence[float | np.ndarray] = (0.0, 0.5),
+    seed: int = 0,
+    measure: Measure | None = None,
+    programs: Programs | None = None,
+    sampler: str = "unipc",
+    on_step: Callable[[StepReport], None] | None = None,
+) -> tuple[np.ndarray, Plan]:
+    """Denoise one video with a fake model in each expert's place; samples [steps + 1, ...].
+
+    `contexts` are what the branches add: conditional, unconditional.
+    """
+    graph, params = nnx.split(FakeModel(gain, drive))
+    branches = len(plan.steps[0].actions)
+    text = jnp.stack([jnp.broadcast_to(jnp.ravel(c), (1, SIZE)) for c in contexts[:branches]])
+    start = jax.random.normal(jax.random.key(seed), (1, *SHAPE))
+    samples = [np.array(start)]
+
+    def collect(report: StepReport) -> None:
+        samples.append(np.array(report.latents))
+        if on_step is not None:
+            on_step(report)
+
+    schedule = plan.schedule
+    settings = Settings(
+        graph,
+        "float32",
+        keep_residual=plan.may(REUSE) or measure == "residual",
+        keep_outputs=plan.may(PREDICT, REUSE_OUTPUT) or measure == "output",
+        measure=measure,
+    )
+    _, executed = denoise(
+        start,
+        plan,
+        SAMPLERS[sampler](schedule.num_steps, schedule.flow_shift),
+        [Expert(params, Context(text))] * 2,
+        settings,
+        Programs() if programs is None else programs,
+        on_step=collect,
+    )
+    return np.stack(samples)[:, 0], executed

@@ -1,0 +1,267 @@
+"""Safetensors to parameters, on a model of a few tensors; folders in diffusers' layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tracemalloc
+from collections import Counter
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from wanjax.checkpoints.folder import Folder
+from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.mapping import TRANSFORMS, checkpoint_tensors
+from wanjax.checkpoints.save import save_model
+from wanjax.errors import CheckpointError
+from wanjax.models.layers import LayerNorm, Linear, stack
+
+DEPTH, WIDTH = 3, 4
+RULES = [
+    (r"blocks\.kernel", "blocks.{i}.weight", "linear"),
+    (r"blocks\.bias", "blocks.{i}.bias", "copy"),
+    (r"norm\.scale", "norm.weight", "copy"),
+    (r"(.*)\.kernel", r"\1.weight", "linear"),
+    (r"(.*)", r"\1", "copy"),
+]
+
+
+class Toy(nnx.Module):
+    """Stacked layers, a single one, and a norm that stays in float32."""
+
+    def __init__(self, depth: int, width: int, rngs: nnx.Rngs):
+        axes = ("embed", "mlp")
+        self.blocks = stack(lambda r: Linear(width, width, axes=axes, rngs=r), depth, rngs)
+        self.norm = LayerNorm(width, eps=1e-6, rngs=rngs)
+        self.out = Linear(width, 2, axes=axes, rngs=rngs)
+
+
+def toy(depth: int = DEPTH, width: int = WIDTH) -> Toy:
+    return nnx.eval_shape(lambda: Toy(depth, width, nnx.Rngs(0)))
+
+
+def tensors(depth: int = DEPTH, width: int = WIDTH) -> dict[str, np.ndarray]:
+    """A checkpoint of `toy`, every number another one."""
+    shapes = {f"blocks.{i}.weight": (width, width) for i in range(depth)}
+    shapes |= {f"blocks.{i}.bias": (width,) for i in range(depth)}
+    shapes |= {"norm.weight": (width,), "norm.bias": (width,)}
+    shapes |= {"out.weight": (2, width), "out.bias": (2,)}
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def load(folder, model=None, files=None, **options):
+    return load_parameters(model or toy(), RULES, files or TensorFiles(folder), **options)
+
+
+def refused(folder, **options) -> str:
+    with pytest.raises(CheckpointError) as error:
+        load(folder, **options)
+    return str(error.value)
+
+
+def test_layouts_and_stacking(tmp_path):
+    stored = tensors()
+    save_file(stored, tmp_path / "model.safetensors")
+    model = load(tmp_path)
+    for i in range(DEPTH):
+        np.testing.assert_array_equal(model.blocks.kernel[i], stored[f"blocks.{i}.weight"].T)
+        np.testing.assert_array_equal(model.blocks.bias[i], stored[f"blocks.{i}.bias"])
+    np.testing.assert_array_equal(model.norm.scale[...], stored["norm.weight"])
+    np.testing.assert_array_equal(model.out.kernel[...], stored["out.weight"].T)
+
+
+def test_sharded_files_are_one_checkpoint(tmp_path):
+    stored = tensors()
+    for number, start in enumerate(range(0, len(stored), 4)):
+        part = dict(list(stored.items())[start : start + 4])
+        save_file(part, tmp_path / f"model-{number:05}.safetensors")
+    loaded = checkpoint_tensors(nnx.state(load(tmp_path)), RULES)
+    assert loaded.keys() == stored.keys()
+    for name, value in stored.items():
+        np.testing.assert_array_equal(loaded[name], value)
+
+
+def test_every_fault_is_listed_with_name_and_shape(tmp_path):
+    stored = tensors()
+    del stored["blocks.1.weight"], stored["norm.bias"]
+    stored["lora.up"] = np.zeros((7, 2), np.float32)
+    stored["out.weight"] = stored["out.weight"].T.copy()
+    save_file(stored, tmp_path / "model.safetensors")
+    assert refused(tmp_path) == (
+        f"{tmp_path} does not hold this model: "
+        "2 missing: blocks.1.weight [4, 4], norm.bias [4]; "
+        "1 unexpected: lora.up [7, 2]; "
+        "1 wrong shape: out.weight is [4, 2], expected [2, 4]"
+    )
+
+
+def test_long_lists_are_cut(tmp_path):
+    save_file({"other": np.zeros(1)}, tmp_path / "model.safetensors")
+    text = refused(tmp_path, model=toy(depth=20))
+    assert "44 missing: blocks.0.bias [4]" in text
+    assert "and 36 more" in text
+
+
+def test_tensors_that_may_lie_about(tmp_path):
+    save_file(tensors() | {"blocks.0.unused": np.zeros(1)}, tmp_path / "model.safetensors")
+    assert "1 unexpected: blocks.0.unused [1]" in refused(tmp_path)
+    load(tmp_path, unused=[r"blocks\.\d+\.unused"])
+
+
+@pytest.mark.parametrize("stored_as", [np.float16, np.float32, np.float64])
+def test_dtypes(tmp_path, stored_as):
+    """What the reference keeps in float32 stays so, whatever the checkpoint and the wish."""
+    save_file({k: v.astype(stored_as) for k, v in tensors().items()}, tmp_path / "m.safetensors")
+    model = load(tmp_path, dtype=jnp.bfloat16)
+    assert model.norm.scale[...].dtype == model.norm.bias[...].dtype == jnp.float32
+    assert model.out.kernel[...].dtype == model.blocks.kernel[...].dtype == jnp.bfloat16
+
+
+def test_bfloat16_checkpoint(tmp_path):
+    save_file({k: v.astype(jnp.bfloat16) for k, v in tensors().items()}, tmp_path / "m.safetensors")
+    model = load(tmp_path)
+    expected = tensors()["out.weight"].astype(jnp.bfloat16).astype(np.float32).T
+    np.testing.assert_array_equal(model.out.kernel[...], expected)
+
+
+def test_aliases_and_prefix(tmp_path):
+    stored = {f"model.{name}": value for name, value in tensors().items()}
+    stored["model.head.weight"] = stored.pop("model.out.weight")
+    save_file(stored, tmp_path / "model.safetensors")
+    files = TensorFiles(tmp_path, aliases={"model.head.weight": "out.weight"}, prefix="model.")
+    np.testing.assert_array_equal(
+        load(tmp_path, files=files).out.kernel[...], tensors()["out.weight"].T
+    )
+
+
+class CountingFiles(TensorFiles):
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.reads: Counter[str] = Counter()
+
+    def read(self, name):
+        self.reads[name] += 1
+        return super().read(name)
+
+
+def test_one_tensor_at_a_time(tmp_path):
+    """Host memory while loading 32 MiB: that of a few of its 1 MiB tensors."""
+    depth, width = 32, 512
+    save_file(tensors(depth, width), tmp_path / "model.safetensors")
+    load(tmp_path, toy(depth, width))  # compiles
+    files = CountingFiles(tmp_path)
+    tracemalloc.start()
+    load(tmp_path, toy(depth, width), files)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert set(files.reads.values()) == {1}
+    assert files.reads.keys() == tensors(depth, width).keys()
+    assert peak < 6 * 2**20
+
+
+def cut_short(path):
+    save_file(tensors(), path)
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        cut_short,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
+        lambda path: path.mkdir(),
+    ],
+    ids=["cut short", "empty", "git lfs pointer", "folder"],
+)
+def test_no_safetensors_file(tmp_path, write):
+    write(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is no safetensors file, or is"):
+        TensorFiles(tmp_path)
+
+
+def test_no_file_at_all(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no \*\.safetensors file"):
+        TensorFiles(tmp_path)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_invert(name):
+    transform = TRANSFORMS[name]
+    ranks = {"copy": 2, "linear": 2, "conv2d": 4, "conv3d": 5, "gamma2d": 1, "gamma3d": 1}
+    ours = np.random.default_rng(0).normal(size=(2, 3, 4, 5, 6)[: ranks[name]])
+    stored = transform.save(ours)
+    assert stored.shape == transform.shape(ours.shape)
+    np.testing.assert_array_equal(transform.load(stored), ours)
+
+
+def test_saved_model_loads(tmp_path):
+    save_file(tensors(), tmp_path / "model.safetensors")
+    model = load(tmp_path)
+    save_model(model, RULES, {"width": WIDTH}, tmp_path / "saved", dtype=np.float32)
+    assert json.loads((tmp_path / "saved/config.json").read_text()) == {"width": WIDTH}
+    (file,) = (tmp_path / "saved").glob("*.safetensors")
+    for name, value in load_file(file).items():
+        np.testing.assert_array_equal(value, tensors()[name])
+
+
+# Folders
+
+
+@pytest.fixture
+def folder(small_folder, tmp_path):
+    """A copy to be spoilt, without its tensors."""
+    ignore = shutil.ignore_patterns("*.safetensors")
+    return shutil.copytree(small_folder, tmp_path / "model", ignore=ignore)
+
+
+def rewrite(path, **changes):
+    """Change keys of a JSON file; a key of value `...` is taken out."""
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
+
+
+def test_what_a_folder_has(folder):
+    opened = Folder.open(folder)
+    assert opened.experts == ("transformer", "transformer_2")
+    assert (opened.boundary_ratio, opened.flow_shift) == (0.8, 5.0)
+    assert not opened.has("image_encoder")
+
+
+@pytest.mark.parametrize("absent", [..., None, [None, None]], ids=["left out", "null", "nulls"])
+def test_old_folders(folder, absent):
+    """Published before Wan 2.2: keys are missing, or null in either form."""
+    rewrite(folder / "model_index.json", transformer_2=absent, boundary_ratio=...)
+    rewrite(folder / "transformer/config.json", pos_embed_seq_len=..., image_dim=...)
+    rewrite(folder / "vae/config.json", decoder_base_dim=..., patch_size=..., clip_output=False)
+    opened = Folder.open(folder)
+    assert opened.experts == ("transformer",)
+    assert opened.boundary_ratio is None
+    assert opened.transformer_config().image_dim is None
+    assert opened.vae_config().spatial_factor == 8
+
+
+def test_folders_that_are_none(folder, tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        Folder.open(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"model_index\.json is missing"):
+        Folder.open(folder / "vae")
+    rewrite(folder / "model_index.json", _class_name="FluxPipeline")
+    with pytest.raises(CheckpointError, match="'FluxPipeline', expected one of WanPipeline"):
+        Folder.open(folder)
+    (folder / "model_index.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="holds a list, expected an object"):
+        Folder.open(folder)
+    (folder / "model_index.json").write_text('{"_class')
+    with pytest.raises(CheckpointError, match=r"model_index\.json is not valid JSON"):
+        Folder.open(folder)
+
+
+def test_a_folder_without_its_weights(folder):
+    with pytest.raises(CheckpointError, match=r"transformer_2: no \*\.safetensors file"):
+        Folder.open(folder).load_transformer("transformer_2")

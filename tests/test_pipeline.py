@@ -1,0 +1,321 @@
+"""The pipeline on small random weights: programs, plans, batches, results, mistakes."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+
+import jax
+import numpy as np
+import pytest
+from jax import monitoring
+from small_folder import TEXT_DIM, Z
+from test_media import interrupt_writing
+
+import wanjax
+from wanjax.caching import Curve, make_plan
+from wanjax.errors import UsageError
+from wanjax.media import read_video
+from wanjax.planning import make_schedule
+from wanjax.step import run_step
+
+STEPS = 6
+PROMPTS = ("a red ball moving left", "dark")
+# flow_shift 5 and boundary_ratio 0.8 of the folder: steps 0 to 2 high noise, 3 to 5 low
+BOUNDARY = 3
+FLAT = Curve.from_list([1.0] * 2 * STEPS)  # nothing changes, so everything may be skipped
+STEEP = Curve.from_list([1.0, 1.0] + [0.5] * 2 * (STEPS - 1))
+ALL_SKIPPED = wanjax.MagCache(mag_ratios_base=FLAT, retention_ratio=0)
+
+
+def load(folder, **values):
+    defaults = {"weights_dtype": "float32", "activations_dtype": "float32", "fps": 8}
+    size = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": STEPS}
+    return wanjax.WanPipeline.from_pretrained(
+        folder, max_sequence_length=16, **(defaults | size | values)
+    )
+
+
+@pytest.fixture(scope="module")
+def pipe(small_folder):
+    return load(small_folder)
+
+
+def latents_of(pipe, *prompts, **arguments):
+    arguments = {"output_type": "latent", "seed": 3} | arguments
+    return pipe(*(prompts or PROMPTS), **arguments).latents
+
+
+@contextmanager
+def denoising_programs(pipe):
+    """The distinct programs that runs inside use for their steps, by their actions."""
+    used = {}
+
+    def watch(function, args, program):
+        if function is run_step:
+            used[id(program)] = program
+
+    pipe.programs.watch = watch
+    yield used
+    pipe.programs.watch = None
+
+
+@contextmanager
+def compilations():
+    """Everything that XLA compiles inside, the smallest operation included."""
+    found = []
+
+    def listen(event, seconds, **about):
+        if event.endswith("backend_compile_duration"):
+            found.append(event)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    monitoring.unregister_event_duration_listener(listen)
+
+
+# Programs
+
+
+def test_dense_needs_one_program_and_magcache_two(pipe):
+    with denoising_programs(pipe) as dense:
+        latents_of(pipe)
+    with denoising_programs(pipe) as cached:
+        video = pipe(*PROMPTS, output_type="latent", cache=ALL_SKIPPED)
+    assert video.plan.strip() == "#..|#.#"
+    assert (len(dense), len(cached)) == (1, 2)
+
+
+def test_a_skipped_step_runs_no_blocks(pipe):
+    """The blocks are the one loop of a program: over the stacked layers."""
+    with denoising_programs(pipe) as cached:
+        latents_of(pipe, cache=ALL_SKIPPED)
+    loops = [len(re.findall(r"\swhile\(", program.as_text())) for program in cached.values()]
+    assert sorted(loops) == [0, 1]
+    flops = sorted(program.cost_analysis()["flops"] for program in cached.values())
+    assert flops[0] < flops[1] / 2
+
+
+@pytest.mark.parametrize("cache", [None, ALL_SKIPPED], ids=["dense", "magcache"])
+def test_other_prompt_guidance_or_seed_compiles_nothing(pipe, cache):
+    pipe(*PROMPTS, cache=cache)
+    programs = len(pipe.programs)
+    with compilations() as compiled:
+        pipe("a blue square", "", guidance_scale=2.5, guidance_scale_2=7.0, seed=9, cache=cache)
+    assert len(pipe.programs) == programs
+    assert compiled == []
+
+
+def test_other_steps_compile_no_program(pipe):
+    latents_of(pipe)
+    programs = len(pipe.programs)
+    for steps in (1, 2, 9):
+        latents_of(pipe, num_inference_steps=steps)
+    assert len(pipe.programs) == programs
+
+
+def test_compiling_is_timed_apart(small_folder):
+    pipe = load(small_folder)
+    first, second = (pipe(*PROMPTS).timings for _ in range(2))
+    assert first.compile > 0
+    assert second.compile == 0
+    for timings in (first, second):
+        assert set(timings.stages) == {"text", "condition", "denoise", "decode"}
+        assert len(timings.steps) == STEPS
+        assert sum(timings.steps) <= timings.stages["denoise"]
+        assert min(timings.peak_memory.values()) > 0
+
+
+# Plans
+
+
+def test_runs_are_equal(pipe):
+    first, second = pipe(*PROMPTS, seed=1), pipe(*PROMPTS, seed=1)
+    np.testing.assert_array_equal(first.latents, second.latents)
+    np.testing.assert_array_equal(first.frames, second.frames)
+    assert not np.array_equal(first.latents, latents_of(pipe, seed=2))
+
+
+def test_a_curve_that_forces_no_skip_is_dense(pipe):
+    cache = wanjax.MagCache(mag_ratios_base=STEEP)
+    np.testing.assert_array_equal(latents_of(pipe, cache=cache), latents_of(pipe))
+
+
+def test_steps_before_the_first_skip_are_dense(pipe):
+    """Keeping the residual changes nothing; using it does."""
+    cache = wanjax.MagCache(mag_ratios_base=FLAT, retention_ratio=0.67)
+    seen = {}
+    for name, method in {"dense": None, "cached": cache}.items():
+        samples = seen[name] = []
+        latents_of(pipe, cache=method, callback=lambda r, s=samples: s.append(np.array(r.latents)))
+    assert cache.plan(schedule()).skipped_steps == (2,)
+    difference = [np.abs(a - b).max() for a, b in zip(*seen.values(), strict=True)]
+    assert max(difference[:2]) < 1e-6
+    assert min(difference[2:]) > 1e-3
+
+
+def schedule(steps=STEPS, guidance=5.0):
+    return make_schedule(steps, 5.0, guidance, guidance, boundary_ratio=0.8)
+
+
+def test_callback_reports_every_step(pipe):
+    reports = []
+    video = pipe(*PROMPTS, cache=ALL_SKIPPED, output_type="latent", callback=reports.append)
+    assert [r.step for r in reports] == list(video.plan.steps)
+    assert video.plan.boundary_step == BOUNDARY
+    assert video.plan.skipped_steps == (1, 2, 4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_few_steps_with_magcache(pipe, steps, guidance):
+    """Regression: others skip before any residual exists."""
+    video = pipe(
+        *PROMPTS, cache=ALL_SKIPPED, num_inference_steps=steps, guidance_scale=guidance,
+        output_type="latent",
+    )  # fmt: skip
+    assert np.isfinite(video.latents).all()
+    assert not video.plan.steps[0].skipped
+    assert not video.plan.steps[-1].skipped
+
+
+def test_a_residual_reused_twice_does_not_drift(small_folder):
+    """In bfloat16 (tokens + residual) - tokens is not the residual: it must not be taken again."""
+    pipe = load(small_folder, activations_dtype="bfloat16")
+    plan = ALL_SKIPPED.plan(schedule())
+    assert plan.skipped_steps[:2] == (1, 2)
+    changes = []
+    latents_of(pipe, cache=plan, measure="residual", callback=lambda r: changes.append(r.change))
+    for step in plan.skipped_steps:
+        ratio, spread, distance = np.moveaxis(np.asarray(changes[step]), -1, 0)
+        np.testing.assert_allclose(ratio, 1, atol=1e-6)
+        np.testing.assert_allclose(spread, 0, atol=1e-6)
+        np.testing.assert_allclose(distance, 0, atol=1e-6)
+
+
+def test_a_plan_of_ones_own(pipe):
+    """Also one that skips the last step, which no method does."""
+    both = {"#": ("compute",) * 2, ".": ("reuse",) * 2}
+    plan = make_plan(schedule(), [both[mark] for mark in "##.#.."], "mine")
+    video = pipe(*PROMPTS, cache=plan, output_type="latent")
+    assert (video.plan.method, video.plan.skipped_steps) == ("mine", (2, 4, 5))
+    assert not np.array_equal(video.latents, latents_of(pipe))
+
+
+def test_guidance_of_one_has_no_unconditional_branch(pipe):
+    """v = u + 1 (c - u) = c."""
+    video = pipe(*PROMPTS, seed=3, guidance_scale=1.0, output_type="latent")
+    assert {step.actions for step in video.plan.steps} == {("compute",)}
+    almost = latents_of(pipe, guidance_scale=1.00001)
+    np.testing.assert_allclose(video.latents, almost, atol=1e-3)
+
+
+def test_branches_one_by_one(small_folder, pipe):
+    one_by_one = load(small_folder, batch_guidance=False)
+    np.testing.assert_allclose(latents_of(one_by_one), latents_of(pipe), atol=1e-5)
+
+
+def test_each_expert_has_its_own_guidance(pipe):
+    samples = {}
+    for low in (5.0, 2.0):
+        seen = samples[low] = []
+        latents_of(
+            pipe, guidance_scale=5.0, guidance_scale_2=low,
+            callback=lambda r, s=seen: s.append(np.array(r.latents)),
+        )  # fmt: skip
+    difference = [np.abs(a - b).max() for a, b in zip(*samples.values(), strict=True)]
+    assert max(difference[:BOUNDARY]) == 0
+    assert min(difference[BOUNDARY:]) > 1e-4
+
+
+# Batches
+
+
+def test_a_batch_equals_single_runs(pipe):
+    prompts = ["a red ball moving left", "a blue square"]
+    batch = pipe(prompts, "dark", seed=[5, 11])
+    for i, seed in enumerate((5, 11)):
+        single = pipe(prompts[i], "dark", seed=seed)
+        np.testing.assert_allclose(batch.latents[i], single.latents[0], atol=1e-5)
+        assert np.abs(batch.frames[i].astype(int) - single.frames[0]).max() <= 1
+
+
+def test_a_seed_counts_up_over_the_batch(pipe):
+    counted = latents_of(pipe, list(PROMPTS), "", seed=5)
+    np.testing.assert_array_equal(counted, latents_of(pipe, list(PROMPTS), "", seed=[5, 6]))
+    np.testing.assert_array_equal(counted, latents_of(pipe, list(PROMPTS), "", seed=np.int64(5)))
+
+
+def test_given_noise_and_embeddings(pipe):
+    noise = np.asarray(jax.random.normal(jax.random.key(3), (Z, 2, 4, 6)))[None]
+    expected = latents_of(pipe)
+    np.testing.assert_array_equal(latents_of(pipe, latents=noise, seed=8), expected)
+    embeds = [pipe.encode_prompt([prompt]) for prompt in PROMPTS]
+    given = pipe(
+        prompt_embeds=embeds[0], negative_prompt_embeds=embeds[1], seed=3, output_type="latent"
+    )
+    np.testing.assert_array_equal(given.latents, expected)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"prompt": None}, "either prompt or prompt_embeds"),
+        ({"prompt_embeds": np.zeros((1, 16, TEXT_DIM))}, "either prompt or prompt_embeds"),
+        ({"negative_prompt": ["a", "b"]}, "negative_prompt: 2 for 1 prompts"),
+        ({"negative_prompt_embeds": np.zeros((1, 9, TEXT_DIM))}, r"\(1, 9, 32\).*must be equal"),
+        ({"latents": np.zeros((1, Z, 2, 4, 5))}, r"\(1, 4, 2, 4, 5\), expected \(1, 4, 2, 4, 6\)"),
+        ({"seed": [1, 2]}, "2 seeds for 1 videos"),
+        ({"image": "ball.png"}, "no such file"),
+        ({"image": np.zeros((4, 4, 3), np.uint8)}, "takes no image"),
+        ({"height": 40}, "height=40: must be a multiple of 16, such as 48"),
+        ({"width": 0}, "width=0: must be a multiple of 16, such as 16"),
+        ({"num_frames": 4}, "num_frames=4"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0: must be at least 1"),
+        ({"guidance_scale": -1.0}, "guidance_scale"),
+        ({"output_type": "pil"}, "output_type='pil'"),
+        ({"cache": make_plan(schedule(2), [("compute",) * 2] * 2)}, "for other steps"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_mistakes(pipe, arguments, text):
+    with pytest.raises(ValueError, match=text) as error:
+        pipe(**({"prompt": PROMPTS[0]} | arguments))
+    assert isinstance(error.value, UsageError)
+
+
+# Results
+
+
+def test_saved_video_can_be_read(pipe, tmp_path):
+    video = pipe(*PROMPTS)
+    assert (video.frames.shape, video.frames.dtype) == ((1, 5, 32, 48, 3), np.uint8)
+    assert video.save(tmp_path / "ball.mp4") == [tmp_path / "ball.mp4"]
+    assert read_video(tmp_path / "ball.mp4").shape == (5, 32, 48, 3)
+
+
+def test_a_batch_is_saved_as_numbered_files(pipe, tmp_path):
+    names = pipe(list(PROMPTS)).save(tmp_path / "ball.mp4")
+    assert [name.name for name in names] == ["ball-0.mp4", "ball-1.mp4"]
+    assert all(name.exists() for name in names)
+
+
+def test_interrupted_save_leaves_no_file(pipe, tmp_path, monkeypatch):
+    video = pipe(*PROMPTS)
+    interrupt_writing(monkeypatch, after=2)
+    with pytest.raises(KeyboardInterrupt):
+        video.save(tmp_path / "ball.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latents_alone(pipe):
+    video = pipe(*PROMPTS, output_type="latent")
+    assert video.frames is None
+    assert video.latents.shape == (1, Z, 2, 4, 6)
+    assert "decode" not in video.timings.stages
+    with pytest.raises(UsageError, match="returned latents"):
+        video.save("ball.mp4")
+    np.testing.assert_array_equal(pipe.decode(video.latents), pipe(*PROMPTS).frames)

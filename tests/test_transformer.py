@@ -1,0 +1,181 @@
+"""The transformer against stored arrays of diffusers (written by tests/parity), and alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.models import attention as attention_module
+from wanjax.models.attention import attention
+from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.transformer_keys import RULES
+from wanjax.parallel import constrain
+
+REFERENCE = Path(__file__).parent / "reference" / "transformer.npz"
+FORMS = ("t2v", "i2v-2.2", "i2v-2.1")
+# erf GELU in place of tanh, the subtlest mistake tried, shows as 5e-5
+TOLERANCE = 2e-5
+
+
+@nnx.jit
+def call(model, latents, timestep, text, image=None):
+    return model(latents, timestep, model.embed_context(text, image))
+
+
+@pytest.fixture(scope="module")
+def stored():
+    """Arrays by form and name; inputs and weights (a checkpoint's tensors) are float16."""
+    cases: dict[str, dict] = {form: {"weights": {}} for form in FORMS}
+    with np.load(REFERENCE) as arrays:
+        for name in arrays.files:
+            form, *rest = name.split("/")
+            target = cases[form]["weights"] if rest[0] == "weights" else cases[form]
+            target[rest[-1]] = arrays[name]
+    return cases
+
+
+@pytest.fixture(scope="module")
+def load(stored, tmp_path_factory):
+    """A function from a form's name to its model."""
+
+    def load_form(form: str, **options) -> WanTransformer:
+        folder = tmp_path_factory.mktemp("transformer")
+        save_file(stored[form]["weights"], folder / "model.safetensors")
+        config = TransformerConfig.from_dict(json.loads(str(stored[form]["config"])))
+        abstract = nnx.eval_shape(lambda: WanTransformer(config, rngs=nnx.Rngs(0), **options))
+        return load_parameters(abstract, RULES, TensorFiles(folder))
+
+    return load_form
+
+
+@pytest.fixture(scope="module")
+def t2v(load):
+    return load("t2v")
+
+
+def inputs(case):
+    names = ("latents", "timestep", "text", "image")
+    return [case[name].astype(np.float32) for name in names if name in case]
+
+
+def assert_equal(got, expected, tolerance=TOLERANCE):
+    assert got.shape == expected.shape
+    assert np.abs(np.asarray(got) - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_equals_stored_reference(load, stored, form):
+    assert_equal(call(load(form), *inputs(stored[form])), stored[form]["velocity"])
+
+
+def test_a_timestep_per_token(t2v, stored):
+    """With all tokens at one timestep nothing changes."""
+    latents, timestep, text = inputs(stored["t2v"])
+    tokens = np.prod(t2v.grid(latents.shape))
+    per_token = np.repeat(timestep[:, None], tokens, axis=1)
+    assert_equal(call(t2v, latents, per_token, text), stored["t2v"]["velocity"])
+
+
+def test_chunked_attention_in_the_model(load, stored, monkeypatch):
+    monkeypatch.setattr(attention_module, "_QUERY_CHUNK", 5)
+    model = load("t2v", kernel="chunked")
+    assert_equal(call(model, *inputs(stored["t2v"])), stored["t2v"]["velocity"])
+
+
+@pytest.mark.parametrize("length", [1, 4, 10])
+def test_chunked_attention_equals_whole(monkeypatch, length):
+    monkeypatch.setattr(attention_module, "_QUERY_CHUNK", 4)
+    keys = jax.random.split(jax.random.key(0), 3)
+    query = jax.random.normal(keys[0], (2, length, 3, 8))
+    key, value = (jax.random.normal(k, (2, 7, 3, 8)) for k in keys[1:])
+    whole = attention(query, key, value, "xla")
+    np.testing.assert_allclose(attention(query, key, value, "chunked"), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(("length", "kernel"), [(8192, "xla"), (32760, "chunked")])
+def test_auto_does_not_hold_the_scores_of_a_long_video(length, kernel):
+    tokens = jax.ShapeDtypeStruct((1, length, 40, 128), jnp.float32)
+    assert attention_module._choose(tokens, tokens) == kernel
+
+
+def test_cached_keys_and_values_change_nothing(load, stored):
+    model = load("i2v-2.1")
+    latents, timestep, text, image = inputs(stored["i2v-2.1"])
+
+    @nnx.jit
+    def cached(model, latents, timestep, text, image):
+        grid = model.grid(latents.shape)
+        tokens, time = model.embed(latents, timestep)
+        context = model.keys_values(model.embed_context(text, image))
+        return model.head(model.run_blocks(tokens, time, context, grid), time, grid)
+
+    velocity = cached(model, latents, timestep, text, image)
+    assert_equal(velocity, stored["i2v-2.1"]["velocity"])
+
+
+def test_branches_of_a_context(t2v):
+    text = np.random.default_rng(0).normal(size=(4, 3, t2v.config.text_dim)).astype(np.float32)
+    context = t2v.embed_context(text)
+    np.testing.assert_array_equal(context.branch(1, 2).text, context.text[2:])
+    keys_values = t2v.keys_values(context)
+    for whole, part in zip(keys_values.text, keys_values.branch(0, 2).text, strict=True):
+        np.testing.assert_array_equal(part, whole[:, :2])
+
+
+def test_the_program_does_not_grow_with_depth(stored):
+    config = json.loads(str(stored["t2v"]["config"]))
+
+    def equations(depth):
+        shape = TransformerConfig.from_dict(config | {"num_layers": depth})
+        model = nnx.eval_shape(lambda: WanTransformer(shape, rngs=nnx.Rngs(0)))
+        graph, params = nnx.split(model)
+        arrays = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs(stored["t2v"])]
+        jaxpr = jax.make_jaxpr(lambda params, *args: call(nnx.merge(graph, params), *args))
+        return str(jaxpr(params, *arrays)).count("\n")
+
+    assert equations(2) == equations(9)
+
+
+def test_bfloat16_in_bfloat16_out(t2v, stored):
+    latents, timestep, text = inputs(stored["t2v"])
+    low = jax.eval_shape(lambda: call(t2v, jnp.bfloat16(latents), timestep, jnp.bfloat16(text)))
+    assert (low.dtype, low.shape) == (jnp.bfloat16, stored["t2v"]["velocity"].shape)
+
+
+def test_without_a_mesh_constrain_does_nothing():
+    x = jnp.ones((2, 3))
+    assert constrain(x, "batch", "tokens") is x
+
+
+def test_image_embeddings_go_with_the_model(load, t2v):
+    text, image = jnp.zeros((1, 4, 8)), jnp.zeros((1, 7, 20))
+    with pytest.raises(ValueError, match="image embeddings are needed.*got some"):
+        t2v.embed_context(text, image)
+    with pytest.raises(ValueError, match="got none"):
+        load("i2v-2.1").embed_context(text)
+
+
+def test_config_ignores_other_keys():
+    config = TransformerConfig.from_dict({"num_layers": 2, "_class_name": "x", "added": None})
+    assert (config.num_layers, config.width) == (2, 5120)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"qk_norm": "rms_norm"}, "'rms_norm' and True"),
+        ({"cross_attn_norm": False}, "'rms_norm_across_heads' and False"),
+        ({"image_dim": 1280}, "come together; got 1280 and None"),
+    ],
+)
+def test_config_refuses_other_architectures(values, text):
+    with pytest.raises(ValueError, match=text):
+        TransformerConfig.from_dict(values)
