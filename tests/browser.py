@@ -37,10 +37,13 @@ def find_chromium() -> str:
 
 
 class Page:
-    """One page. `errors` are its console errors, uncaught exceptions and failed loads."""
+    """A browser with one page.
 
-    def __init__(self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False):
-        self.address, self.size, self.dark = address, (width, height), dark
+    `errors` are its console errors, uncaught exceptions and failed loads, `requests` the
+    addresses it asked for, since `open`.
+    """
+
+    def __init__(self) -> None:
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._number, self._waiting = 0, b""
@@ -66,11 +69,6 @@ class Page:
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        self.resize(*self.size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if self.dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=self.address)
-        self.wait("document.readyState === 'complete'")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -83,6 +81,21 @@ class Page:
             os.close(self._in)
             os.close(self._out)
             shutil.rmtree(self._profile, ignore_errors=True)
+
+    def open(
+        self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False
+    ) -> Page:
+        """Load an address, with nothing left of the one before."""
+        self.call("Page.navigate", url="about:blank")
+        self.errors.clear()
+        self.requests.clear()
+        self.resize(width, height)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Page.navigate", url=address)
+        self.wait(f"location.href === {json.dumps(address)}")
+        self.wait("document.readyState === 'complete'")
+        return self
 
     def resize(self, width: int, height: int) -> None:
         self.call(

@@ -1,8 +1,12 @@
 """What all tests share."""
 
+import importlib.util
 import os
 
 import pytest
+
+if not all(map(importlib.util.find_spec, ("torch", "diffusers", "transformers"))):
+    collect_ignore = ["parity"]
 
 # Tests compile many small programs and run each for milliseconds: unoptimised code halves the
 # suite's time. JAX reads this when it starts, so nothing here may start it.

@@ -157,7 +157,7 @@ def test_without_a_mesh_constrain_does_nothing():
 
 def test_image_embeddings_go_with_the_model(load, t2v):
     text, image = jnp.zeros((1, 4, 8)), jnp.zeros((1, 7, 20))
-    with pytest.raises(ValueError, match="image embeddings are needed.*got some"):
+    with pytest.raises(ValueError, match=r"image embeddings are needed.*got some"):
         t2v.embed_context(text, image)
     with pytest.raises(ValueError, match="got none"):
         load("i2v-2.1").embed_context(text)

@@ -177,6 +177,8 @@ def resolve(args: Sequence[str] = (), command: str = "generate") -> Config:
         named = None
     asked: dict[str, Any] = {}
     for layer in user:
+        if layer.get("model") in preset_names():  # a preset's name stands for its model, too
+            layer.setdefault("preset", layer.pop("model"))
         asked |= layer
     if named and asked.get("preset") not in (None, named):
         raise UsageError(f"two presets: {named} and preset={asked['preset']}; name one")

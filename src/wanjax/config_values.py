@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import numbers
 import types
 import typing
 from collections.abc import Iterable
@@ -139,13 +140,14 @@ def _as_kind(kind: Any, value: Any) -> Any:
     if kind is str:
         # YAML reads 12 or yes as no text, where a prompt may well mean text
         return str(value) if value is not None and not isinstance(value, list | dict) else _NO
-    if kind is int and isinstance(value, bool):
-        return _NO
+    if kind is int:  # or NumPy's
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return int(value) if whole else _NO
     return value if isinstance(value, kind) else _NO
 
 
 def _as_float(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
         return _NO
     try:  # YAML 1.1 takes 1e-2 for text
         number = float(value)
@@ -157,17 +159,17 @@ def _as_float(value: Any) -> Any:
 def _as_numbers(value: Any) -> Any:
     if not isinstance(value, list):
         return _NO
-    numbers = [_as_float(item) for item in value]
-    return _NO if _NO in numbers else tuple(numbers)
+    parsed = [_as_float(item) for item in value]
+    return _NO if _NO in parsed else tuple(parsed)
 
 
 def _as_whole_numbers(value: Any) -> Any:
     """[0, 1, 2]; also 0 and, as it is written on a command line, 0,1,2."""
     items = value.split(",") if isinstance(value, str) else value
-    numbers = [_as_float(item) for item in (items if isinstance(items, list) else [items])]
-    if _NO in numbers or any(number != int(number) for number in numbers):
+    parsed = [_as_float(item) for item in (items if isinstance(items, list) else [items])]
+    if _NO in parsed or any(number != int(number) for number in parsed):
         return _NO
-    return tuple(map(int, numbers))
+    return tuple(map(int, parsed))
 
 
 def _check_limits(field: dataclasses.Field[Any], value: float, given: str) -> None:

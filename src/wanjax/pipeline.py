@@ -18,7 +18,8 @@ from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT, Plan, Schedule, de
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.hub import download
 from wanjax.conditioning import fit_size, image_condition, to_batch
-from wanjax.config import Config, resolve
+from wanjax.config import KEYS, Config, resolve
+from wanjax.config_values import coerce
 from wanjax.denoise import StepReport, denoise
 from wanjax.errors import UsageError
 from wanjax.media import load_image, to_rgb
@@ -204,7 +205,9 @@ class WanPipeline:
 
     def _with(self, **values: Any) -> Config:
         """The defaults with a call's own values, checked against what the model can do."""
-        config = replace(self.defaults, **{k: v for k, v in values.items() if v is not None})
+        given = {name: value for name, value in values.items() if value is not None}
+        typed = {name: coerce(Config, KEYS[name], given[name], text=False) for name in given}
+        config = replace(self.defaults, **typed)
         patch = self.transformers[0].config.patch_size
         vae = self.vae.config
         for name, unit in (("height", patch[1]), ("width", patch[2])):
@@ -265,10 +268,11 @@ class WanPipeline:
                 raise UsageError(f"latents have shape {latents.shape}, expected {(batch, *shape)}")
             return jnp.array(latents, jnp.float32)  # a copy: the loop consumes its own
         seed = config.seed if seed is None else seed
-        seeds = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
-        if len(seeds) != batch:
-            raise UsageError(f"{len(seeds)} seeds for {batch} videos; give one, or one each")
-        return jnp.stack([jax.random.normal(jax.random.key(s), shape) for s in seeds])
+        if isinstance(seed, int | np.integer):
+            seed = [int(seed) + i for i in range(batch)]
+        if len(seed) != batch:
+            raise UsageError(f"{len(seed)} seeds for {batch} videos; give one, or one each")
+        return jnp.stack([jax.random.normal(jax.random.key(s), shape) for s in seed])
 
     def _images(self, *given: ImageLike | Sequence[ImageLike] | None) -> list[list[Image.Image]]:
         """First and last frames as upright RGB; raises `UsageError` for what cannot be used."""
@@ -352,7 +356,10 @@ def check_multiple(name: str, value: int, unit: int) -> None:
 def _as_images(images: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
     if images is None:
         return []
-    several = [images] if isinstance(images, str | Path | Image.Image) else images
+    several = [images] if isinstance(images, ImageLike) else images
+    for image in several:
+        if not isinstance(image, ImageLike):
+            raise UsageError(f"image: give a file or a PIL image, not a {type(image).__name__}")
     return [to_rgb(i) if isinstance(i, Image.Image) else load_image(i) for i in several]
 
 

@@ -97,7 +97,8 @@ def run_step(
     else:
         outputs, residual = _evaluate(settings, actions, expert, state, cache, inputs, condition)
         if settings.measure == "residual":
-            assert residual is not None and cache.residual is not None
+            assert residual is not None
+            assert cache.residual is not None
             change = residual_change(residual, cache.residual)
         elif settings.measure == "output":
             change = _measure_output(

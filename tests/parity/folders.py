@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from conftest import randomize
+from against import randomize
 from diffusers import (
     AutoencoderKLWan,
     UniPCMultistepScheduler,

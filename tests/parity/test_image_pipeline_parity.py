@@ -4,7 +4,7 @@ CLIP image encoder."""
 import numpy as np
 import pytest
 import torch
-from conftest import relative_error
+from against import relative_error
 from folders import Z, make_folder
 from PIL import Image
 

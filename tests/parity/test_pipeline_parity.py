@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import relative_error
+from against import relative_error
 from folders import TEXT_DIM, Z, make_folder
 
 import wanjax

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from conftest import randomize, relative_error
+from against import randomize, relative_error
 from diffusers import WanTransformer3DModel
 from flax import nnx
 

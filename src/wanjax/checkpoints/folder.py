@@ -25,6 +25,7 @@ from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.text import Tokenizer
 
 Model = TypeVar("Model", bound=nnx.Module)
+Parsed = TypeVar("Parsed")
 
 PIPELINE_CLASSES = ("WanPipeline", "WanImageToVideoPipeline")
 
@@ -70,13 +71,21 @@ class Folder:
         return bool((self.index.get(component) or [None])[0])
 
     def transformer_config(self, name: str = "transformer") -> TransformerConfig:
-        return TransformerConfig.from_dict(self._config(name))
+        return self._parsed(TransformerConfig.from_dict, name)
 
     def vae_config(self) -> VAEConfig:
-        return VAEConfig.from_dict(self._config("vae"))
+        return self._parsed(VAEConfig.from_dict, "vae")
 
     def _config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         return read_json(self.path / component / file)
+
+    def _parsed(self, from_dict: Callable[[dict[str, Any]], Parsed], component: str) -> Parsed:
+        """The component's configuration; one of another architecture is a `CheckpointError`."""
+        values = self._config(component)
+        try:
+            return from_dict(values)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.path / component}: {error}") from error
 
     def load_transformer(
         self,
@@ -105,7 +114,7 @@ class Folder:
     def load_text_encoder(
         self, *, dtype: jnp.dtype = jnp.bfloat16, mesh: Mesh | None = None
     ) -> UMT5Encoder:
-        config = UMT5Config.from_dict(self._config("text_encoder"))
+        config = self._parsed(UMT5Config.from_dict, "text_encoder")
         return _load(
             lambda: UMT5Encoder(config, rngs=nnx.Rngs(0)),
             umt5_keys.RULES,
@@ -116,7 +125,7 @@ class Folder:
 
     def load_image_encoder(self, *, dtype: jnp.dtype = jnp.float32) -> CLIPVisionModel:
         """Of Wan 2.1 image to video."""
-        config = CLIPVisionConfig.from_dict(self._config("image_encoder"))
+        config = self._parsed(CLIPVisionConfig.from_dict, "image_encoder")
         return _load(
             lambda: CLIPVisionModel(config, rngs=nnx.Rngs(0)),
             clip_keys.RULES,

@@ -23,7 +23,7 @@ _HOME = {
     "markdown": "wanjax.evaluate.tables",
     "mean_psnr": "wanjax.evaluate.metrics",
     "psnr": "wanjax.evaluate.metrics",
-    "save": "wanjax.evaluate.comparing",
+    "save": "wanjax.evaluate.report",
     "ssim": "wanjax.evaluate.metrics",
 }
 

@@ -16,7 +16,7 @@ from wanjax.evaluate.clips import Clip, make_clips
 from wanjax.evaluate.comparison import Comparison
 from wanjax.evaluate.folders import compare_folders
 from wanjax.evaluate.perceptual import load_lpips
-from wanjax.evaluate.report import write_report
+from wanjax.evaluate.report import save
 from wanjax.evaluate.runner import Runner
 from wanjax.evaluate.store import Store
 from wanjax.evaluate.tables import markdown
@@ -61,11 +61,6 @@ def run(args: Sequence[str]) -> None:
     written = save(comparison)
     print(markdown(comparison))
     print("wrote " + ", ".join(map(str, written)), file=sys.stderr)
-
-
-def save(comparison: Comparison, folder: Path | None = None) -> list[Path]:
-    """Write report.html, metrics.json and table.md to `folder`, by default the comparison's."""
-    return write_report(comparison, folder or comparison.folder)
 
 
 def _compare(

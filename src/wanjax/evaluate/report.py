@@ -21,8 +21,12 @@ _SCRIPTS = ("page.js", "viewer.js", "charts.js", "tables.js", "main.js")
 _EMBEDDED_BYTES = 150_000_000
 
 
-def write_report(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write report.html, metrics.json and table.md; returns their paths."""
+def save(comparison: Comparison, folder: str | Path | None = None) -> list[Path]:
+    """Write report.html, metrics.json and table.md to `folder`, by default the comparison's.
+
+    Returns their paths.
+    """
+    folder = comparison.folder if folder is None else Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     page, numbers, table = (folder / n for n in ("report.html", "metrics.json", "table.md"))
     jsonfile.write(numbers, comparison.metrics())

@@ -1,0 +1,128 @@
+"""`wanjax generate` on a small model: the files it leaves, exit codes, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from small_folder import SMALL_RUN
+from test_media import interrupt_writing
+
+from wanjax.cli import main
+from wanjax.media import read_video
+
+PROMPT = "prompt=a red ball moving left"
+
+
+def generate(folder, output, *args):
+    return main(["generate", f"model={folder}", *SMALL_RUN, PROMPT, f"output={output}", *args])
+
+
+def last_error(capsys) -> str:
+    """The text of the one line that reports the error."""
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("wanjax: error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def made(small_folder, tmp_path_factory):
+    """A folder with what one run wrote, and what it said."""
+    folder = tmp_path_factory.mktemp("made")
+    ratios = "[1,1,0.99,0.99,0.99,0.99,0.99,0.99,0.99,0.99,0.99,0.99]"
+    cache = ("use_magcache=True", "retention_ratio=0", f"mag_ratios_base={ratios}")
+    assert generate(small_folder, folder / "new" / "ball.mp4", "seed=7", *cache) == 0
+    return folder / "new"
+
+
+def test_writes_a_video_and_its_record_alone(made):
+    assert sorted(path.name for path in made.iterdir()) == ["ball.json", "ball.mp4"]
+    assert read_video(made / "ball.mp4").shape == (5, 32, 48, 3)
+
+
+def test_record(made, small_folder):
+    record = json.loads((made / "ball.json").read_text())
+    config, plan = record["config"], record["plan"]
+    assert (config["model"], config["seed"]) == (str(small_folder), 7)
+    assert config["prompt"] == "a red ball moving left"
+    assert (config["flow_shift"], config["boundary_ratio"]) == (5.0, 0.8)  # the folder's own
+    assert (plan["method"], plan["steps"], plan["boundary_step"]) == ("magcache", 6, 4)
+    assert plan["skipped_steps"] == [1, 2]
+    assert plan["computed"] + plan["skipped"] == len(record["step_seconds"]) == 6
+    assert record["seconds"].keys() == {"text", "condition", "denoise", "decode", "compile"}
+    assert all(bytes > 2**20 for bytes in record["peak_memory_bytes"].values())
+    assert record["device"]["platform"] == "cpu"
+    assert {"wanjax", "jax", "flax"} <= record["packages"].keys()
+
+
+def test_what_it_says(small_folder, tmp_path, capsys):
+    assert generate(small_folder, tmp_path / "ball.mp4", "seed=7") == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    for text in ("flow_shift 5", "boundary at step 4", "####|##", "high noise", "wrote"):
+        assert text in captured.err
+
+
+def test_interrupted_writing_leaves_nothing(small_folder, tmp_path, monkeypatch, capsys):
+    interrupt_writing(monkeypatch, after=2)
+    assert generate(small_folder, tmp_path / "ball.mp4") == 130
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().err.endswith("wanjax: interrupted\n")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda f: cut(f / "vae/diffusion_pytorch_model.safetensors"), "is cut short"),
+        (lambda f: (f / "text_encoder/model.safetensors").write_text("no"), "no safetensors file"),
+        (lambda f: (f / "transformer_2/config.json").unlink(), r"config.json is missing"),
+        (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (lambda f: (f / "vae/config.json").write_text('{"is_residual": true}'), "is_residual=True"),
+        (lambda f: (f / "model_index.json").write_text("{}"), "_class_name is None"),
+    ],
+    ids=["cut short", "no checkpoint", "no config", "no tokenizer", "other vae", "other pipeline"],
+)
+def test_folders_that_cannot_be_loaded(small_folder, tmp_path, capsys, spoil, text):
+    folder = shutil.copytree(small_folder, tmp_path / "model")
+    spoil(folder)
+    assert generate(folder, tmp_path / "ball.mp4") == 2
+    error = last_error(capsys)
+    assert text in error
+    assert str(folder) in error
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_missing_folder(tmp_path, capsys):
+    assert generate(tmp_path / "nowhere", tmp_path / "ball.mp4") == 2
+    assert f"there is no folder {tmp_path / 'nowhere'}" in last_error(capsys)
+
+
+def test_a_file_is_no_folder(tmp_path, capsys):
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    assert generate(tmp_path / "weights.safetensors", tmp_path / "ball.mp4") == 2
+    assert "weights.safetensors" in last_error(capsys)
+
+
+def test_offline_hub_says_how_to_fetch(tmp_path):
+    """A preset's checkpoint that is not here, on a machine without network."""
+    command = ["generate", "wan2.1-t2v-1.3b", PROMPT, f"output={tmp_path / 'ball.mp4'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "wanjax", *command],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    *_, error = done.stderr.splitlines()
+    assert error.startswith("wanjax: error: model='Wan-AI/Wan2.1-T2V-1.3B-Diffusers' could not be")
+    assert "hf download Wan-AI/Wan2.1-T2V-1.3B-Diffusers --local-dir FOLDER" in error
+    assert not (tmp_path / "ball.mp4").exists()
