@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.mapping import flat_parameters
@@ -35,7 +36,7 @@ def main(folder: Path) -> None:
     latents = jnp.asarray(rng.normal(size=(2, 4, 2, 4, 6)), jnp.float32)
     text = jnp.asarray(rng.normal(size=(2, 16, 32)), jnp.float32)
     timestep = jnp.array([931.0, 47.0])
-    mesh = jax.make_mesh((1, 2, 2, 2), MESH_AXES)
+    mesh = Mesh(np.array(jax.devices()).reshape(1, 2, 2, 2), MESH_AXES)
     opened = Folder.open(folder)
     whole = opened.load_transformer("transformer", dtype=jnp.float32)
     sharded = opened.load_transformer("transformer", dtype=jnp.float32, mesh=mesh)

@@ -155,10 +155,8 @@ def pipes(tmp_path_factory):
             folder = make_small_folder(
                 root / f"{image}-{two}", image=image, two_experts=two, boundary_ratio=0.9
             )
-            config = resolve(
-                [f"model={folder}", *SMALL_RUN, f"num_inference_steps={STEPS}", "fit_image=False"],
-                "show",
-            )
+            config = resolve([f"model={folder}", *SMALL_RUN], "show")
+            config = dataclasses.replace(config, num_inference_steps=STEPS)
             made[image, two] = WanPipeline.from_config(config)
             made[image, two].programs = programs
     return made

@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from render import render_scenes
 
 import wanjax
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--sheet", type=Path, help="picture of the first videos to write")
+    parser.add_argument("--rows", type=int, default=8, help="videos in that picture")
     args = parser.parse_args()
     prompts, images = tasks(args.form, args.count)
     pipe = wanjax.WanPipeline.from_pretrained(f"tiny-{args.form}")
@@ -44,7 +45,7 @@ def main() -> None:
         results[name], plan = generate(pipe, prompts, images, cache, args.batch)
         report(name, plan, results[name], prompts, images, results["dense"])
     if args.sheet:
-        sheet(results, args.sheet)
+        sheet(results, prompts, args.sheet, args.rows)
 
 
 def tasks(form: str, count: int) -> tuple[list[tuple[str, int]], np.ndarray | None]:
@@ -86,14 +87,27 @@ def psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 20 * np.log10(255) - 10 * np.log10(np.maximum(error, 1e-10))
 
 
-def sheet(results: dict[str, np.ndarray], path: Path, rows: int = 8) -> None:
-    """Every fourth frame; dense videos on the left, MagCache's on the right."""
-    halves = [
-        np.concatenate(list(v[:rows, ::4].transpose(1, 0, 2, 3, 4)), 2) for v in results.values()
-    ]
-    picture = np.concatenate([np.concatenate(list(half)) for half in halves], axis=1)
-    size = (picture.shape[1] * 2, picture.shape[0] * 2)
-    Image.fromarray(picture).resize(size, Image.Resampling.NEAREST).save(path)
+def sheet(
+    results: dict[str, np.ndarray], prompts: list[tuple[str, int]], path: Path, rows: int
+) -> None:
+    """Every fourth frame under its prompt; dense videos on the left, MagCache's on the right."""
+    zoom, line, gap = 2, 18, 16
+    dense = results["dense"]
+    strips = [np.concatenate(list(dense[i, ::4]), axis=1) for i in range(rows)]
+    height, width = strips[0].shape[0] * zoom, strips[0].shape[1] * zoom
+    picture = Image.new("RGB", (2 * width + gap, rows * (height + line + gap)), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, (prompt, _) in enumerate(prompts[:rows]):
+        top = i * (height + line + gap)
+        for column, (name, videos) in enumerate(results.items()):
+            left = column * (width + gap)
+            draw.text((left, top + 2), f"{name}: {prompt}" if column else prompt, fill="black")
+            strip = Image.fromarray(np.concatenate(list(videos[i, ::4]), axis=1))
+            picture.paste(
+                strip.resize((width, height), Image.Resampling.LANCZOS), (left, top + line)
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("work/tiny"), help="checkpoints and data")
     parser.add_argument("--clips", type=int, default=2560)
     parser.add_argument("--scale", type=float, default=1.0, help="times the steps of each stage")
+    parser.add_argument("--only", help="train this expert alone: transformer or transformer_2")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -202,6 +203,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     expert: WanTransformer | None = None
     for name, stage in STAGES[args.form].items():
+        if args.only not in (None, name):
+            continue
         stage = replace(stage, steps=round(stage.steps * args.scale))
         if args.start:
             expert = Folder(args.start, {}).load_transformer(name, dtype=jnp.float32)

@@ -73,7 +73,7 @@ def _dispatch(args: list[str]) -> int:
 
 def _usage() -> str:
     lines = [
-        f"  {name:10}{(function.__doc__ or '').strip().splitlines()[0]}"
+        f"  {name:11}{(function.__doc__ or '').strip().splitlines()[0]}"
         for name, function in COMMANDS.items()
     ]
     return USAGE.format(commands="\n".join(lines))

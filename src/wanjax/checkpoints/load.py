@@ -102,6 +102,7 @@ def _read(
     buffer = jnp.zeros(shape, dtype, device=sharding)
     for i, key in enumerate(entry.keys):
         buffer = _set_layer(buffer, _tensor(entry, key, files, dtype), i, sharding)
+        buffer.block_until_ready()  # else tensors pile up on the host
     return buffer
 
 
