@@ -63,7 +63,7 @@ def test_what_it_says(small_folder, tmp_path, capsys):
     assert generate(small_folder, tmp_path / "ball.mp4", "seed=7") == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    for text in ("flow_shift 5", "boundary at step 4", "####|##", "high noise", "wrote"):
+    for text in ("flow_shift 5", "boundary at step 4", "####|##", "low noise, computed", "wrote"):
         assert text in captured.err
 
 

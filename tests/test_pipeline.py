@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from jax import monitoring
+from PIL import Image
 from small_folder import TEXT_DIM, Z
 from test_media import interrupt_writing
 
@@ -267,16 +268,17 @@ def test_given_noise_and_embeddings(pipe):
         ({"latents": np.zeros((1, Z, 2, 4, 5))}, r"\(1, 4, 2, 4, 5\), expected \(1, 4, 2, 4, 6\)"),
         ({"seed": [1, 2]}, "2 seeds for 1 videos"),
         ({"image": "ball.png"}, "no such file"),
-        ({"image": np.zeros((4, 4, 3), np.uint8)}, "takes no image"),
-        ({"height": 40}, "height=40: must be a multiple of 16, such as 48"),
-        ({"width": 0}, "width=0: must be a multiple of 16, such as 16"),
+        ({"image": Image.new("RGB", (48, 32))}, "takes no image"),
+        ({"image": np.zeros((4, 4, 3), np.uint8)}, "a file or a PIL image, not a ndarray"),
+        ({"height": 40}, "height=40: must be a multiple of 16; nearest: 32 or 48"),
+        ({"width": 0}, "width=0: must be at least 16"),
         ({"num_frames": 4}, "num_frames=4"),
         ({"num_inference_steps": 0}, "num_inference_steps=0: must be at least 1"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
         ({"output_type": "pil"}, "output_type='pil'"),
         ({"cache": make_plan(schedule(2), [("compute",) * 2] * 2)}, "for other steps"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_mistakes(pipe, arguments, text):
     with pytest.raises(ValueError, match=text) as error:

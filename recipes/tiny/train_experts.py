@@ -63,7 +63,7 @@ class Stage:
 STAGES = {
     "t2v": {
         "transformer": Stage(0.75, 1.0, 10.0, 1700),
-        "transformer_2": Stage(0.0, 0.92, 4.0, 1100),
+        "transformer_2": Stage(0.05, 0.92, 7.0, 1450),
     },
     "i2v": {
         "transformer": Stage(0.8, 1.0, 6.0, 800),

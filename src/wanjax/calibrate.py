@@ -112,7 +112,8 @@ def measure(
 
     def collect(report: StepReport) -> None:
         assert report.change is not None
-        rows.append(np.asarray(report.change).mean(axis=-2))  # over the videos of the batch
+        change = np.asarray(report.change, np.float64)
+        rows.append(change.mean(axis=-2))  # over the videos of the batch
         if bar is not None:
             bar.update()
 

@@ -10,21 +10,26 @@ import torch
 from diffusers import WanTransformer3DModel
 
 sys.path.append(str(Path(__file__).parents[1]))  # tests/, where the configurations are
-from test_full_size import PUBLISHED, checkpoint_shapes
+from test_full_size import PUBLISHED, checkpoint_shapes, kept_in_float32
 
 pytestmark = pytest.mark.parity
+
+
+def reference_state(values: dict) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        return WanTransformer3DModel(**values).state_dict()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_names_and_shapes(name):
     values, count = PUBLISHED[name]
-    with torch.device("meta"):
-        state = WanTransformer3DModel(**values).state_dict()
+    state = reference_state(values)
     assert checkpoint_shapes(values) == {key: tuple(x.shape) for key, x in state.items()}
     assert sum(tensor.numel() for tensor in state.values()) == count
 
 
 def test_what_stays_in_float32():
-    """Our rule for bfloat16 keeps what the reference's keeps."""
-    kept = WanTransformer3DModel._keep_in_fp32_modules
-    assert set(kept) == {"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"}
+    values = PUBLISHED["wan2.1-i2v-14b"][0]
+    modules = set(WanTransformer3DModel._keep_in_fp32_modules)
+    expected = {key for key in reference_state(values) if modules & set(key.split("."))}
+    assert kept_in_float32(values) == expected

@@ -33,7 +33,8 @@ class SenCache:
         S = alpha_x * |x - x_ref| + alpha_t * |t - t_ref| / 1000
 
     is at most `epsilon` and fewer than `max_reuse` steps were reused in a row; x_ref and t_ref
-    are sample and timestep of the last computed step, |.| a root mean square. `start` and
+    are sample and timestep of the last computed step, |.| a root mean square, over all videos
+    of a batch together. `start` and
     `end` are the shares of the steps before and after which all compute. `sensitivities` are
     a file that `wanjax calibrate` wrote, or a pair [alpha_x, alpha_t]; they make S the change
     of the output that is expected, relative to its size.

@@ -137,7 +137,10 @@ def _check(configs: Mapping[str, Config], clips: Sequence[Clip]) -> None:
                     f"variant {name}: {key} is {getattr(config, key)}, but all variants share "
                     f"{key}={getattr(dense, key)}; compare videos of two runs with videos=A,B"
                 )
-        plan_for(config)
+        try:
+            plan_for(config)
+        except UsageError as error:
+            raise UsageError(f"variant {name}: {error}") from error
     for clip in clips:
         if (clip.prompt.image is None) != (dense.task == "t2v"):
             raise UsageError(
@@ -168,4 +171,9 @@ def _about(config: Config) -> dict[str, Any]:
 
 
 def _warnings(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [f"{n}: {text}" for n, record in records.items() for text in record["plan"]["warnings"]]
+    """What the plans warn of, with the variants that it concerns."""
+    found: dict[str, list[str]] = {}
+    for name, record in records.items():
+        for text in record["plan"]["warnings"]:
+            found.setdefault(text, []).append(name)
+    return [f"{', '.join(names)}: {text}" for text, names in found.items()]

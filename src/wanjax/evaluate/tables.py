@@ -127,9 +127,9 @@ def _speeds(comparison: Comparison) -> Iterator[str]:
 
 def _duels(comparison: Comparison) -> Iterator[str]:
     """Caching against fewer steps of the same cost, where both ran."""
-    if FEWER_STEPS not in comparison.variants:
+    cached = next((v for v in comparison.variants if _skips(comparison, v)), None)
+    if cached is None or FEWER_STEPS not in comparison.variants:
         return
-    cached = next(v for v in comparison.variants if _skips(comparison, v))
     for reference in comparison.references:
         ours = comparison.values(cached, "psnr", reference)
         theirs = comparison.values(FEWER_STEPS, "psnr", reference)

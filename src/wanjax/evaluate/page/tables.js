@@ -55,7 +55,8 @@ function drawCost() {
   const timed = names.filter((name) => data.variants[name].time);
   by("cost").hidden = !timed.length;
   if (!timed.length) return;
-  const heads = ["variant", "steps computed", "denoising, s", "speedup", "a step", "text, s", "decoding, s", "compiling, s", "step memory", "cache"];
+  const image = timed.some((name) => data.variants[name].time.seconds.condition > 0.001);
+  const heads = ["variant", "steps computed", "denoising, s", "speedup", "a step", "text, s", image && "image, s", "decoding, s", "compiling, s", "step memory", "cache"];
   const stepTime = ([kind, seconds], i) =>
     make(i ? "small" : "span", {}, `${brief(1000 * seconds)} ms ${kind.replace("_", " ")}`);
   const megabytes = (bytes) => (bytes ? `${brief(bytes / 1e6)} MB` : "–");
@@ -68,17 +69,18 @@ function drawCost() {
       time.speedup ? [`${time.speedup.toFixed(2)}×`, make("small", {}, `${Math.round(100 * time.realised)} % of ${time.ideal_speedup.toFixed(2)}×`)] : "–",
       Object.entries(time.step_seconds).map(stepTime),
       brief(time.seconds.text),
+      image && brief(time.seconds.condition),
       brief(time.seconds.decode),
       brief(time.compile_seconds),
       megabytes(memory.step_memory_bytes),
       megabytes(memory.cache_bytes),
     ];
-    return [nameCell(name), ...cells.map((cell) => make("td", {}, ...[cell].flat()))];
+    return [nameCell(name), ...cells.filter(Boolean).map((cell) => make("td", {}, ...[cell].flat()))];
   });
-  fill(document.querySelector("#cost table"), heads, rows);
+  fill(document.querySelector("#cost table"), heads.filter(Boolean), rows);
   const runs = timed.map((name) => data.variants[name].time.runs);
   document.querySelector("#cost .caption").textContent =
-    `Medians of ${Math.min(...runs)} warm runs or more, in turns; compiling is apart, and counted where a program was first needed. ` +
+    `Medians of at least ${Math.min(...runs)} warm runs, in turns; compiling is apart, and counted where a program was first needed. ` +
     `Peak memory of the whole comparison: ${megabytes(Math.max(...timed.map((name) => data.variants[name].memory.peak_memory_bytes)))}.`;
 }
 

@@ -1,0 +1,80 @@
+"""The bundled models: what the package promises of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from render import render_scenes
+
+import wanjax
+import wanjax.tiny
+from wanjax.caching import Curve
+from wanjax.planning import schedule_for
+from wanjax.tiny.score import score_videos
+from wanjax.tiny.world import sample_scene
+
+TINY = Path(wanjax.tiny.__file__).parent
+MODELS = [form for form in ("t2v", "i2v") if (TINY / form).exists()]
+PROMPTS = [
+    "a red ball moving right on a dark background",
+    "a blue square moving up on a light background",
+    "a yellow triangle growing on a grey background",
+    "a green cross moving left on a dark background",
+]
+
+
+def psnr(a, b) -> float:
+    return 20 * np.log10(255) - 10 * np.log10(np.mean((a.astype(float) - b.astype(float)) ** 2))
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return wanjax.WanPipeline.from_pretrained("tiny-t2v")
+
+
+def test_weights_are_small():
+    sizes = [path.stat().st_size for path in TINY.rglob("*.safetensors")]
+    assert 0 < sum(sizes) < 40e6
+
+
+def test_same_layout_as_the_published_models():
+    for form in MODELS:
+        parts = {path.name for path in (TINY / form).iterdir()}
+        assert parts == {
+            "model_index.json",
+            "scheduler",
+            "text_encoder",
+            "tokenizer",
+            "transformer",
+            "transformer_2",
+            "vae",
+        }
+
+
+@pytest.mark.parametrize("form", MODELS)
+def test_curve_fits_the_preset(form):
+    curve = Curve.load(f"tiny-{form}")
+    pipe_defaults = wanjax.config.load_preset(f"tiny-{form}")
+    schedule = schedule_for(pipe_defaults)
+    assert curve.boundary_step == schedule.boundary_step
+    assert np.allclose(curve.sigmas, schedule.sigmas, atol=1e-6)
+    plan = wanjax.MagCache(mag_ratios_base=f"tiny-{form}").plan(schedule)
+    assert plan.ideal_speedup > 1.2
+
+
+@pytest.mark.slow
+def test_vae_round_trip(pipe):
+    rng = np.random.default_rng(40_000)
+    clips = render_scenes([sample_scene(rng, held_out=True) for _ in range(8)])
+    decoded = np.asarray(pipe.vae.decode(pipe.vae.encode(clips.astype(np.float32) / 127.5 - 1)))
+    assert psnr(np.round((decoded + 1) * 127.5), clips) > 30
+
+
+@pytest.mark.slow
+def test_videos_show_what_the_prompts_say(pipe):
+    dense = pipe(PROMPTS, seed=0)
+    cached = pipe(PROMPTS, seed=0, cache=wanjax.MagCache(mag_ratios_base="tiny-t2v"))
+    for video in (dense, cached):
+        assert score_videos(list(video.frames), PROMPTS).overall >= 0.8
+    assert cached.plan.skipped_steps
+    assert psnr(cached.frames, dense.frames) > 20
