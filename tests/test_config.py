@@ -151,7 +151,7 @@ def test_mistakes(args, text):
         (["prompt=x", "image=no.png"], "image=no.png: no such file"),
         (["prompt=x", "model=./no/folder"], "there is no folder no/folder"),
         (["prompt=x", "output=ball.gif", "model={model}"], "ends in .mp4"),
-        (["prompt=x", "output=", "model={model}"], "ends in .mp4"),
+        (["prompt=x", "output=videos", "model={model}"], "ends in .mp4"),
         (["prompt=x", "output=/dev/null/a.mp4", "model={model}"], "is a file, no folder"),
         (["prompt=x", "json=True"], "json is a key of `wanjax plan` alone"),
     ],

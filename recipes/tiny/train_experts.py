@@ -66,7 +66,7 @@ STAGES = {
         "transformer_2": Stage(0.05, 0.92, 7.0, 1450),
     },
     "i2v": {
-        "transformer": Stage(0.8, 1.0, 6.0, 800),
+        "transformer": Stage(0.8, 1.0, 6.0, 500),
         "transformer_2": Stage(0.0, 0.94, 3.0, 600),
     },
 }

@@ -195,6 +195,7 @@ def _about(
         "seeds": tuple(seeds),
         "package_version": version("wanjax"),
         "source": "wanjax calibrate",
+        "notes": f"mean over {len(prompts) * len(seeds)} dense runs",
     }
 
 

@@ -196,7 +196,7 @@ def resolve(args: Sequence[str] = (), command: str = "generate") -> Config:
         )
     if any("height" in layer or "width" in layer for layer in user):
         values["fit_image"] = any(layer.get("fit_image") for layer in user)
-    if values.get("output") is None:
+    if values.get("output") is None and not any("output" in layer for layer in user):
         values["output"] = _default_output(command, preset, values)
     config = _with_guidance(Config(**(values | {"preset": preset})))
     check(config, command, given)

@@ -131,8 +131,7 @@ def _check_image(config: Config) -> None:
 
 
 def _check_output(config: Config, suffix: str) -> None:
-    assert config.output is not None  # `wanjax.config.resolve` has put in the command's default
-    output = Path(config.output).expanduser()
+    output = Path(config.output or "").expanduser()  # left empty: refused like any other name
     if output.suffix != suffix or output.is_dir():
         raise UsageError(f"output={output}: name a file that ends in {suffix}")
     folder = output.parent

@@ -110,19 +110,24 @@ def run_step(
     return _sampler_step(state, velocity, inputs), cache, change
 
 
-def empty_cache(
+def tokens_like(
     settings: Settings,
-    branches: int,
     params: nnx.State,
     sample: Latents,
     condition: Float[Array, "batch c t h w"] | None,
+) -> jax.ShapeDtypeStruct:
+    """Shape [batch, tokens, width] and dtype of the tokens that `sample` becomes."""
+    model = nnx.merge(settings.graph, params)
+    x = jax.eval_shape(lambda: _model_input(sample, condition, settings.dtype))
+    return jax.eval_shape(model.embed, x, jnp.zeros((1,)))[0]
+
+
+def empty_cache(
+    settings: Settings, branches: int, tokens: jax.ShapeDtypeStruct, sample: Latents
 ) -> Cache:
     """Zeros in the cache's shapes, so that first and later steps run the same program."""
     residual = outputs = None
     if settings.keep_residual:
-        model = nnx.merge(settings.graph, params)
-        x = jax.eval_shape(lambda: _model_input(sample, condition, settings.dtype))
-        tokens, _ = jax.eval_shape(model.embed, x, jnp.zeros((1,)))
         residual = jnp.zeros((branches, *tokens.shape), tokens.dtype)
     if settings.keep_outputs:
         outputs = jnp.zeros((branches, *sample.shape), jnp.float32)
