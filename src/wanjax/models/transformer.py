@@ -344,7 +344,9 @@ def _modulation_table(rngs: nnx.Rngs, rows: int, width: int) -> nnx.Param:
     return param(rngs, (1, rows, width), (None, None, "embed"), init, keep_float32=True)
 
 
-class SelfAttention(nnx.Module):
+class Attention(nnx.Module):
+    """The projections that self- and cross-attention have in common."""
+
     def __init__(self, config: TransformerConfig, kernel: Kernel, *, rngs: nnx.Rngs):
         width, self.heads, self.kernel = config.width, config.num_attention_heads, kernel
         self.to_q = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
@@ -354,6 +356,8 @@ class SelfAttention(nnx.Module):
         self.norm_q = RMSNorm(width, eps=config.eps, axes=("heads",), rngs=rngs)
         self.norm_k = RMSNorm(width, eps=config.eps, axes=("heads",), rngs=rngs)
 
+
+class SelfAttention(Attention):
     def __call__(
         self, x: Float[Array, "batch tokens width"], rope: tuple[Array, Array]
     ) -> Float[Array, "batch tokens width"]:
@@ -364,17 +368,12 @@ class SelfAttention(nnx.Module):
         return self.to_out(_merge_heads(attention(q, k, v, self.kernel)))
 
 
-class CrossAttention(nnx.Module):
+class CrossAttention(Attention):
     """Attention to the text and, with its own softmax, to the image; summed before `to_out`."""
 
     def __init__(self, config: TransformerConfig, kernel: Kernel, *, rngs: nnx.Rngs):
-        width, self.heads, self.kernel = config.width, config.num_attention_heads, kernel
-        self.to_q = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
-        self.to_k = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
-        self.to_v = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
-        self.to_out = Linear(width, width, axes=("heads", "embed"), rngs=rngs)
-        self.norm_q = RMSNorm(width, eps=config.eps, axes=("heads",), rngs=rngs)
-        self.norm_k = RMSNorm(width, eps=config.eps, axes=("heads",), rngs=rngs)
+        super().__init__(config, kernel, rngs=rngs)
+        width = config.width
         self.has_image = config.added_kv_proj_dim is not None
         if self.has_image:
             self.add_k_proj = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
