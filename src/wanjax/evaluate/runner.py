@@ -11,6 +11,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wanjax.config import Config
+from wanjax.denoise import StepReport
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.generation import Generated, decode, fingerprint, generate
 from wanjax.evaluate.measuring import is_measured, measure_against, measure_alone, to_uint8
@@ -98,7 +99,11 @@ class Runner:
 
     def _generate(self, name: str, clip: Clip) -> Generated:
         self.bar.set_description(f"{name}: {clip.prompt.text[:40]}, seed {clip.seed}")
-        made = generate(self.pipe, self.configs[name], clip, lambda report: self.bar.update())
+
+        def advance(report: StepReport) -> None:
+            self.bar.update()
+
+        made = generate(self.pipe, self.configs[name], clip, advance)
         made.record["cold"] = name not in self.used
         self.used.add(name)
         return made
@@ -149,7 +154,7 @@ class Runner:
 
     def _time(self, name: str, clip: Clip) -> list[Record]:
         """One more run of `clip`, for its timing alone; none if it turned out cold."""
-        self.bar.total += self.configs[name].num_inference_steps
+        self.bar.total = (self.bar.total or 0) + self.configs[name].num_inference_steps
         record = self._generate(name, clip).record
         if record["cold"]:
             return []
