@@ -33,7 +33,7 @@ def require_folder(model: str) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(f"model={model}: there is no folder {folder}")
-    _read(folder, "model_index.json")
+    read_json(folder / "model_index.json")
 
 
 def folder_values(folder: Path) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def folder_values(folder: Path) -> dict[str, Any]:
     `task` and `boundary_ratio` (None with one expert) go with the model; `flow_shift` is its
     scheduler's, which for the published models is not the official sampling value.
     """
-    index = _read(folder, "model_index.json")
-    transformer = _read(folder, "transformer/config.json")
-    scheduler = _read(folder, "scheduler/scheduler_config.json")
+    index = read_json(folder / "model_index.json")
+    transformer = read_json(folder / "transformer/config.json")
+    scheduler = read_json(folder / "scheduler/scheduler_config.json")
     conditioned = transformer.get("in_channels", 16) > transformer.get("out_channels", 16)
     values: dict[str, Any] = {
         "model": str(folder),
@@ -63,15 +63,16 @@ def folder_values(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _read(folder: Path, name: str) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint folder; raises `CheckpointError` naming the file."""
     try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: not a whole checkpoint folder") from None
     except OSError as error:
-        raise CheckpointError(
-            f"{folder} is no model in diffusers' layout: {name} cannot be read ({error.strerror})"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise CheckpointError(f"{folder / name} is no valid JSON: {error}") from error
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{folder / name} must hold a JSON object")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected an object")
     return content

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import Rule
 from wanjax.errors import CheckpointError
 from wanjax.image_processor import ImageProcessor
+from wanjax.model_folder import read_json
 from wanjax.models import clip_keys, transformer_keys, umt5_keys, vae_keys
 from wanjax.models.attention import Kernel
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
@@ -157,16 +157,3 @@ def _load(
     return load_parameters(
         nnx.eval_shape(make), rules, files, dtype=dtype, mesh=mesh, unused=unused
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises `CheckpointError` naming the file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: not a whole checkpoint folder") from None
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, expected an object")
-    return values
