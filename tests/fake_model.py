@@ -71,6 +71,7 @@ def run_fake(
     settings = Settings(
         graph,
         "float32",
+        tokens=(1, SIZE),
         keep_residual=plan.may(REUSE) or measure == "residual",
         keep_outputs=plan.may(PREDICT, REUSE_OUTPUT) or measure == "output",
         measure=measure,

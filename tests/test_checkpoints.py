@@ -229,7 +229,6 @@ def rewrite(path, **changes):
 def test_what_a_folder_has(folder):
     opened = Folder.open(folder)
     assert opened.experts == ("transformer", "transformer_2")
-    assert (opened.boundary_ratio, opened.flow_shift) == (0.8, 5.0)
     assert not opened.has("image_encoder")
 
 
@@ -241,7 +240,6 @@ def test_old_folders(folder, absent):
     rewrite(folder / "vae/config.json", decoder_base_dim=..., patch_size=..., clip_output=False)
     opened = Folder.open(folder)
     assert opened.experts == ("transformer",)
-    assert opened.boundary_ratio is None
     assert opened.transformer_config().image_dim is None
     assert opened.vae_config().spatial_factor == 8
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from wanjax.errors import UsageError
-from wanjax.media import atomic_path, load_image, read_video, save_video
+from wanjax.files import atomic_path
+from wanjax.media import load_image, read_video, save_video
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

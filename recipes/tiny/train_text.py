@@ -29,10 +29,10 @@ import optax
 import tokenizers
 from flax import nnx
 from jaxtyping import Array, Float, Int
-from safetensors.numpy import save_file
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from wanjax.checkpoints.mapping import checkpoint_tensors
+from wanjax import jsonfile
+from wanjax.checkpoints.save import save_model
 from wanjax.models.layers import Linear
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.umt5_keys import RULES
@@ -199,7 +199,7 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
         "model_max_length": LENGTH,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    write_json(folder / "tokenizer_config.json", config)
+    jsonfile.write(folder / "tokenizer_config.json", config)
 
 
 class Reader(nnx.Module):
@@ -306,7 +306,6 @@ def round_to_float16(reader: Reader) -> None:
 
 
 def save_encoder(encoder: UMT5Encoder, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "_class_name": "UMT5EncoderModel",
         "architectures": ["UMT5EncoderModel"],
@@ -319,14 +318,7 @@ def save_encoder(encoder: UMT5Encoder, folder: Path) -> None:
         "torch_dtype": "float16",
         **asdict(encoder.config),
     }
-    write_json(folder / "config.json", config)
-    tensors = checkpoint_tensors(nnx.state(encoder), RULES)
-    halves = {key: value.astype(np.float16) for key, value in tensors.items()}
-    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def write_json(path: Path, values: dict[str, object]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_model(encoder, RULES, config, folder, filename="model.safetensors")
 
 
 def main() -> None:

@@ -44,7 +44,6 @@ def run(config: Config) -> None:
     else:
         measured = calibrate(pipe, prompts, config.seeds, progress=progress)
         keys = "use_magcache=True mag_ratios_base"
-    output.parent.mkdir(parents=True, exist_ok=True)
     measured.save(output)
     progress.unlink(missing_ok=True)
     print(f"wrote {output}; use it with {keys}={output}", file=sys.stderr)
@@ -216,6 +215,5 @@ class _Progress:
     def add(self, prompt: int, seed: int, changes: Changes) -> None:
         self.runs[f"{prompt} {seed}"] = changes
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             runs = {key: run.tolist() for key, run in self.runs.items()}
             jsonfile.write(self.path, {"about": self.about, "runs": runs})

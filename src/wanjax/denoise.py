@@ -24,7 +24,6 @@ from wanjax.step import (
     StepInputs,
     empty_cache,
     run_step,
-    tokens_like,
 )
 
 
@@ -59,11 +58,8 @@ def denoise(
     def arguments(step: Step, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
         return experts[step.expert], state, cache, step_inputs(step, table), condition
 
-    some_expert = next(expert for expert in experts if expert is not None)
-    tokens = tokens_like(settings, some_expert.params, latents, condition)
-
     def dropped_cache(step: Step) -> Cache:
-        return empty_cache(settings, len(step.actions), tokens, state.sample)
+        return empty_cache(settings, len(step.actions), state.sample)
 
     compiled = {
         choice.actions: programs.get(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from wanjax.files import atomic_path
 
 
 def dumps(content: Mapping[str, Any]) -> str:
@@ -18,9 +18,5 @@ def dumps(content: Mapping[str, Any]) -> str:
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write `dumps(content)` in one move, so that no reader sees half a file."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(dumps(content) + "\n")
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with atomic_path(path) as partial:
+        partial.write_text(dumps(content) + "\n", encoding="utf-8")

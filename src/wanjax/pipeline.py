@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -164,9 +165,11 @@ class WanPipeline:
             if callback is not None:
                 callback(report)
 
+        model = self.transformers[0]
         settings = Settings(
-            graph=nnx.graphdef(self.transformers[0]),
+            graph=nnx.graphdef(model),
             dtype=config.activations_dtype,
+            tokens=(math.prod(model.grid(start.shape)), model.config.width),
             batch_guidance=config.batch_guidance,
             keep_residual=plan.may(REUSE) or measure == "residual",
             keep_outputs=plan.may(PREDICT, REUSE_OUTPUT) or measure == "output",

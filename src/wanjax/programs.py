@@ -33,13 +33,14 @@ class Programs:
         """
         leaves, structure = jax.tree.flatten(args)
         key = (function, static, structure, tuple(map(_signature, leaves)))
-        if key not in self._compiled:
+        program = self._compiled.get(key)  # hashing the key takes long: once only
+        if program is None:
             began = time.perf_counter()
-            self._compiled[key] = function.lower(*static, *args).compile()
+            program = self._compiled[key] = function.lower(*static, *args).compile()
             self.seconds += time.perf_counter() - began
         if self.watch is not None:
-            self.watch(function, args, self._compiled[key])
-        return self._compiled[key]
+            self.watch(function, args, program)
+        return program
 
 
 def _signature(x: Any) -> Hashable:

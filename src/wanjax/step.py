@@ -69,6 +69,7 @@ class Settings:
 
     graph: nnx.GraphDef[WanTransformer]
     dtype: str  # of the activations
+    tokens: tuple[int, int]  # number and width of a video's tokens
     batch_guidance: bool = True  # both guidance branches at once, or one after the other
     keep_residual: bool = False
     keep_outputs: bool = False
@@ -110,25 +111,11 @@ def run_step(
     return _sampler_step(state, velocity, inputs), cache, change
 
 
-def tokens_like(
-    settings: Settings,
-    params: nnx.State,
-    sample: Latents,
-    condition: Float[Array, "batch c t h w"] | None,
-) -> jax.ShapeDtypeStruct:
-    """Shape [batch, tokens, width] and dtype of the tokens that `sample` becomes."""
-    model = nnx.merge(settings.graph, params)
-    x = jax.eval_shape(lambda: _model_input(sample, condition, settings.dtype))
-    return jax.eval_shape(model.embed, x, jnp.zeros((1,)))[0]
-
-
-def empty_cache(
-    settings: Settings, branches: int, tokens: jax.ShapeDtypeStruct, sample: Latents
-) -> Cache:
+def empty_cache(settings: Settings, branches: int, sample: Latents) -> Cache:
     """Zeros in the cache's shapes, so that first and later steps run the same program."""
     residual = outputs = None
     if settings.keep_residual:
-        residual = jnp.zeros((branches, *tokens.shape), tokens.dtype)
+        residual = jnp.zeros((branches, len(sample), *settings.tokens), settings.dtype)
     if settings.keep_outputs:
         outputs = jnp.zeros((branches, *sample.shape), jnp.float32)
     return Cache(residual, outputs)

@@ -1,7 +1,8 @@
 """The plan of least error for a given saving, by exact dynamic programming.
 
-The error is MagCache's own, |1 - accumulated ratio| since the last computed step (mean over
-branches), here summed over all skipped steps instead of held below a threshold.
+The error of a skipped step is MagCache's own, |1 - accumulated ratio| since the last computed
+step (mean over branches), times the change of sigma over the step: an Euler step moves the
+latents by that times the velocity. It is summed over all skipped steps.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def cheapest_skips(
     """
     branches = np.array([schedule.num_branches(i) for i in range(schedule.num_steps)])
     gains = np.ones_like(branches) if target_speedup is None else branches
-    totals, before = _best_paths(ratios, branches, gains, forced, K)
+    weights = -np.diff(schedule.sigmas)
+    totals, before = _best_paths(ratios, weights, branches, gains, forced, K)
     reachable = np.flatnonzero(np.isfinite(totals[-1]))
     most = int(reachable[-1])
     limit = f"with magcache_K={K}; raise magcache_K, lower retention_ratio, or ask for less"
@@ -60,6 +62,7 @@ def cheapest_skips(
 
 def _best_paths(
     ratios: Float[np.ndarray, "steps 2"],
+    weights: Float[np.ndarray, "steps"],
     branches: Int[np.ndarray, "steps"],
     gains: Int[np.ndarray, "steps"],
     forced: Bool[np.ndarray, "steps"],
@@ -84,6 +87,6 @@ def _best_paths(
             if forced[end]:
                 break
             change = change * ratios[end]
-            error += float(np.abs(1 - change[: branches[end]]).mean())
+            error += float(weights[end] * np.abs(1 - change[: branches[end]]).mean())
             gain += int(gains[end])
     return totals, before

@@ -52,19 +52,9 @@ class Folder:
         return cls(path, index)
 
     @property
-    def boundary_ratio(self) -> float | None:
-        """Where the experts change, as a part of the noise levels; None with one expert."""
-        return self.index.get("boundary_ratio")
-
-    @property
     def experts(self) -> tuple[str, ...]:
         """Folders of the transformers: high noise, then low noise."""
         return tuple(name for name in ("transformer", "transformer_2") if self.has(name))
-
-    @property
-    def flow_shift(self) -> float | None:
-        """Of the scheduler config, which for the published models is not the official one."""
-        return self._config("scheduler", "scheduler_config.json").get("flow_shift")
 
     def has(self, component: str) -> bool:
         """Whether the index lists the component (old ones leave it out, or say null)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
+from wanjax import jsonfile
 from wanjax.checkpoints.mapping import Rule, checkpoint_tensors
 
 
@@ -26,11 +26,7 @@ def save_model(
     """Write `config.json` and the parameters, as `dtype`, under the checkpoint's names."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = checkpoint_tensors(nnx.state(model), rules)
-    save_file({key: x.astype(dtype) for key, x in tensors.items()}, folder / filename)
+    tensors = {key: x.astype(dtype) for key, x in tensors.items()}
+    save_file(tensors, folder / filename, metadata={"format": "pt"})  # transformers asks for it
     (folder / filename).chmod(0o644)  # safetensors makes it readable by its owner alone
-    write_json(folder / "config.json", config)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    jsonfile.write(folder / "config.json", config)

@@ -12,7 +12,7 @@ from typing import Any
 from wanjax import jsonfile
 from wanjax.evaluate.comparison import Comparison
 from wanjax.evaluate.tables import findings, markdown
-from wanjax.media import atomic_path
+from wanjax.files import atomic_path
 
 _PAGE = Path(__file__).parent / "page"
 _SCRIPTS = ("page.js", "viewer.js", "charts.js", "tables.js", "main.js")
@@ -27,7 +27,6 @@ def save(comparison: Comparison, folder: str | Path | None = None) -> list[Path]
     Returns their paths.
     """
     folder = comparison.folder if folder is None else Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     page, numbers, table = (folder / n for n in ("report.html", "metrics.json", "table.md"))
     jsonfile.write(numbers, comparison.metrics())
     _write(table, markdown(comparison))

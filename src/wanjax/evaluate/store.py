@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanjax import jsonfile
-from wanjax.media import atomic_path, save_video
+from wanjax.files import atomic_path
+from wanjax.media import save_video
 
 Record = dict[str, Any]
 
@@ -39,7 +40,6 @@ class Store:
     def write(self, variant: str, clip: str, record: Record) -> Record:
         """Returns the record as `read` will."""
         path = self._record(variant, clip)
-        path.parent.mkdir(parents=True, exist_ok=True)
         record = plain(record)
         jsonfile.write(path, record)
         return record
