@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const names = Object.keys(data.variants);
-const colorOf = (name) => `--of: var(--v${names.indexOf(name) % 7})`;
+const colorOf = (name) => `--of: var(--v${names.indexOf(name) % 10})`;
 
 /** An element with attributes and children (texts or elements); `svg` ones in their namespace. */
 function make(tag, attributes = {}, ...children) {
