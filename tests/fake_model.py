@@ -80,7 +80,7 @@ def run_fake(
         start,
         plan,
         SAMPLERS[sampler](schedule.num_steps, schedule.flow_shift),
-        [Expert(params, Context(text))] * 2,
+        [Expert(nnx.to_pure_dict(params), Context(text))] * 2,
         settings,
         Programs() if programs is None else programs,
         on_step=collect,

@@ -37,7 +37,7 @@ def main() -> None:
     for shared in ("vae", "text_encoder", "tokenizer"):
         shutil.copytree(T2V / shared, I2V / shared, dirs_exist_ok=True)
     write_index("i2v")
-    run("train_experts.py", "i2v", "--root", I2V, "--start", T2V)
+    run("train_experts.py", "i2v", "--root", I2V, "--start", T2V / "transformer_2")
     write_examples()
     for form in ("t2v", "i2v"):
         output = CURVES / f"tiny-{form}.json"

@@ -1,12 +1,13 @@
 """Train the two experts of a bundled model by flow matching.
 
     python recipes/tiny/train_experts.py t2v --root src/wanjax/tiny/t2v
-    python recipes/tiny/train_experts.py i2v --root src/wanjax/tiny/i2v --start src/wanjax/tiny/t2v
+    python recipes/tiny/train_experts.py i2v --root src/wanjax/tiny/i2v \\
+        --start src/wanjax/tiny/t2v/transformer_2
 
-`--root` holds the trained VAE and text encoder. The high-noise expert learns first, the
-low-noise expert starts from it. Image to video starts from the text-to-video experts, with
-the image condition's input channels at zero. Interrupted, the same command goes on from the
-last checkpoint.
+`--root` holds the trained VAE and text encoder. The low-noise expert learns first, for there
+it shows what a word means; the high-noise expert starts from it. Image to video starts from a
+text-to-video expert, with the image condition's input channels at zero. Interrupted, the same
+command goes on from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -64,12 +65,12 @@ class Stage:
 # Experts see a little beyond the boundary, so that it may be moved.
 STAGES = {
     "t2v": {
-        "transformer": Stage(0.75, 1.0, 10.0, 1700),
-        "transformer_2": Stage(0.05, 0.92, 7.0, 1450),
+        "transformer_2": Stage(0.05, 0.92, 7.0, 5000),
+        "transformer": Stage(0.75, 1.0, 10.0, 1000),
     },
     "i2v": {
-        "transformer": Stage(0.8, 1.0, 6.0, 500),
-        "transformer_2": Stage(0.0, 0.94, 3.0, 600),
+        "transformer_2": Stage(0.0, 0.94, 3.0, 1500),
+        "transformer": Stage(0.8, 1.0, 6.0, 700),
     },
 }
 
@@ -219,7 +220,7 @@ def main() -> None:
     parser.add_argument(
         "--root", type=Path, required=True, help="folder with vae/ and text_encoder/"
     )
-    parser.add_argument("--start", type=Path, help="folder of experts to start from (i2v)")
+    parser.add_argument("--start", type=Path, help="folder of the expert to start from")
     parser.add_argument("--work", type=Path, default=Path("work/tiny"), help="checkpoints and data")
     parser.add_argument("--clips", type=int, default=8000)
     parser.add_argument("--scale", type=float, default=1.0, help="times the steps of each stage")
@@ -233,12 +234,13 @@ def main() -> None:
     args.work = args.work / args.form
     args.work.mkdir(parents=True, exist_ok=True)
     expert: WanTransformer | None = None
+    if args.start:
+        folder = Folder(args.start.parent, {})
+        expert = folder.load_transformer(args.start.name, dtype=jnp.float32)
     for name, stage in STAGES[args.form].items():
         if args.only not in (None, name):
             continue
         stage = replace(stage, steps=round(stage.steps * args.scale))
-        if args.start:
-            expert = Folder(args.start, {}).load_transformer(name, dtype=jnp.float32)
         expert = train(make_model(image, expert), data, name, stage, image, args)
         config = {"_class_name": "WanTransformer3DModel", **asdict(expert.config)}
         save_model(expert, RULES, config, args.root / name)

@@ -159,6 +159,9 @@ class WanPipeline:
         with timings.measure("condition"):
             condition = self._condition(first, last, batch, config)
             image_embeds = self._image_embeds(first, last, batch)
+            experts = self._experts(embeds, image_embeds, schedule)
+            contexts = [expert.context for expert in experts if expert]
+            jax.block_until_ready(contexts)
 
         def on_step(report: StepReport) -> None:
             timings.steps.append(report.seconds)
@@ -175,11 +178,10 @@ class WanPipeline:
             keep_outputs=plan.may(PREDICT, REUSE_OUTPUT) or measure == "output",
             measure=measure,
         )
+        if config.use_kv_cache:
+            held = sum(x.nbytes for x in jax.tree.leaves(contexts))
+            plan = replace(plan, kv_cache_bytes=held)
         with timings.measure("denoise"):
-            experts = self._experts(embeds, image_embeds, schedule)
-            if config.use_kv_cache:
-                held = jax.tree.leaves([expert.context for expert in experts if expert])
-                plan = replace(plan, kv_cache_bytes=sum(x.nbytes for x in held))
             final, plan = denoise(
                 start, plan, table, experts, settings, self.programs, condition, on_step
             )
@@ -335,7 +337,7 @@ class WanPipeline:
             graph, params = nnx.split(self.transformers[number])
             static = (graph, self.defaults.use_kv_cache)
             program = self.programs.get(_embed_context, static, (params, text, image))
-            experts[number] = Expert(params, program(params, text, image))
+            experts[number] = Expert(nnx.to_pure_dict(params), program(params, text, image))
         return experts
 
 

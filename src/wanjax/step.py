@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ class StepInputs(NamedTuple):
 class Expert(NamedTuple):
     """A transformer's parameters, and the run's context projected by it."""
 
-    params: nnx.State
+    params: dict[str, Any]  # plain: an nnx.State takes long to flatten, at every step
     context: Context | KeysValues  # [branches * batch, ...]: conditional, then unconditional
 
 

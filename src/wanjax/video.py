@@ -23,6 +23,8 @@ from wanjax.programs import Programs
 class Timings:
     """Seconds and peak memory by stage; compiling is apart from everything else.
 
+    The stages: `text` (prompt embeddings), `condition` (image condition, and the context as
+    each expert projects it: once per run), `denoise` (all steps), `decode` (latents to pixels).
     Peak memory is the device's so far or, where the device does not tell (CPU), the process's.
     """
 
