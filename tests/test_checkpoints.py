@@ -18,6 +18,7 @@ from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import TRANSFORMS, checkpoint_tensors
 from wanjax.checkpoints.save import save_model
 from wanjax.errors import CheckpointError
+from wanjax.model_folder import folder_values
 from wanjax.models.layers import LayerNorm, Linear, stack
 
 DEPTH, WIDTH = 3, 4
@@ -229,6 +230,8 @@ def rewrite(path, **changes):
 def test_what_a_folder_has(folder):
     opened = Folder.open(folder)
     assert opened.experts == ("transformer", "transformer_2")
+    values = folder_values(folder)
+    assert (values["boundary_ratio"], values["flow_shift"]) == (0.8, 5.0)
     assert not opened.has("image_encoder")
 
 
@@ -240,6 +243,7 @@ def test_old_folders(folder, absent):
     rewrite(folder / "vae/config.json", decoder_base_dim=..., patch_size=..., clip_output=False)
     opened = Folder.open(folder)
     assert opened.experts == ("transformer",)
+    assert folder_values(folder)["boundary_ratio"] is None
     assert opened.transformer_config().image_dim is None
     assert opened.vae_config().spatial_factor == 8
 

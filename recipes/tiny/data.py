@@ -15,6 +15,7 @@ from render import render_scenes
 from tqdm import trange
 
 from wanjax.checkpoints.folder import Folder
+from wanjax.files import atomic_path
 from wanjax.models.vae import WanVAE
 from wanjax.tiny.world import Scene, caption, sample_scene
 
@@ -50,10 +51,8 @@ def make_dataset(root: Path, work: Path, clips: int, image: bool, seed: int = 0)
 
 def _kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial_file = file.with_suffix(".partial.npy")
-        np.save(partial_file, make().astype(np.float16))
-        partial_file.replace(file)
+        with atomic_path(file) as partial_file:
+            np.save(partial_file, make().astype(np.float16))
     return np.load(file)
 
 

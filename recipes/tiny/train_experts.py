@@ -28,6 +28,7 @@ from jaxtyping import Array, Float
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.save import save_model
+from wanjax.files import atomic_path
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.transformer_keys import RULES
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS, shift_sigmas
@@ -199,9 +200,8 @@ def block_matrices(params):
 
 def save(file: Path, step: int, state) -> None:
     """Step and state, never half-written."""
-    partial = file.with_suffix(".partial.npz")
-    np.savez(partial, *map(np.asarray, jax.tree.leaves(state)), step=step)
-    partial.replace(file)
+    with atomic_path(file) as partial_file:
+        np.savez(partial_file, *map(np.asarray, jax.tree.leaves(state)), step=step)
 
 
 def restore(file: Path, state):

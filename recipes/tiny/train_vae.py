@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from wanjax.checkpoints.mapping import flat_parameters
 from wanjax.checkpoints.save import save_model
+from wanjax.files import atomic_path
 from wanjax.models import vae_layers
 from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.models.vae_keys import RULES
@@ -236,10 +237,9 @@ def round_trip_psnr(vae: WanVAE, batches: int = 4) -> float:
 
 
 def write_parameters(vae: WanVAE, file: Path) -> None:
-    partial_file = file.with_suffix(".partial.npz")
     values = {path: np.asarray(p.get_value()) for path, p in flat_parameters(nnx.state(vae))}
-    np.savez(partial_file, **values)
-    partial_file.replace(file)
+    with atomic_path(file) as partial_file:
+        np.savez(partial_file, **values)
 
 
 def read_parameters(vae: WanVAE, file: Path) -> None:

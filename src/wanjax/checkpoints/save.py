@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from wanjax import jsonfile
 from wanjax.checkpoints.mapping import Rule, checkpoint_tensors
+from wanjax.files import atomic_path
 
 
 def save_model(
@@ -24,9 +25,9 @@ def save_model(
     filename: str = "diffusion_pytorch_model.safetensors",
 ) -> None:
     """Write `config.json` and the parameters, as `dtype`, under the checkpoint's names."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = checkpoint_tensors(nnx.state(model), rules)
     tensors = {key: x.astype(dtype) for key, x in tensors.items()}
-    save_file(tensors, folder / filename, metadata={"format": "pt"})  # transformers asks for it
-    (folder / filename).chmod(0o644)  # safetensors makes it readable by its owner alone
+    with atomic_path(folder / filename) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for it
+        partial.chmod(0o644)  # safetensors makes it readable by its owner alone
     jsonfile.write(folder / "config.json", config)
