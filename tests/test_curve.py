@@ -1,11 +1,13 @@
 """Curves: files, lists, resampling, and whether one fits a run."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from wanjax.caching import Curve, CurveError, MagCache, check_fit, ratios_for, shipped_curves
+from wanjax.caching.resample import angles_for
 from wanjax.planning import make_schedule
 
 T2V = "wan2.2-t2v-a14b"
@@ -147,6 +149,18 @@ def test_noise_level_is_additive():
     fine = ratios_for(curve, make_schedule(100, 5.0, 5.0))
     product = fine[1:97].reshape(24, 4, 2).prod(axis=1)
     np.testing.assert_allclose(product, coarse[1:], atol=1e-6)
+
+
+def test_angles_add_up_like_the_magnitudes():
+    """Of half the steps every angle is the sum of two; at the calibration's own they are its."""
+    angles = np.random.default_rng(0).uniform(0, 0.3, (50, 2))
+    known = Curve.load("wan2.1-t2v-14b")
+    assert not angles_for(known, make_schedule(50, 5.0, 5.0)).any()
+    curve = dataclasses.replace(known, cosine_distance=1 - np.cos(angles))
+    own = make_schedule(50, 5.0, 5.0)
+    np.testing.assert_allclose(angles_for(curve, own), angles, atol=1e-7)
+    half = angles_for(curve, make_schedule(25, 5.0, 5.0))
+    np.testing.assert_allclose(half[1:], angles[1:-1:2] + angles[2::2], atol=1e-5)
 
 
 def test_boundary_elsewhere():

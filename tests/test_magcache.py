@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wanjax.caching import Curve, MagCache, ratios_for, shipped_curves
+from wanjax.caching.budget import SIGMA_POWER
 from wanjax.caching.magcache_rules import accumulated_errors, forced_steps
 from wanjax.errors import UsageError
 from wanjax.planning import make_schedule
@@ -196,31 +197,37 @@ def test_accumulated_errors_explain_the_plan():
     assert (forced | skipped | (errors >= 0.04) | (in_a_row == 2)).all()
 
 
-def total_error(ratios, sigmas, skipped, K):  # noqa: N803
-    """Sum over the skipped steps: |1 - accumulated ratio| times the change of sigma."""
-    error, change, streak = 0.0, np.ones(2), 0
-    for i, ratio in enumerate(ratios):
-        change, streak = (change * ratio, streak + 1) if i in skipped else (np.ones(2), 0)
-        error += np.abs(1 - change).mean() * (sigmas[i] - sigmas[i + 1])
-        if streak > K:
+def total_error(ratios, angles, sigmas, skipped, K):  # noqa: N803
+    """Of all skipped steps, with the residuals as points of a plane: one spiral per branch."""
+    residuals = np.exp(np.cumsum(np.log(ratios) + 1j * angles, axis=0))
+    total, computed = 0.0, 0
+    for i in range(len(ratios)):
+        if i not in skipped:
+            computed = i
+        if i - computed > K:
             return np.inf
-    return error
+        errors = np.abs(residuals[i] - residuals[computed]) / np.abs(residuals[computed])
+        total += errors.mean() * (sigmas[i] - sigmas[i + 1]) ** SIGMA_POWER
+    return total
 
 
+@pytest.mark.parametrize("turns", [False, True])
 @pytest.mark.parametrize("K", [1, 2, 5])
-def test_budget_is_optimal(K):  # noqa: N803
+def test_budget_is_optimal(K, turns):  # noqa: N803
     """No other way to skip as many of the allowed steps has less error."""
     rng = np.random.default_rng(0)
     ratios = np.concatenate([np.ones((1, 2)), rng.uniform(0.9, 1.05, (11, 2))])
+    angles = rng.uniform(0, 0.2 if turns else 0, (12, 2))
+    curve = Curve(ratios, cosine_distance=1 - np.cos(angles) if turns else None)
     schedule = make_schedule(12, 5.0, 5.0)
     allowed = np.flatnonzero(~forced_steps(schedule, 0.2))
     for count in range(0, 6):
         ways = itertools.combinations(allowed, count)
-        least = min(total_error(ratios, schedule.sigmas, way, K) for way in ways)
-        method = MagCache(K=K, mag_ratios_base=Curve(ratios), skip_steps=count)
+        least = min(total_error(ratios, angles, schedule.sigmas, way, K) for way in ways)
+        method = MagCache(K=K, mag_ratios_base=curve, skip_steps=count)
         skipped = method.plan(schedule).skipped_steps
         assert len(skipped) == count
-        assert total_error(ratios, schedule.sigmas, skipped, K) == pytest.approx(least)
+        assert total_error(ratios, angles, schedule.sigmas, skipped, K) == pytest.approx(least)
 
 
 def test_budget_meets_its_target_at_least_cost():

@@ -16,7 +16,7 @@ from wanjax.caching.budget import cheapest_skips
 from wanjax.caching.curve import Curve, CurveLike, as_curve, differences
 from wanjax.caching.magcache_rules import forced_steps, official_skips, per_phase_skips
 from wanjax.caching.plan import COMPUTE, REUSE, Plan, Schedule, make_plan
-from wanjax.caching.resample import Resample, check_fit, ratios_for
+from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
 from wanjax.errors import UsageError
 
 if TYPE_CHECKING:  # at run time it costs a third of the start-up
@@ -114,7 +114,13 @@ class MagCache:
         if self.has_budget:
             forced = forced_steps(schedule, self.retention_ratio)
             return cheapest_skips(
-                ratios, schedule, forced, self.K, self.target_speedup, self.skip_steps
+                ratios,
+                angles_for(self.curve(), schedule, self.resample),
+                schedule,
+                forced,
+                self.K,
+                self.target_speedup,
+                self.skip_steps,
             )
         settings = (schedule, self.thresh, self.K, self.retention_ratio)
         if self.rule == "official":

@@ -1,4 +1,4 @@
-"""A curve's ratios for another schedule than the one it was measured on."""
+"""A curve's ratios and angles for another schedule than the one it was measured on."""
 
 from __future__ import annotations
 
@@ -30,16 +30,42 @@ def ratios_for(
     """
     if same_schedule(curve, schedule):
         return curve.ratios
+    return np.exp(_resampled(curve, np.log(curve.ratios), schedule, resample))
+
+
+def angles_for(
+    curve: Curve, schedule: Schedule, resample: Resample = "noise_level"
+) -> Float[np.ndarray, "steps 2"]:
+    """The angles between the residuals of neighbouring steps of `schedule`, in radians.
+
+    From the curve's cosine distances, as `ratios_for` has the ratios; 0 where the curve
+    has none.
+    """
+    if curve.cosine_distance is None:
+        return np.zeros((schedule.num_steps, 2))
+    angles = np.arccos(np.clip(1 - curve.cosine_distance, -1, 1))
+    if same_schedule(curve, schedule):
+        return angles
+    return _resampled(curve, angles, schedule, resample)
+
+
+def _resampled(
+    curve: Curve,
+    changes: Float[np.ndarray, "steps 2"],
+    schedule: Schedule,
+    resample: Resample,
+) -> Float[np.ndarray, "steps 2"]:
+    """Changes from step to step, which add up along a run, for the steps of `schedule`."""
     if resample == "nearest" or curve.sigmas is None:
         indices = np.round(np.linspace(0, curve.steps - 1, schedule.num_steps)).astype(int)
-        return np.concatenate([np.ones((1, 2)), curve.ratios[indices[1:]]])
-    ratios = np.ones((schedule.num_steps, 2))
+        return np.concatenate([np.zeros((1, 2)), changes[indices[1:]]])
+    result = np.zeros((schedule.num_steps, 2))
     sigmas = np.array(schedule.sigmas)
     for phase in schedule.phases:
         known = _calibrated_phase(curve, schedule, phase)
-        magnitudes = _log_magnitudes(curve, known, sigmas[phase.start : phase.stop])
-        ratios[phase.start + 1 : phase.stop] = np.exp(np.diff(magnitudes, axis=0))
-    return ratios
+        sums = _sums(curve.sigmas, changes, known, sigmas[phase.start : phase.stop])
+        result[phase.start + 1 : phase.stop] = np.diff(sums, axis=0)
+    return result
 
 
 def check_fit(curve: Curve, schedule: Schedule, resample: Resample) -> tuple[str, ...]:
@@ -85,19 +111,21 @@ def _log_snr(sigmas: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
     return np.log1p(-sigmas) - np.log(sigmas)
 
 
-def _log_magnitudes(
-    curve: Curve, known: range, sigmas: Float[np.ndarray, "steps"]
+def _sums(
+    calibrated: Float[np.ndarray, "calibrated+1"],
+    changes: Float[np.ndarray, "calibrated 2"],
+    known: range,
+    sigmas: Float[np.ndarray, "steps"],
 ) -> Float[np.ndarray, "steps 2"]:
-    """Log magnitude at `sigmas`, relative to the expert's first calibrated step.
+    """The changes summed from an expert's first calibrated step (of `known`) up to `sigmas`.
 
     Linear in log-SNR between calibrated steps, where leaving out every other step of the
     published curves is recovered best, and beyond them with the slope of the last interval.
     """
-    assert curve.sigmas is not None
-    x = _log_snr(curve.sigmas[known.start : known.stop])
-    logs = np.log(curve.ratios[known.start : known.stop])
-    logs[0] = 0
-    y = np.cumsum(logs, axis=0)
+    x = _log_snr(calibrated[known.start : known.stop])
+    y = changes[known.start : known.stop].copy()
+    y[0] = 0
+    y = np.cumsum(y, axis=0)
     at = _log_snr(sigmas)
     result = np.stack([np.interp(at, x, branch) for branch in y.T], axis=1)
     if len(x) > 1:
