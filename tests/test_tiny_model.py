@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from render import render_scenes
 
 import wanjax
@@ -11,7 +12,7 @@ import wanjax.tiny
 from wanjax.caching import Curve
 from wanjax.planning import schedule_for
 from wanjax.tiny.score import score_videos
-from wanjax.tiny.world import held_out_prompts, sample_scene
+from wanjax.tiny.world import caption, held_out_prompts, sample_scene
 
 TINY = Path(wanjax.tiny.__file__).parent
 MODELS = [form for form in ("t2v", "i2v") if (TINY / form).exists()]
@@ -74,3 +75,38 @@ def test_videos_show_what_the_prompts_say(pipe):
         assert score_videos(list(video.frames), prompts).overall >= 0.9
     assert cached.plan.skipped_steps
     assert psnr(cached.frames, dense.frames) > 30
+
+
+@pytest.mark.slow
+def test_first_frame_is_the_given_picture():
+    """Of every held-out scene, and it moves as the prompt says; MagCache keeps that."""
+    rng = np.random.default_rng(50_000)
+    scenes = [sample_scene(rng, held_out=True) for _ in range(16)]
+    prompts = [caption(scene, rng) for scene in scenes]
+    pictures = render_scenes(scenes)[:, 0]
+    pipe = wanjax.WanPipeline.from_pretrained("tiny-i2v")
+    for cache in (None, wanjax.MagCache(mag_ratios_base="tiny-i2v")):
+        images = [Image.fromarray(picture) for picture in pictures]
+        frames = pipe(prompts, image=images, seed=list(range(16)), cache=cache).frames
+        first = [psnr(*pair) for pair in zip(frames[:, 0], pictures, strict=True)]
+        assert np.mean(first) >= 25
+        assert score_videos(list(frames), prompts).by_attribute["motion"] >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thresh", [0.04, 0.12])
+def test_budget_is_no_worse_than_the_threshold(pipe, thresh):
+    """At equal cost, on prompts that the curve was not measured with."""
+    prompts, seeds = map(list, zip(*held_out_prompts(16), strict=True))
+    by_threshold = wanjax.MagCache(thresh=thresh, mag_ratios_base="tiny-t2v")
+    dense = pipe(prompts, seed=seeds)
+    greedy = pipe(prompts, seed=seeds, cache=by_threshold)
+    skipped = len(greedy.plan.skipped_steps)
+    budget = wanjax.MagCache(skip_steps=skipped, mag_ratios_base="tiny-t2v")
+    planned = pipe(prompts, seed=seeds, cache=budget)
+    assert len(planned.plan.skipped_steps) == skipped
+    distances = [
+        np.mean([psnr(*pair) for pair in zip(video.frames, dense.frames, strict=True)])
+        for video in (planned, greedy)
+    ]
+    assert distances[0] >= distances[1]
