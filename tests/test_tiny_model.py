@@ -84,9 +84,9 @@ def test_first_frame_is_the_given_picture():
     scenes = [sample_scene(rng, held_out=True) for _ in range(16)]
     prompts = [caption(scene, rng) for scene in scenes]
     pictures = render_scenes(scenes)[:, 0]
+    images = [Image.fromarray(picture) for picture in pictures]
     pipe = wanjax.WanPipeline.from_pretrained("tiny-i2v")
     for cache in (None, wanjax.MagCache(mag_ratios_base="tiny-i2v")):
-        images = [Image.fromarray(picture) for picture in pictures]
         frames = pipe(prompts, image=images, seed=list(range(16)), cache=cache).frames
         first = [psnr(*pair) for pair in zip(frames[:, 0], pictures, strict=True)]
         assert np.mean(first) >= 25

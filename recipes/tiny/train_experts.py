@@ -113,8 +113,7 @@ def make_model(image: bool, start: WanTransformer | None) -> WanTransformer:
     state = nnx.state(start)
     kernel = np.asarray(start.patch_embedding.kernel[...])
     missing = config.in_channels - start.config.in_channels
-    if missing:
-        kernel = np.concatenate([kernel, orthogonal_channels(kernel, missing)], axis=3)
+    kernel = np.concatenate([kernel, orthogonal_channels(kernel, missing)], axis=3)
     state["patch_embedding"]["kernel"].set_value(jnp.asarray(kernel))
     nnx.update(model, state)
     return model
@@ -255,7 +254,6 @@ def main() -> None:
     image = args.form == "i2v"
     data = make_dataset(args.root, args.work, args.clips, image, args.seed)
     args.work = args.work / args.form
-    args.work.mkdir(parents=True, exist_ok=True)
     expert: WanTransformer | None = None
     if args.start:
         folder = Folder(args.start.parent, {})

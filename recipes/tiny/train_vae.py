@@ -81,7 +81,6 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="times the steps of every stage")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.work.mkdir(parents=True, exist_ok=True)
     vae = initialised(args.seed)
     for stage in STAGES:
         stage = replace(stage, steps=round(stage.steps * args.scale))

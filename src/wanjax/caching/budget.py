@@ -95,12 +95,12 @@ def _best_paths(
             if forced[end]:
                 break
             ratio, angle = ratio * ratios[end], angle + angles[end]
-            error += float(weights[end] * distance(ratio, angle)[: branches[end]].mean())
+            error += float(weights[end] * _distance(ratio, angle)[: branches[end]].mean())
             gain += int(gains[end])
     return totals, before
 
 
-def distance(
+def _distance(
     ratio: Float[np.ndarray, "2"], angle: Float[np.ndarray, "2"]
 ) -> Float[np.ndarray, "2"]:
     """Between two residuals, in units of the first: their ratio and the angle between them."""

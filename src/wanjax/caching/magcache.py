@@ -20,7 +20,7 @@ from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
 from wanjax.errors import UsageError
 
 if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool
 
 Rule = Literal["per_phase", "official"]
 
@@ -95,8 +95,7 @@ class MagCache:
         conditions = conditions or {}
         curve = self.curve()
         warnings = check_fit(curve, schedule, self.resample) + differences(vars(curve), conditions)
-        ratios = ratios_for(curve, schedule, self.resample)
-        skipped = self._skips(ratios, schedule, bool(conditions.get("image")))
+        skipped = self._skips(curve, schedule, bool(conditions.get("image")))
         refused = skipped & forced_steps(schedule, 0)[:, None]
         if refused.any():
             steps = ", ".join(map(str, np.flatnonzero(refused.any(axis=1))))
@@ -108,14 +107,13 @@ class MagCache:
         ]
         return make_plan(schedule, actions, "magcache", self._settings(curve), warnings)
 
-    def _skips(
-        self, ratios: Float[np.ndarray, "steps 2"], schedule: Schedule, image: bool
-    ) -> Bool[np.ndarray, "steps 2"]:
+    def _skips(self, curve: Curve, schedule: Schedule, image: bool) -> Bool[np.ndarray, "steps 2"]:
+        ratios = ratios_for(curve, schedule, self.resample)
         if self.has_budget:
             forced = forced_steps(schedule, self.retention_ratio)
             return cheapest_skips(
                 ratios,
-                angles_for(self.curve(), schedule, self.resample),
+                angles_for(curve, schedule, self.resample),
                 schedule,
                 forced,
                 self.K,
