@@ -14,9 +14,9 @@ import numpy as np
 from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from wanjax import jsonfile
 from wanjax.checkpoints.mapping import Rule, flat_parameters
 from wanjax.checkpoints.save import save_model
+from wanjax.files import write_json
 from wanjax.models import transformer_keys, umt5_keys, vae_keys
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
@@ -71,13 +71,13 @@ def make_small_folder(
     text = UMT5Config(vocab_size=64, d_model=TEXT_DIM, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
     _save(UMT5Encoder, text, 7, umt5_keys.RULES, path / "text_encoder", "model.safetensors")
     _save_tokenizer(path / "tokenizer")
-    jsonfile.write(path / "scheduler/scheduler_config.json", {"flow_shift": flow_shift})
+    write_json(path / "scheduler/scheduler_config.json", {"flow_shift": flow_shift})
     components = {name: ["wanjax", name] for name in (*experts, "vae", "text_encoder")}
     index = {
         "_class_name": "WanImageToVideoPipeline" if image else "WanPipeline",
         "boundary_ratio": boundary_ratio if two_experts else None,
     }
-    jsonfile.write(path / "model_index.json", index | components)
+    write_json(path / "model_index.json", index | components)
     return path
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from render import render
 
-from wanjax import jsonfile
+from wanjax.files import write_json
 from wanjax.tiny.world import caption, place_scene, sample_scene
 
 HERE = Path(__file__).parent
@@ -69,7 +69,7 @@ def write_index(form: str) -> None:
     }
     if form == "t2v":
         index = {key: value for key, value in index.items() if not key.startswith("image_")}
-    jsonfile.write(root / "model_index.json", index)
+    write_json(root / "model_index.json", index)
     scheduler = {
         "_class_name": "UniPCMultistepScheduler",
         "num_train_timesteps": 1000,
@@ -83,7 +83,7 @@ def write_index(form: str) -> None:
         "final_sigmas_type": "zero",
         "disable_corrector": [],
     }
-    jsonfile.write(root / "scheduler/scheduler_config.json", scheduler)
+    write_json(root / "scheduler/scheduler_config.json", scheduler)
 
 
 def write_examples() -> None:

@@ -31,8 +31,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from wanjax import jsonfile
 from wanjax.checkpoints.save import save_model
+from wanjax.files import write_json
 from wanjax.models.layers import Linear
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.umt5_keys import RULES
@@ -199,7 +199,7 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
         "model_max_length": LENGTH,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    jsonfile.write(folder / "tokenizer_config.json", config)
+    write_json(folder / "tokenizer_config.json", config)
 
 
 class Reader(nnx.Module):

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from wanjax import jsonfile
 from wanjax.caching import Curve, Schedule, Sensitivities
 from wanjax.config import Config
 from wanjax.denoise import StepReport
 from wanjax.errors import UsageError
+from wanjax.files import write_json
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import schedule_for
 from wanjax.prompts import Prompt, default_prompts, load_prompts
@@ -216,4 +216,4 @@ class _Progress:
         self.runs[f"{prompt} {seed}"] = changes
         if self.path is not None:
             runs = {key: run.tolist() for key, run in self.runs.items()}
-            jsonfile.write(self.path, {"about": self.about, "runs": runs})
+            write_json(self.path, {"about": self.about, "runs": runs})

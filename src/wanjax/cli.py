@@ -8,11 +8,11 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from wanjax import jsonfile
 from wanjax.caching import Plan
 from wanjax.config import KEYS, Config, load_preset, preset_names, resolve
 from wanjax.config_values import describe, nearest
 from wanjax.errors import UsageError
+from wanjax.files import json_text
 from wanjax.planning import caching_method, plan_for
 from wanjax.variants import resolve_variants
 
@@ -155,7 +155,7 @@ def plan(args: Sequence[str]) -> None:
         draw_plans(Path(first.plot).expanduser(), runs)
     if first.json:
         facts = {name: made.to_dict() for name, made in plans.items()}
-        print(jsonfile.dumps(facts if len(facts) > 1 or "" not in facts else facts[""]))
+        print(json_text(facts if len(facts) > 1 or "" not in facts else facts[""]))
         return
     for name, made in plans.items():
         print(f"{name}\n" * bool(name) + plan_text(configs[name], made))

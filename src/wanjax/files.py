@@ -1,11 +1,13 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and JSON for people and programs: one line per key."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -19,3 +21,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def json_text(content: Mapping[str, Any]) -> str:
+    """JSON with a line per key, long lists included."""
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in content.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `json_text(content)` in one move, so that no reader sees half a file."""
+    with atomic_path(path) as partial:
+        partial.write_text(json_text(content) + "\n", encoding="utf-8")

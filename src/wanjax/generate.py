@@ -12,11 +12,11 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from wanjax import jsonfile
 from wanjax.caching.plan import EXPERT_NAMES, Plan
 from wanjax.conditioning import fit_size
 from wanjax.config import Config
 from wanjax.denoise import StepReport
+from wanjax.files import write_json
 from wanjax.media import load_image
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import caching_method, plan_for
@@ -44,7 +44,7 @@ def run(config: Config) -> None:
     output = Path(config.output).expanduser()
     video.save(output)
     record = output.with_suffix(".json")
-    jsonfile.write(record, make_record(config, video))
+    write_json(record, make_record(config, video))
     _summarise(video)
     print(f"wrote {output} and {record}", file=sys.stderr)
 

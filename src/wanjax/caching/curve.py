@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wanjax import jsonfile
 from wanjax.errors import UsageError
+from wanjax.files import write_json
 
 if TYPE_CHECKING:  # at run time it costs a third of the start-up
     from jaxtyping import Float
@@ -136,7 +136,7 @@ class Curve:
         for field in sorted(dataclasses.fields(self), key=lambda field: field.name in _ARRAYS):
             value = getattr(self, field.name)
             content[field.name] = value.tolist() if isinstance(value, np.ndarray) else value
-        jsonfile.write(Path(path), content)
+        write_json(Path(path), content)
 
     def describe(self) -> str:
         """What the curve was measured with, as far as the fit to a run depends on it."""

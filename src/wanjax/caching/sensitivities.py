@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wanjax import jsonfile
 from wanjax.errors import UsageError
+from wanjax.files import write_json
 
 if TYPE_CHECKING:  # at run time it costs a third of the start-up
     from jaxtyping import Float
@@ -84,7 +84,7 @@ class Sensitivities:
     def save(self, path: str | Path) -> None:
         """Write them as JSON, all of it or nothing."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        jsonfile.write(Path(path), {"format": FORMAT, "version": VERSION, **self.about, **arrays})
+        write_json(Path(path), {"format": FORMAT, "version": VERSION, **self.about, **arrays})
 
 
 SensitivitiesLike = Sensitivities | str | Path | Sequence[float]

@@ -10,9 +10,8 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from wanjax import jsonfile
 from wanjax.checkpoints.mapping import Rule, checkpoint_tensors
-from wanjax.files import atomic_path
+from wanjax.files import atomic_path, write_json
 
 
 def save_model(
@@ -30,4 +29,4 @@ def save_model(
     with atomic_path(folder / filename) as partial:
         save_file(tensors, partial, metadata={"format": "pt"})  # transformers asks for it
         partial.chmod(0o644)  # safetensors makes it readable by its owner alone
-    jsonfile.write(folder / "config.json", config)
+    write_json(folder / "config.json", config)

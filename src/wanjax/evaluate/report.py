@@ -9,10 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from wanjax import jsonfile
 from wanjax.evaluate.comparison import Comparison
 from wanjax.evaluate.tables import findings, markdown
-from wanjax.files import atomic_path
+from wanjax.files import atomic_path, write_json
 
 _PAGE = Path(__file__).parent / "page"
 _SCRIPTS = ("page.js", "viewer.js", "charts.js", "tables.js", "main.js")
@@ -28,7 +27,7 @@ def save(comparison: Comparison, folder: str | Path | None = None) -> list[Path]
     """
     folder = comparison.folder if folder is None else Path(folder).expanduser()
     page, numbers, table = (folder / n for n in ("report.html", "metrics.json", "table.md"))
-    jsonfile.write(numbers, comparison.metrics())
+    write_json(numbers, comparison.metrics())
     _write(table, markdown(comparison))
     _write(page, report_html(comparison, folder))
     return [page, numbers, table]

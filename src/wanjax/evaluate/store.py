@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from wanjax import jsonfile
-from wanjax.files import atomic_path
+from wanjax.files import atomic_path, write_json
 from wanjax.media import save_video
 
 Record = dict[str, Any]
@@ -41,7 +40,7 @@ class Store:
         """Returns the record as `read` will."""
         path = self._record(variant, clip)
         record = plain(record)
-        jsonfile.write(path, record)
+        write_json(path, record)
         return record
 
     def write_video(
