@@ -12,8 +12,8 @@ from wanjax.caching import Curve
 from wanjax.calibrate import calibrate
 from wanjax.config import resolve
 from wanjax.errors import UsageError
+from wanjax.media.prompts import Prompt, load_prompts
 from wanjax.models.transformer import WanTransformer
-from wanjax.prompts import Prompt, load_prompts
 
 PROMPTS = [Prompt("a red ball moving left"), Prompt("a blue square")]
 

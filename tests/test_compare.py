@@ -13,9 +13,9 @@ from wanjax.cli import main
 from wanjax.config import resolve
 from wanjax.errors import UsageError
 from wanjax.evaluate import compare, findings, markdown, psnr, save
-from wanjax.media import save_video
+from wanjax.media.mp4 import save_video
+from wanjax.media.prompts import Prompt
 from wanjax.pipeline import WanPipeline
-from wanjax.prompts import Prompt
 
 PROMPTS = ["a red ball moving right", "a blue square </script> & <b>left</b>"]
 CURVE = "mag_ratios_base=[1,1,.99,.99,.99,.99,.98,.98,.97,.97,.97,.97]"

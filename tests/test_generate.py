@@ -13,7 +13,7 @@ from small_folder import SMALL_RUN
 from test_media import interrupt_writing
 
 from wanjax.cli import main
-from wanjax.media import read_video
+from wanjax.media.mp4 import read_video
 
 PROMPT = "prompt=a red ball moving left"
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from wanjax.errors import UsageError
 from wanjax.files import atomic_path
-from wanjax.media import load_image, read_video, save_video
+from wanjax.media.images import load_image
+from wanjax.media.mp4 import read_video, save_video
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -152,7 +153,7 @@ def interrupt_writing(monkeypatch, after):
         made.append(args)
         return make_frame(*args, **options)
 
-    monkeypatch.setattr("wanjax.media.av.VideoFrame.from_ndarray", interrupted)
+    monkeypatch.setattr("wanjax.media.mp4.av.VideoFrame.from_ndarray", interrupted)
 
 
 def test_interrupted_write_leaves_nothing(tmp_path, clip, monkeypatch):

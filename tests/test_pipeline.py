@@ -16,7 +16,7 @@ from test_media import interrupt_writing
 import wanjax
 from wanjax.caching import Curve, make_plan
 from wanjax.errors import UsageError
-from wanjax.media import read_video
+from wanjax.media.mp4 import read_video
 from wanjax.planning import make_schedule
 from wanjax.step import run_step
 

@@ -21,11 +21,11 @@ from wanjax.calibrate import calibrate_sensitivities
 from wanjax.cli import main
 from wanjax.config import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
+from wanjax.media.prompts import Prompt
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import plan_for
 from wanjax.programs import Programs
-from wanjax.prompts import Prompt
 
 PROMPT = "a red ball moving left"
 

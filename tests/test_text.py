@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from wanjax.text import Tokenizer, prompt_clean
+from wanjax.media.tokenizer import Tokenizer, prompt_clean
 
 PIECES = ["▁", "▁a", "▁red", "▁ball", "▁moving", "r", "e", "d"]
 

@@ -12,9 +12,9 @@ from flax import nnx
 import wanjax.tiny
 from wanjax.checkpoints.folder import read_json
 from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.media.tokenizer import Tokenizer
 from wanjax.models import umt5_keys
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
-from wanjax.text import Tokenizer
 from wanjax.tiny.world import ATTRIBUTES, caption, held_out_prompts, parse, sample_scene
 
 FOLDER = Path(wanjax.tiny.__file__).parent / "t2v"

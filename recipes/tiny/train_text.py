@@ -33,10 +33,10 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from wanjax.checkpoints.save import save_model
 from wanjax.files import write_json
+from wanjax.media.tokenizer import Tokenizer, prompt_clean
 from wanjax.models.layers import Linear
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.umt5_keys import RULES
-from wanjax.text import Tokenizer, prompt_clean
 from wanjax.tiny.world import ATTRIBUTES, Scene, caption, parse, sample_scene
 
 LENGTH = 32  # tokens, the tiny models' max_sequence_length

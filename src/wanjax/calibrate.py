@@ -17,9 +17,9 @@ from wanjax.config import Config
 from wanjax.denoise import StepReport
 from wanjax.errors import UsageError
 from wanjax.files import write_json
+from wanjax.media.prompts import Prompt, default_prompts, load_prompts
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import schedule_for
-from wanjax.prompts import Prompt, default_prompts, load_prompts
 from wanjax.step import Measure
 
 # Of a run: of "residual" [steps, branches, 3], ratio, its spread over tokens, cosine distance;

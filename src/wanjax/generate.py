@@ -17,7 +17,7 @@ from wanjax.conditioning import fit_size
 from wanjax.config import Config
 from wanjax.denoise import StepReport
 from wanjax.files import write_json
-from wanjax.media import load_image
+from wanjax.media.images import load_image
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import caching_method, plan_for
 from wanjax.video import Video

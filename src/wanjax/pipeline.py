@@ -23,7 +23,8 @@ from wanjax.config import KEYS, Config, resolve
 from wanjax.config_values import coerce
 from wanjax.denoise import StepReport, denoise
 from wanjax.errors import UsageError
-from wanjax.media import load_image, to_rgb
+from wanjax.media.images import load_image, to_rgb
+from wanjax.media.tokenizer import prompt_clean
 from wanjax.model_folder import locate
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.models.vae_stream import decode_frames
@@ -31,7 +32,6 @@ from wanjax.planning import conditions_of, schedule_for
 from wanjax.programs import Programs
 from wanjax.schedulers import SAMPLERS
 from wanjax.step import Expert, Measure, Settings
-from wanjax.text import prompt_clean
 from wanjax.video import Timings, Video
 
 ImageLike = Image.Image | str | Path

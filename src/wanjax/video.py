@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from wanjax.caching.plan import Plan
 from wanjax.errors import UsageError
-from wanjax.media import save_video
+from wanjax.media.mp4 import save_video
 from wanjax.programs import Programs
 
 

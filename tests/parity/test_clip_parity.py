@@ -11,7 +11,7 @@ from PIL import Image
 
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import entries
-from wanjax.image_processor import ImageProcessor
+from wanjax.media.clip_processor import ImageProcessor
 from wanjax.models import clip_keys
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 

@@ -12,9 +12,9 @@ from flax import nnx
 import wanjax.tiny
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import checkpoint_tensors, entries
+from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
 from wanjax.models.umt5_keys import ALIASES, RULES
-from wanjax.text import Tokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import Rule
 from wanjax.errors import CheckpointError
-from wanjax.image_processor import ImageProcessor
+from wanjax.media.clip_processor import ImageProcessor
+from wanjax.media.tokenizer import Tokenizer
 from wanjax.model_folder import read_json
 from wanjax.models import clip_keys, transformer_keys, umt5_keys, vae_keys
 from wanjax.models.attention import Kernel
@@ -22,7 +23,6 @@ from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.vae import VAEConfig, WanVAE
-from wanjax.text import Tokenizer
 
 Model = TypeVar("Model", bound=nnx.Module)
 Parsed = TypeVar("Parsed")

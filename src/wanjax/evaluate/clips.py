@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wanjax.prompts import Prompt
+from wanjax.media.prompts import Prompt
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from wanjax.evaluate.runner import Runner
 from wanjax.evaluate.store import Store
 from wanjax.evaluate.tables import markdown
 from wanjax.generate import environment
-from wanjax.media import load_image
+from wanjax.media.images import load_image
+from wanjax.media.prompts import Prompt, default_prompts, load_prompts
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import plan_for
-from wanjax.prompts import Prompt, default_prompts, load_prompts
 from wanjax.variants import DENSE, FEWER_STEPS, changes, like, resolve_variants
 
 CONVERGED = "converged"

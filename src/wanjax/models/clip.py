@@ -87,7 +87,7 @@ class CLIPVisionModel(nnx.Module):
     ) -> Float[Array, "batch tokens hidden_size"]:
         """Hidden states after the last layer but one; the class token comes first.
 
-        `pixel_values` are normalised as `wanjax.image_processor` does and square, of the
+        `pixel_values` are normalised as `wanjax.media.clip_processor` does and square, of the
         config's `image_size` (`ValueError` otherwise).
         """
         size = self.config.image_size

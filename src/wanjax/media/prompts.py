@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wanjax.errors import UsageError
 
-_BUNDLED = Path(__file__).parent / "tiny"
+_BUNDLED = Path(__file__).parents[1] / "tiny"
 
 
 @dataclass(frozen=True)
