@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.mapping import flat_parameters
-from wanjax.parallel import MESH_AXES, use_mesh
+from wanjax.parallel.sharding import MESH_AXES, use_mesh
 
 
 def velocity(model, latents, timestep, text, mesh=None):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from wanjax.parallel import ACTIVATION_RULES, MESH_AXES, PARAMETER_RULES, partition_spec
+from wanjax.parallel.sharding import ACTIVATION_RULES, MESH_AXES, PARAMETER_RULES, partition_spec
 
 SCRIPT = Path(__file__).parent / "sharded_transformer.py"
 

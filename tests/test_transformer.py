@@ -17,7 +17,7 @@ from wanjax.models import attention as attention_module
 from wanjax.models.attention import attention
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.transformer_keys import RULES
-from wanjax.parallel import constrain
+from wanjax.parallel.sharding import constrain
 
 REFERENCE = Path(__file__).parent / "reference" / "transformer.npz"
 FORMS = ("t2v", "i2v-2.2", "i2v-2.1")

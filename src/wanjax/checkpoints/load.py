@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from wanjax.checkpoints.mapping import Entry, Rule, entries, flat_parameters
 from wanjax.errors import CheckpointError
 from wanjax.models.layers import logical_axes
-from wanjax.parallel import parameter_sharding
+from wanjax.parallel.sharding import parameter_sharding
 
 Model = TypeVar("Model", bound=nnx.Module)
 

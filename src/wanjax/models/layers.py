@@ -2,7 +2,7 @@
 
 Every parameter is declared once, by `param`, with its shape, initialiser and
 logical axes. Abstract shapes, shardings, checkpoint names and real arrays all
-derive from that declaration (see `wanjax.parallel` and `wanjax.checkpoints`).
+derive from that declaration (see `wanjax.parallel.sharding` and `wanjax.checkpoints`).
 """
 
 from __future__ import annotations

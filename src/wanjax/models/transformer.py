@@ -33,7 +33,7 @@ from wanjax.models.layers import (
     stack,
 )
 from wanjax.models.rope import apply_rope, rope_tables
-from wanjax.parallel import constrain
+from wanjax.parallel.sharding import constrain
 
 _EPS_IMAGE = 1e-5  # of the image embedder's norms, whatever `eps` says
 _MAX_PERIOD = 10000.0
