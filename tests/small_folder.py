@@ -14,10 +14,12 @@ import numpy as np
 from flax import nnx
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
+from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
+from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
 from wanjax.checkpoints.mapping import Rule, flat_parameters
 from wanjax.checkpoints.save import save_model
 from wanjax.files import write_json
-from wanjax.models import transformer_keys, umt5_keys, vae_keys
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.vae import VAEConfig, WanVAE

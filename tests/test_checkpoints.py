@@ -15,10 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.locate import folder_values
 from wanjax.checkpoints.mapping import TRANSFORMS, checkpoint_tensors
 from wanjax.checkpoints.save import save_model
 from wanjax.errors import CheckpointError
-from wanjax.model_folder import folder_values
 from wanjax.models.layers import LayerNorm, Linear, stack
 
 DEPTH, WIDTH = 3, 4

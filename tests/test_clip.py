@@ -10,9 +10,9 @@ from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
 
+from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.media.clip_processor import ImageProcessor
-from wanjax.models import clip_keys
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 
 REFERENCE = Path(__file__).parent / "reference" / "clip.npz"

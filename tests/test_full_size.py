@@ -9,9 +9,9 @@ import jax
 import pytest
 from flax import nnx
 
+from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.models.transformer_keys import RULES
 
 A14B: dict = {}  # the defaults: 40 layers, width 5120
 SMALL = {"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960}

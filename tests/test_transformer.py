@@ -12,11 +12,11 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.models import attention as attention_module
 from wanjax.models.attention import attention
 from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.models.transformer_keys import RULES
 from wanjax.parallel.sharding import constrain
 
 REFERENCE = Path(__file__).parent / "reference" / "transformer.npz"

@@ -11,10 +11,10 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from wanjax.checkpoints.layouts.diffusers.umt5 import ALIASES, RULES
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import entries
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
-from wanjax.models.umt5_keys import ALIASES, RULES
 
 REFERENCE = Path(__file__).parent / "reference" / "umt5.npz"
 SMALL = UMT5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=6)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from wanjax.checkpoints.layouts.diffusers.vae import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.vae import VAEConfig, WanVAE
-from wanjax.models.vae_keys import RULES
 from wanjax.models.vae_layers import _conv3d_by_taps, _conv3d_direct
 from wanjax.models.vae_stream import decode_frames, encode_frames
 from wanjax.programs import Programs

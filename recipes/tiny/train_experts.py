@@ -27,10 +27,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wanjax.checkpoints.folder import Folder
+from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.save import save_model
 from wanjax.files import atomic_path
 from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.models.transformer_keys import RULES
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS, shift_sigmas
 
 Z = 16

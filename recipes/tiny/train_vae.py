@@ -27,12 +27,12 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from render import render, render_clips
 from tqdm import tqdm
 
+from wanjax.checkpoints.layouts.diffusers.vae import RULES
 from wanjax.checkpoints.mapping import flat_parameters
 from wanjax.checkpoints.save import save_model
 from wanjax.files import atomic_path
 from wanjax.models import vae_layers
 from wanjax.models.vae import VAEConfig, WanVAE
-from wanjax.models.vae_keys import RULES
 from wanjax.tiny.world import Scene, sample_scene
 
 Z = 16

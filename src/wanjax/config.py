@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import yaml
 
+from wanjax.checkpoints.locate import folder_values, locate
 from wanjax.config_checks import check
 from wanjax.config_values import coerce, key, nearest
 from wanjax.errors import UsageError
-from wanjax.model_folder import folder_values, locate
 
 _PRESETS = Path(__file__).parent / "presets"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wanjax.caching import METHODS, shipped_curves
+from wanjax.checkpoints.locate import require_folder
 from wanjax.errors import UsageError
-from wanjax.model_folder import require_folder
 
 if TYPE_CHECKING:
     from wanjax.config import Config

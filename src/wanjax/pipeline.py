@@ -18,6 +18,7 @@ from PIL import Image
 from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT, Plan, Schedule, dense_plan
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.hub import download
+from wanjax.checkpoints.locate import locate
 from wanjax.conditioning import fit_size, image_condition, to_batch
 from wanjax.config import KEYS, Config, resolve
 from wanjax.config_values import coerce
@@ -25,7 +26,6 @@ from wanjax.denoise import StepReport, denoise
 from wanjax.errors import UsageError
 from wanjax.media.images import load_image, to_rgb
 from wanjax.media.tokenizer import prompt_clean
-from wanjax.model_folder import locate
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.models.vae_stream import decode_frames
 from wanjax.planning import conditions_of, schedule_for

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import entries
 from wanjax.media.clip_processor import ImageProcessor
-from wanjax.models import clip_keys
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 
 torch = pytest.importorskip("torch")

@@ -11,9 +11,9 @@ from against import randomize, relative_error
 from diffusers import WanTransformer3DModel
 from flax import nnx
 
+from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.models.transformer_keys import RULES
 
 pytestmark = pytest.mark.parity
 

@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 import wanjax.tiny
+from wanjax.checkpoints.layouts.diffusers.umt5 import ALIASES, RULES
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import checkpoint_tensors, entries
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
-from wanjax.models.umt5_keys import ALIASES, RULES
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

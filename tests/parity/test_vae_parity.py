@@ -18,9 +18,9 @@ pytest.importorskip("diffusers")
 import torch
 from diffusers import AutoencoderKLWan
 
+from wanjax.checkpoints.layouts.diffusers.vae import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.vae import VAEConfig, WanVAE
-from wanjax.models.vae_keys import RULES
 from wanjax.models.vae_stream import decode_frames, encode_frames
 from wanjax.programs import Programs
 

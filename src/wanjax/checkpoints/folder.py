@@ -11,13 +11,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
+from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
+from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
+from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
+from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
 from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.locate import read_json
 from wanjax.checkpoints.mapping import Rule
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
-from wanjax.model_folder import read_json
-from wanjax.models import clip_keys, transformer_keys, umt5_keys, vae_keys
 from wanjax.models.attention import Kernel
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from wanjax.models.transformer import TransformerConfig, WanTransformer

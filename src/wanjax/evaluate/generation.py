@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from wanjax.checkpoints.locate import locate
 from wanjax.config import KEYS, Config
 from wanjax.denoise import StepReport
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
 from wanjax.generate import environment
-from wanjax.model_folder import locate
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import caching_method, plan_for
 from wanjax.programs import Programs

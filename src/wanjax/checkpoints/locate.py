@@ -19,7 +19,7 @@ def locate(model: str) -> Path | None:
     `wanjax/tiny/NAME` lies inside the package.
     """
     if model.startswith(_PACKAGE):
-        return Path(__file__).parent / model.removeprefix("wanjax/")
+        return Path(__file__).parents[1] / model.removeprefix("wanjax/")
     path = Path(model).expanduser()
     if path.exists() or not _HUB_ID.fullmatch(model):
         return path
