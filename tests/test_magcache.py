@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from wanjax.caching import Curve, MagCache, ratios_for, shipped_curves
-from wanjax.caching.budget import SIGMA_POWER
-from wanjax.caching.magcache_rules import accumulated_errors, forced_steps
+from wanjax.caching.methods.budget import SIGMA_POWER
+from wanjax.caching.methods.magcache_rules import accumulated_errors, forced_steps
 from wanjax.errors import UsageError
 from wanjax.planning import make_schedule
 

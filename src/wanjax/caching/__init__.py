@@ -8,12 +8,12 @@ configuration under `use_NAME`. To add one: its file, its line in `METHODS`, its
 
 from collections.abc import Mapping
 
-from wanjax.caching.cfg_cache import CFGCache
 from wanjax.caching.curve import Curve, CurveError, shipped_curves
-from wanjax.caching.magcache import MagCache
+from wanjax.caching.methods.cfg_cache import CFGCache
+from wanjax.caching.methods.magcache import MagCache
+from wanjax.caching.methods.sencache import SenCache
 from wanjax.caching.plan import Plan, Schedule, Step, dense_plan, make_plan
 from wanjax.caching.resample import check_fit, ratios_for
-from wanjax.caching.sencache import SenCache
 from wanjax.caching.sensitivities import Sensitivities
 
 Method = MagCache | CFGCache | SenCache

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wanjax.caching import MagCache, Method, Plan, ratios_for
-from wanjax.caching.magcache_rules import accumulated_errors
+from wanjax.caching.methods.magcache_rules import accumulated_errors
 from wanjax.caching.plan import EXPERT_NAMES
 from wanjax.errors import UsageError
 

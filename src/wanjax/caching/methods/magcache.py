@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from wanjax.caching.budget import cheapest_skips
 from wanjax.caching.curve import Curve, CurveLike, as_curve, differences
-from wanjax.caching.magcache_rules import forced_steps, official_skips, per_phase_skips
+from wanjax.caching.methods.budget import cheapest_skips
+from wanjax.caching.methods.magcache_rules import forced_steps, official_skips, per_phase_skips
 from wanjax.caching.plan import COMPUTE, REUSE, Plan, Schedule, make_plan
 from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
 from wanjax.errors import UsageError
