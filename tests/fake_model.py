@@ -11,11 +11,11 @@ from flax import nnx
 
 from wanjax.caching import Plan
 from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT
-from wanjax.denoise import StepReport, denoise
 from wanjax.models.transformer import Context
-from wanjax.programs import Programs
+from wanjax.sampling.denoise import StepReport, denoise
+from wanjax.sampling.programs import Programs
+from wanjax.sampling.step import Expert, Measure, Settings
 from wanjax.schedulers import SAMPLERS
-from wanjax.step import Expert, Measure, Settings
 
 SHAPE = (2, 2, 4, 6)  # of a video's latents
 SIZE = int(np.prod(SHAPE))

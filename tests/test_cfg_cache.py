@@ -8,10 +8,10 @@ import pytest
 from fake_model import run_fake
 
 from wanjax.caching import CFGCache, dense_plan
-from wanjax.caching.prediction import predict_unconditional
 from wanjax.errors import UsageError
 from wanjax.planning import make_schedule
-from wanjax.programs import Programs
+from wanjax.sampling.predict import predict_unconditional
+from wanjax.sampling.programs import Programs
 
 
 def one_expert(steps, guidance=5.0):

@@ -18,7 +18,7 @@ from wanjax.caching import Curve, make_plan
 from wanjax.errors import UsageError
 from wanjax.media.mp4 import read_video
 from wanjax.planning import make_schedule
-from wanjax.step import run_step
+from wanjax.sampling.step import run_step
 
 PROMPTS = ("a red ball moving left", "dark")
 STEPS, BOUNDARY = 8, 5  # with the folder's flow_shift 5 and boundary_ratio 0.8

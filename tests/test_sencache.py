@@ -11,7 +11,7 @@ from wanjax.caching import SenCache, Sensitivities, dense_plan
 from wanjax.calibrate import average_sensitivities
 from wanjax.errors import UsageError
 from wanjax.planning import make_schedule
-from wanjax.programs import Programs
+from wanjax.sampling.programs import Programs
 
 
 def schedules(steps=40):

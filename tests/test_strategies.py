@@ -25,7 +25,7 @@ from wanjax.media.prompts import Prompt
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import plan_for
-from wanjax.programs import Programs
+from wanjax.sampling.programs import Programs
 
 PROMPT = "a red ball moving left"
 

@@ -14,16 +14,16 @@ from tqdm import tqdm
 
 from wanjax.caching import Curve, Schedule, Sensitivities
 from wanjax.config import Config
-from wanjax.denoise import StepReport
 from wanjax.errors import UsageError
 from wanjax.files import write_json
 from wanjax.media.prompts import Prompt, default_prompts, load_prompts
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import schedule_for
-from wanjax.step import Measure
+from wanjax.sampling.denoise import StepReport
+from wanjax.sampling.step import Measure
 
 # Of a run: of "residual" [steps, branches, 3], ratio, its spread over tokens, cosine distance;
-# of "output" [steps, 3], see `caching.output_change`.
+# of "output" [steps, 3], see `sampling.change.output_change`.
 Changes = Float[np.ndarray, "steps ... 3"]
 
 

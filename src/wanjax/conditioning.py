@@ -11,7 +11,7 @@ from PIL import Image
 
 from wanjax.models.vae import WanVAE
 from wanjax.models.vae_stream import encode_frames
-from wanjax.programs import Programs
+from wanjax.sampling.programs import Programs
 
 
 def fit_size(image: Image.Image, pixels: int, multiple: int) -> tuple[int, int]:

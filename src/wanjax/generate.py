@@ -15,11 +15,11 @@ from tqdm import tqdm
 from wanjax.caching.plan import EXPERT_NAMES, Plan
 from wanjax.conditioning import fit_size
 from wanjax.config import Config
-from wanjax.denoise import StepReport
 from wanjax.files import write_json
 from wanjax.media.images import load_image
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import caching_method, plan_for
+from wanjax.sampling.denoise import StepReport
 from wanjax.video import Video
 
 _PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "numpy", "av", "tokenizers", "safetensors")

@@ -22,16 +22,16 @@ from wanjax.checkpoints.locate import locate
 from wanjax.conditioning import fit_size, image_condition, to_batch
 from wanjax.config import KEYS, Config, resolve
 from wanjax.config_values import coerce
-from wanjax.denoise import StepReport, denoise
 from wanjax.errors import UsageError
 from wanjax.media.images import load_image, to_rgb
 from wanjax.media.tokenizer import prompt_clean
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.models.vae_stream import decode_frames
 from wanjax.planning import conditions_of, schedule_for
-from wanjax.programs import Programs
+from wanjax.sampling.denoise import StepReport, denoise
+from wanjax.sampling.programs import Programs
+from wanjax.sampling.step import Expert, Measure, Settings
 from wanjax.schedulers import SAMPLERS
-from wanjax.step import Expert, Measure, Settings
 from wanjax.video import Timings, Video
 
 ImageLike = Image.Image | str | Path

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from wanjax.caching.plan import Plan
 from wanjax.errors import UsageError
 from wanjax.media.mp4 import save_video
-from wanjax.programs import Programs
+from wanjax.sampling.programs import Programs
 
 
 @dataclass

@@ -10,7 +10,7 @@ from PIL import Image
 
 import wanjax
 from wanjax.conditioning import image_condition
-from wanjax.programs import Programs
+from wanjax.sampling.programs import Programs
 
 pytestmark = pytest.mark.parity
 

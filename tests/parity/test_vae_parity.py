@@ -22,7 +22,7 @@ from wanjax.checkpoints.layouts.diffusers.vae import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.models.vae_stream import decode_frames, encode_frames
-from wanjax.programs import Programs
+from wanjax.sampling.programs import Programs
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "vae.npz"
 TOLERANCE = 2e-5  # maximum error over maximum value; the subtlest known mistake shows as 4e-5

@@ -18,14 +18,14 @@ from jaxtyping import Float
 
 from wanjax.checkpoints.locate import locate
 from wanjax.config import KEYS, Config
-from wanjax.denoise import StepReport
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
 from wanjax.generate import environment
 from wanjax.pipeline import WanPipeline
 from wanjax.planning import caching_method, plan_for
-from wanjax.programs import Programs
-from wanjax.step import run_step
+from wanjax.sampling.denoise import StepReport
+from wanjax.sampling.programs import Programs
+from wanjax.sampling.step import run_step
 
 # Keys that say nothing about how a clip comes about, or that the clip itself has.
 _ELSEWHERE = {"prompt", "image", "seed", "output"}

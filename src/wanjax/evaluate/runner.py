@@ -11,13 +11,13 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wanjax.config import Config
-from wanjax.denoise import StepReport
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.generation import Generated, decode, fingerprint, generate
 from wanjax.evaluate.measuring import is_measured, measure_against, measure_alone, to_uint8
 from wanjax.evaluate.perceptual import Lpips
 from wanjax.evaluate.store import Record, Store
 from wanjax.pipeline import WanPipeline
+from wanjax.sampling.denoise import StepReport
 from wanjax.tiny.world import parse
 from wanjax.variants import FEWER_STEPS, like, same_cost
 

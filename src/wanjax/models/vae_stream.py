@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from wanjax.models.vae import WanVAE
 from wanjax.models.vae_layers import Cache
-from wanjax.programs import Programs
+from wanjax.sampling.programs import Programs
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -2,7 +2,7 @@
 
 A sampler's arithmetic depends on the noise levels alone, so all of it happens here on
 the host, in float64. What the device executes is one fixed linear combination per step
-(`wanjax.denoise`), the same for every sampler.
+(`wanjax.sampling.denoise`), the same for every sampler.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 FasterCache's part for classifier-free guidance (arXiv 2410.19355, section 3.3): the low and
 high frequencies of the difference between the two outputs change little over some steps, so
-that of the last computed step stands in for it. See `caching.prediction` for the formula.
+that of the last computed step stands in for it. See `sampling.predict` for the formula.
 """
 
 from __future__ import annotations

@@ -13,11 +13,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from wanjax.caching.output_change import output_change
 from wanjax.caching.plan import COMPUTE, PREDICT, REUSE, REUSE_OUTPUT, Action
-from wanjax.caching.prediction import predict_unconditional
-from wanjax.caching.residual_change import residual_change
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
+from wanjax.sampling.change import output_change, residual_change
+from wanjax.sampling.predict import predict_unconditional
 
 Latents = Float[Array, "batch z t h w"]
 Outputs = Float[Array, "branches batch z t h w"]
@@ -89,7 +88,7 @@ def run_step(
     """Carry out `actions` and take the sampler's step.
 
     Also returns the new cache and, where `settings.measure` asks for it, how the residual or
-    the output changed since the last step (`caching.residual_change`, `caching.output_change`).
+    the output changed since the last step (`sampling.change.residual_change`, `sampling.change.output_change`).
     """
     change = None
     if actions[0] == REUSE_OUTPUT:

@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wanjax.caching.plan import COMPUTE, Plan, Step
-from wanjax.programs import Programs
-from wanjax.schedulers import SamplerTable
-from wanjax.step import (
+from wanjax.sampling.programs import Programs
+from wanjax.sampling.step import (
     Cache,
     Expert,
     Latents,
@@ -25,6 +24,7 @@ from wanjax.step import (
     empty_cache,
     run_step,
 )
+from wanjax.schedulers import SamplerTable
 
 
 class StepReport(NamedTuple):
