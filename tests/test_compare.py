@@ -10,7 +10,7 @@ from small_folder import SMALL_RUN
 
 import wanjax.evaluate.runner as runner
 from wanjax.cli import main
-from wanjax.config import resolve
+from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.evaluate import compare, findings, markdown, psnr, save
 from wanjax.media.mp4 import save_video

@@ -8,7 +8,8 @@ import pytest
 
 from wanjax import caching
 from wanjax.caching import Curve, MagCache
-from wanjax.config import KEYS, load_preset, preset_names, resolve
+from wanjax.config.keys import KEYS
+from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
 from wanjax.planning import caching_method, plan_for
 
@@ -174,7 +175,7 @@ def test_two_caches_are_refused_by_name(monkeypatch):
         keys: ClassVar = {}
 
     monkeypatch.setitem(caching.METHODS, "batch", Other)
-    monkeypatch.setattr("wanjax.config.Config.use_batch", True, raising=False)
+    monkeypatch.setattr("wanjax.config.keys.Config.use_batch", True, raising=False)
     with pytest.raises(UsageError, match="use_magcache and use_batch exclude one another"):
         plan_config("wan2.1-t2v-1.3b", "use_magcache=True")
 

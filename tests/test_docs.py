@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from wanjax.cli import COMMANDS
-from wanjax.config import KEYS, preset_names, resolve
+from wanjax.config.keys import KEYS
+from wanjax.config.resolve import preset_names, resolve
 from wanjax.errors import UsageError
 from wanjax.planning import plan_for
 

@@ -19,7 +19,7 @@ from wanjax.caching import (
 )
 from wanjax.calibrate import calibrate_sensitivities
 from wanjax.cli import main
-from wanjax.config import load_preset, preset_names, resolve
+from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
 from wanjax.media.prompts import Prompt
 from wanjax.models.transformer import TransformerConfig, WanTransformer

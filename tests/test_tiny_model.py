@@ -49,7 +49,7 @@ def test_same_layout_as_the_published_models():
 @pytest.mark.parametrize("form", MODELS)
 def test_curve_fits_the_preset(form):
     curve = Curve.load(f"tiny-{form}")
-    pipe_defaults = wanjax.config.load_preset(f"tiny-{form}")
+    pipe_defaults = wanjax.config.resolve.load_preset(f"tiny-{form}")
     schedule = schedule_for(pipe_defaults)
     assert curve.boundary_step == schedule.boundary_step
     assert np.allclose(curve.sigmas, schedule.sigmas, atol=1e-6)

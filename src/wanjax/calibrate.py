@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wanjax.caching import Curve, Schedule, Sensitivities
-from wanjax.config import Config
+from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.files import write_json
 from wanjax.media.prompts import Prompt, default_prompts, load_prompts

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from wanjax.caching import Plan
-from wanjax.config import KEYS, Config, load_preset, preset_names, resolve
-from wanjax.config_values import describe, nearest
+from wanjax.config.keys import KEYS, Config
+from wanjax.config.resolve import load_preset, preset_names, resolve
+from wanjax.config.values import describe, nearest
 from wanjax.errors import UsageError
 from wanjax.files import json_text
 from wanjax.planning import caching_method, plan_for

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wanjax.caching.plan import EXPERT_NAMES, Plan
 from wanjax.conditioning import fit_size
-from wanjax.config import Config
+from wanjax.config.keys import Config
 from wanjax.files import write_json
 from wanjax.media.images import load_image
 from wanjax.pipeline import WanPipeline

@@ -9,7 +9,7 @@ from typing import Any
 
 from wanjax.caching import Schedule
 from wanjax.checkpoints.locate import locate
-from wanjax.config import Config
+from wanjax.config.keys import Config
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 _CLIP_TOKENS = 257  # of one image: 16 x 16 patches and the class token

@@ -20,8 +20,9 @@ from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.hub import download
 from wanjax.checkpoints.locate import locate
 from wanjax.conditioning import fit_size, image_condition, to_batch
-from wanjax.config import KEYS, Config, resolve
-from wanjax.config_values import coerce
+from wanjax.config.keys import KEYS, Config
+from wanjax.config.resolve import resolve
+from wanjax.config.values import coerce
 from wanjax.errors import UsageError
 from wanjax.media.images import load_image, to_rgb
 from wanjax.media.tokenizer import prompt_clean

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from wanjax.caching import METHODS, Method, Plan, Schedule, dense_plan
-from wanjax.config import Config
-from wanjax.config_checks import active_caches
+from wanjax.config.checks import active_caches
+from wanjax.config.keys import Config
 from wanjax.kv_cache import kv_cache_bytes
 from wanjax.schedulers import SAMPLERS
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS
@@ -72,7 +72,7 @@ def conditions_of(config: Config) -> dict[str, Any]:
 
 def schedule_for(config: Config) -> Schedule:
     """The steps of a run before caching."""
-    assert config.guidance_scale_high is not None  # spelt out by `wanjax.config.resolve`
+    assert config.guidance_scale_high is not None  # spelt out by `config.resolve`
     return make_schedule(
         config.num_inference_steps,
         config.flow_shift,

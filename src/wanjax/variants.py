@@ -8,8 +8,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from wanjax.caching import METHODS
-from wanjax.config import Config, resolve
-from wanjax.config_checks import active_caches
+from wanjax.config.checks import active_caches
+from wanjax.config.keys import Config
+from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.planning import plan_for
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wanjax.config import Config
+from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.evaluate.clips import Clip, make_clips
 from wanjax.evaluate.comparison import Comparison

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wanjax.checkpoints.locate import locate
-from wanjax.config import KEYS, Config
+from wanjax.config.keys import KEYS, Config
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
 from wanjax.generate import environment

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from wanjax.config import Config
+from wanjax.config.keys import Config
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.generation import Generated, decode, fingerprint, generate
 from wanjax.evaluate.measuring import is_measured, measure_against, measure_alone, to_uint8

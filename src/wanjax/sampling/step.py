@@ -88,7 +88,7 @@ def run_step(
     """Carry out `actions` and take the sampler's step.
 
     Also returns the new cache and, where `settings.measure` asks for it, how the residual or
-    the output changed since the last step (`sampling.change.residual_change`, `sampling.change.output_change`).
+    the output changed since the last step (see `sampling.change`).
     """
     change = None
     if actions[0] == REUSE_OUTPUT:

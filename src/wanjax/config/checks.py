@@ -11,7 +11,7 @@ from wanjax.checkpoints.locate import require_folder
 from wanjax.errors import UsageError
 
 if TYPE_CHECKING:
-    from wanjax.config import Config
+    from wanjax.config.keys import Config
 
 
 def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
