@@ -18,7 +18,7 @@ import wanjax
 from wanjax.caching import Curve, CurveError, check_fit, ratios_for
 from wanjax.calibrate import calibrate
 from wanjax.media.prompts import default_prompts
-from wanjax.planning import schedule_for
+from wanjax.planning.plans import schedule_for
 
 STEPS = (10, 20, 30, 50)
 SHIFT_FACTORS = (0.6, 1.5)

@@ -9,7 +9,7 @@ from fake_model import run_fake
 
 from wanjax.caching import CFGCache, dense_plan
 from wanjax.errors import UsageError
-from wanjax.planning import make_schedule
+from wanjax.planning.plans import make_schedule
 from wanjax.sampling.predict import predict_unconditional
 from wanjax.sampling.programs import Programs
 

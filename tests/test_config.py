@@ -11,7 +11,7 @@ from wanjax.caching import Curve, MagCache
 from wanjax.config.keys import KEYS
 from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
-from wanjax.planning import caching_method, plan_for
+from wanjax.planning.plans import caching_method, plan_for
 
 OFFICIAL = {  # Wan-Video/Wan2.1 and Wan2.2, wan/configs: steps, shift, (high, low), boundary
     "wan2.2-t2v-a14b": (40, 12.0, (4.0, 3.0), 0.875),

@@ -14,7 +14,7 @@ from wanjax.cli import COMMANDS
 from wanjax.config.keys import KEYS
 from wanjax.config.resolve import preset_names, resolve
 from wanjax.errors import UsageError
-from wanjax.planning import plan_for
+from wanjax.planning.plans import plan_for
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])

@@ -9,7 +9,7 @@ from wanjax.caching import Curve, MagCache, ratios_for, shipped_curves
 from wanjax.caching.methods.budget import SIGMA_POWER
 from wanjax.caching.methods.magcache_rules import accumulated_errors, forced_steps
 from wanjax.errors import UsageError
-from wanjax.planning import make_schedule
+from wanjax.planning.plans import make_schedule
 
 T2V = [5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24, 28, 29, 31, 33]
 I2V = [3, 4, 6, 7, 9, 10, 12, 13, 20, 21, 23, 24, 26, 27, 29, 31, 33]

@@ -17,7 +17,7 @@ import wanjax
 from wanjax.caching import Curve, make_plan
 from wanjax.errors import UsageError
 from wanjax.media.mp4 import read_video
-from wanjax.planning import make_schedule
+from wanjax.planning.plans import make_schedule
 from wanjax.sampling.step import run_step
 
 PROMPTS = ("a red ball moving left", "dark")

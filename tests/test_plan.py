@@ -3,7 +3,7 @@
 import pytest
 
 from wanjax.caching import dense_plan, make_plan
-from wanjax.planning import make_schedule
+from wanjax.planning.plans import make_schedule
 
 
 def two_experts(steps=40, high=4.0, low=3.0):

@@ -7,7 +7,7 @@ import pytest
 
 from wanjax.cli import main
 from wanjax.errors import UsageError
-from wanjax.variants import resolve_variants
+from wanjax.planning.variants import resolve_variants
 
 T2V = ["plan", "wan2.2-t2v-a14b", "use_magcache=True"]
 BOTH = "variants=K2:,K4:magcache_K=4;mag_ratios_base=[0.99,0.98],I2V:wan2.2-i2v-a14b"

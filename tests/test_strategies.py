@@ -24,7 +24,7 @@ from wanjax.errors import UsageError
 from wanjax.media.prompts import Prompt
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.pipeline import WanPipeline
-from wanjax.planning import plan_for
+from wanjax.planning.plans import plan_for
 from wanjax.sampling.programs import Programs
 
 PROMPT = "a red ball moving left"

@@ -10,7 +10,7 @@ from render import render_scenes
 import wanjax
 import wanjax.tiny
 from wanjax.caching import Curve
-from wanjax.planning import schedule_for
+from wanjax.planning.plans import schedule_for
 from wanjax.tiny.score import score_videos
 from wanjax.tiny.world import caption, held_out_prompts, sample_scene
 

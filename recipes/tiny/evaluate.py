@@ -20,7 +20,7 @@ from render import render_scenes
 import wanjax
 from wanjax.caching.plan import Plan
 from wanjax.config.resolve import resolve
-from wanjax.planning import caching_method
+from wanjax.planning.plans import caching_method
 from wanjax.tiny.score import Score, score_videos
 from wanjax.tiny.world import caption, held_out_prompts, sample_scene
 

@@ -18,7 +18,7 @@ from wanjax.errors import UsageError
 from wanjax.files import write_json
 from wanjax.media.prompts import Prompt, default_prompts, load_prompts
 from wanjax.pipeline import WanPipeline
-from wanjax.planning import schedule_for
+from wanjax.planning.plans import schedule_for
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.step import Measure
 

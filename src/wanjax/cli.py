@@ -14,8 +14,8 @@ from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.config.values import describe, nearest
 from wanjax.errors import UsageError
 from wanjax.files import json_text
-from wanjax.planning import caching_method, plan_for
-from wanjax.variants import resolve_variants
+from wanjax.planning.plans import caching_method, plan_for
+from wanjax.planning.variants import resolve_variants
 
 USAGE = """\
 usage: wanjax COMMAND [PRESET|FILE.yml] [key=value ...]
@@ -145,7 +145,7 @@ def plan(args: Sequence[str]) -> None:
     plans = {name: plan_for(config) for name, config in configs.items()}
     first, *_ = configs.values()
     if first.plot is not None:
-        from wanjax.evaluate.plan_plot import PlannedRun, draw_plans  # imports matplotlib
+        from wanjax.planning.plot import PlannedRun, draw_plans  # imports matplotlib
 
         runs = {
             name or str(config.preset or config.model): PlannedRun(

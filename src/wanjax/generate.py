@@ -18,7 +18,7 @@ from wanjax.config.keys import Config
 from wanjax.files import write_json
 from wanjax.media.images import load_image
 from wanjax.pipeline import WanPipeline
-from wanjax.planning import caching_method, plan_for
+from wanjax.planning.plans import caching_method, plan_for
 from wanjax.sampling.denoise import StepReport
 from wanjax.video import Video
 

@@ -28,7 +28,7 @@ from wanjax.media.images import load_image, to_rgb
 from wanjax.media.tokenizer import prompt_clean
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.models.vae_stream import decode_frames
-from wanjax.planning import conditions_of, schedule_for
+from wanjax.planning.plans import conditions_of, schedule_for
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Expert, Measure, Settings

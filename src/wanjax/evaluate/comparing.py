@@ -24,8 +24,8 @@ from wanjax.generate import environment
 from wanjax.media.images import load_image
 from wanjax.media.prompts import Prompt, default_prompts, load_prompts
 from wanjax.pipeline import WanPipeline
-from wanjax.planning import plan_for
-from wanjax.variants import DENSE, FEWER_STEPS, changes, like, resolve_variants
+from wanjax.planning.plans import plan_for
+from wanjax.planning.variants import DENSE, FEWER_STEPS, changes, like, resolve_variants
 
 CONVERGED = "converged"
 VARIANTS = "dense,magcache,fewer-steps"

@@ -22,7 +22,7 @@ from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
 from wanjax.generate import environment
 from wanjax.pipeline import WanPipeline
-from wanjax.planning import caching_method, plan_for
+from wanjax.planning.plans import caching_method, plan_for
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import run_step

@@ -17,9 +17,9 @@ from wanjax.evaluate.measuring import is_measured, measure_against, measure_alon
 from wanjax.evaluate.perceptual import Lpips
 from wanjax.evaluate.store import Record, Store
 from wanjax.pipeline import WanPipeline
+from wanjax.planning.variants import FEWER_STEPS, like, same_cost
 from wanjax.sampling.denoise import StepReport
 from wanjax.tiny.world import parse
-from wanjax.variants import FEWER_STEPS, like, same_cost
 
 Frames = Float[np.ndarray, "frames height width 3"]
 Records = dict[str, Record]  # by variant

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from wanjax.evaluate.comparison import Comparison, Stat
-from wanjax.variants import FEWER_STEPS
+from wanjax.planning.variants import FEWER_STEPS
 
 _HEADS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "added_flicker": "added flicker"}
 _DIGITS = {"psnr": 1, "ssim": 4, "lpips": 4, "added_flicker": 2, "flicker": 2, "score": 3}

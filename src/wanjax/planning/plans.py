@@ -8,7 +8,7 @@ from typing import Any
 from wanjax.caching import METHODS, Method, Plan, Schedule, dense_plan
 from wanjax.config.checks import active_caches
 from wanjax.config.keys import Config
-from wanjax.kv_cache import kv_cache_bytes
+from wanjax.planning.memory import kv_cache_bytes
 from wanjax.schedulers import SAMPLERS
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS
 

@@ -12,7 +12,7 @@ from wanjax.config.checks import active_caches
 from wanjax.config.keys import Config
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
-from wanjax.planning import plan_for
+from wanjax.planning.plans import plan_for
 
 DENSE, FEWER_STEPS = "dense", "fewer-steps"
 
