@@ -15,7 +15,7 @@ from wanjax.errors import UsageError
 from wanjax.evaluate import compare, findings, markdown, psnr, save
 from wanjax.media.mp4 import save_video
 from wanjax.media.prompts import Prompt
-from wanjax.pipeline import WanPipeline
+from wanjax.pipeline.pipeline import WanPipeline
 
 PROMPTS = ["a red ball moving right", "a blue square </script> & <b>left</b>"]
 CURVE = "mag_ratios_base=[1,1,.99,.99,.99,.99,.98,.98,.97,.97,.97,.97]"

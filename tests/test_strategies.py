@@ -23,7 +23,7 @@ from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
 from wanjax.media.prompts import Prompt
 from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.pipeline import WanPipeline
+from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.plans import plan_for
 from wanjax.sampling.programs import Programs
 

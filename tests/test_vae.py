@@ -12,7 +12,7 @@ from wanjax.checkpoints.layouts.diffusers.vae import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.models.vae_layers import _conv3d_by_taps, _conv3d_direct
-from wanjax.models.vae_stream import decode_frames, encode_frames
+from wanjax.pipeline.vae_stream import decode_frames, encode_frames
 from wanjax.sampling.programs import Programs
 
 REFERENCE = Path(__file__).parent / "reference" / "vae.npz"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wanjax.caching import CFGCache, Curve, MagCache, Plan, SenCache
     from wanjax.errors import CheckpointError, UsageError
-    from wanjax.pipeline import WanPipeline
-    from wanjax.video import Video
+    from wanjax.pipeline.pipeline import WanPipeline
+    from wanjax.pipeline.video import Video
 
 _HOME = {
     "CFGCache": "wanjax.caching",
@@ -22,8 +22,8 @@ _HOME = {
     "Plan": "wanjax.caching",
     "SenCache": "wanjax.caching",
     "UsageError": "wanjax.errors",
-    "Video": "wanjax.video",
-    "WanPipeline": "wanjax.pipeline",
+    "Video": "wanjax.pipeline.video",
+    "WanPipeline": "wanjax.pipeline.pipeline",
 }
 
 __all__ = [

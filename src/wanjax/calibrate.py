@@ -17,7 +17,7 @@ from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.files import write_json
 from wanjax.media.prompts import Prompt, default_prompts, load_prompts
-from wanjax.pipeline import WanPipeline
+from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.plans import schedule_for
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.step import Measure

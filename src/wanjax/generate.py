@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from wanjax.caching.plan import EXPERT_NAMES, Plan
-from wanjax.conditioning import fit_size
 from wanjax.config.keys import Config
 from wanjax.files import write_json
 from wanjax.media.images import load_image
-from wanjax.pipeline import WanPipeline
+from wanjax.pipeline.conditioning import fit_size
+from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.pipeline.record import make_record
+from wanjax.pipeline.video import Video
 from wanjax.planning.plans import caching_method, plan_for
 from wanjax.sampling.denoise import StepReport
-from wanjax.video import Video
-
-_PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "numpy", "av", "tokenizers", "safetensors")
 
 
 def run(config: Config) -> None:
@@ -87,32 +82,6 @@ class Progress:
         self.bar.update()
         if self.bar.n == self.bar.total:
             self.bar.close()  # decoding is not denoising
-
-
-def make_record(config: Config, video: Video) -> dict[str, Any]:
-    """How a video was made: enough to make it again, and what it cost."""
-    stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
-    return {
-        "config": dataclasses.asdict(config),
-        "plan": video.plan.to_dict(),
-        "seconds": stages | {"compile": round(video.timings.compile, 4)},
-        "step_seconds": [round(seconds, 5) for seconds in video.timings.steps],
-        "peak_memory_bytes": video.timings.peak_memory,
-    } | environment()
-
-
-def environment() -> dict[str, Any]:
-    """What a video depends on besides its configuration: device, host, package versions."""
-    device = jax.devices()[0]
-    return {
-        "device": {
-            "kind": device.device_kind,
-            "platform": device.platform,
-            "count": jax.device_count(),
-        },
-        "host": {"python": platform.python_version(), "machine": platform.machine()},
-        "packages": {name: version(name) for name in _PACKAGES},
-    }
 
 
 def _announce(config: Config, plan: Plan) -> None:

@@ -9,7 +9,7 @@ from folders import Z, make_folder
 from PIL import Image
 
 import wanjax
-from wanjax.conditioning import image_condition
+from wanjax.pipeline.conditioning import image_condition
 from wanjax.sampling.programs import Programs
 
 pytestmark = pytest.mark.parity

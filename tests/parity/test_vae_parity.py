@@ -21,7 +21,7 @@ from diffusers import AutoencoderKLWan
 from wanjax.checkpoints.layouts.diffusers.vae import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.vae import VAEConfig, WanVAE
-from wanjax.models.vae_stream import decode_frames, encode_frames
+from wanjax.pipeline.vae_stream import decode_frames, encode_frames
 from wanjax.sampling.programs import Programs
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "vae.npz"

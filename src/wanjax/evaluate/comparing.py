@@ -20,10 +20,10 @@ from wanjax.evaluate.report import save
 from wanjax.evaluate.runner import Runner
 from wanjax.evaluate.store import Store
 from wanjax.evaluate.tables import markdown
-from wanjax.generate import environment
 from wanjax.media.images import load_image
 from wanjax.media.prompts import Prompt, default_prompts, load_prompts
-from wanjax.pipeline import WanPipeline
+from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.pipeline.record import environment
 from wanjax.planning.plans import plan_for
 from wanjax.planning.variants import DENSE, FEWER_STEPS, changes, like, resolve_variants
 

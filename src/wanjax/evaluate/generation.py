@@ -20,8 +20,8 @@ from wanjax.checkpoints.locate import locate
 from wanjax.config.keys import KEYS, Config
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
-from wanjax.generate import environment
-from wanjax.pipeline import WanPipeline
+from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.pipeline.record import environment
 from wanjax.planning.plans import caching_method, plan_for
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.programs import Programs

@@ -16,7 +16,7 @@ from wanjax.evaluate.generation import Generated, decode, fingerprint, generate
 from wanjax.evaluate.measuring import is_measured, measure_against, measure_alone, to_uint8
 from wanjax.evaluate.perceptual import Lpips
 from wanjax.evaluate.store import Record, Store
-from wanjax.pipeline import WanPipeline
+from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.variants import FEWER_STEPS, like, same_cost
 from wanjax.sampling.denoise import StepReport
 from wanjax.tiny.world import parse

@@ -2,7 +2,7 @@
 
 Causal in time: 1 + 4n frames become 1 + n latent frames, the first one a still image of
 its own, and no latent depends on later frames. So a video of any length is encoded and
-decoded one chunk after the other (`encode_chunk`, `decode_chunk`, `wanjax.models.vae_stream`).
+decoded one chunk after the other (`encode_chunk`, `decode_chunk`, `wanjax.pipeline.vae_stream`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT, Plan, Schedule, de
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.hub import download
 from wanjax.checkpoints.locate import locate
-from wanjax.conditioning import fit_size, image_condition, to_batch
 from wanjax.config.keys import KEYS, Config
 from wanjax.config.resolve import resolve
 from wanjax.config.values import coerce
@@ -27,13 +26,14 @@ from wanjax.errors import UsageError
 from wanjax.media.images import load_image, to_rgb
 from wanjax.media.tokenizer import prompt_clean
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
-from wanjax.models.vae_stream import decode_frames
+from wanjax.pipeline.conditioning import fit_size, image_condition, to_batch
+from wanjax.pipeline.vae_stream import decode_frames
+from wanjax.pipeline.video import Timings, Video
 from wanjax.planning.plans import conditions_of, schedule_for
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Expert, Measure, Settings
 from wanjax.schedulers import SAMPLERS
-from wanjax.video import Timings, Video
 
 ImageLike = Image.Image | str | Path
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from wanjax.models.vae import WanVAE
-from wanjax.models.vae_stream import encode_frames
+from wanjax.pipeline.vae_stream import encode_frames
 from wanjax.sampling.programs import Programs
 
 

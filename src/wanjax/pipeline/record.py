@@ -1,0 +1,41 @@
+"""The record beside a video: how it was made, and what it cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import jax
+
+from wanjax.config.keys import Config
+from wanjax.pipeline.video import Video
+
+_PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "numpy", "av", "tokenizers", "safetensors")
+
+
+def make_record(config: Config, video: Video) -> dict[str, Any]:
+    """How a video was made: enough to make it again, and what it cost."""
+    stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
+    return {
+        "config": dataclasses.asdict(config),
+        "plan": video.plan.to_dict(),
+        "seconds": stages | {"compile": round(video.timings.compile, 4)},
+        "step_seconds": [round(seconds, 5) for seconds in video.timings.steps],
+        "peak_memory_bytes": video.timings.peak_memory,
+    } | environment()
+
+
+def environment() -> dict[str, Any]:
+    """What a video depends on besides its configuration: device, host, package versions."""
+    device = jax.devices()[0]
+    return {
+        "device": {
+            "kind": device.device_kind,
+            "platform": device.platform,
+            "count": jax.device_count(),
+        },
+        "host": {"python": platform.python_version(), "machine": platform.machine()},
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
