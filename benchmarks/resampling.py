@@ -16,7 +16,7 @@ import numpy as np
 
 import wanjax
 from wanjax.caching import Curve, CurveError, check_fit, ratios_for
-from wanjax.calibrate import calibrate
+from wanjax.evaluate.calibrate import calibrate
 from wanjax.media.prompts import default_prompts
 from wanjax.planning.plans import schedule_for
 

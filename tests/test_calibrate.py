@@ -9,9 +9,9 @@ from small_folder import SMALL_RUN
 
 import wanjax
 from wanjax.caching import Curve
-from wanjax.calibrate import calibrate
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
+from wanjax.evaluate.calibrate import calibrate
 from wanjax.media.prompts import Prompt, load_prompts
 from wanjax.models.transformer import WanTransformer
 

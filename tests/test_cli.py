@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from wanjax.cli import COMMANDS, main
+from wanjax.cli.main import COMMANDS, main
 
 T2V = ["plan", "wan2.2-t2v-a14b", "use_magcache=True"]
 
@@ -88,15 +88,17 @@ def test_interrupt(monkeypatch, capsys):
     def stop(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "presets", stop)
+    monkeypatch.setattr("wanjax.cli.presets.run", stop)
     assert main(["presets"]) == 130
     assert capsys.readouterr().err == "wanjax: interrupted\n"
 
 
-@pytest.mark.parametrize("args", [["--help"], ["plan"], [*T2V, "json=True"], ["show"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["plan"], [*T2V, "json=True"], ["show"], ["generate", "--help"]]
+)
 def test_static_commands_are_quick_and_do_without_jax(args):
     code = (
-        f"import sys; from wanjax.cli import main; code = main({args!r}); "
+        f"import sys; from wanjax.cli.main import main; code = main({args!r}); "
         "assert not {'jax', 'flax', 'torch'} & set(sys.modules); sys.exit(code)"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -9,7 +9,7 @@ import pytest
 from small_folder import SMALL_RUN
 
 import wanjax.evaluate.runner as runner
-from wanjax.cli import main
+from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.evaluate import compare, findings, markdown, psnr, save

@@ -12,7 +12,7 @@ import pytest
 from small_folder import SMALL_RUN
 from test_media import interrupt_writing
 
-from wanjax.cli import main
+from wanjax.cli.main import main
 from wanjax.media.mp4 import read_video
 
 PROMPT = "prompt=a red ball moving left"

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from wanjax.cli import main
+from wanjax.cli.main import main
 from wanjax.errors import UsageError
 from wanjax.planning.variants import resolve_variants
 

@@ -8,8 +8,8 @@ import pytest
 from fake_model import run_fake
 
 from wanjax.caching import SenCache, Sensitivities, dense_plan
-from wanjax.calibrate import average_sensitivities
 from wanjax.errors import UsageError
+from wanjax.evaluate.calibrate import average_sensitivities
 from wanjax.planning.plans import make_schedule
 from wanjax.sampling.programs import Programs
 

@@ -17,10 +17,10 @@ from wanjax.caching import (
     Sensitivities,
     shipped_curves,
 )
-from wanjax.calibrate import calibrate_sensitivities
-from wanjax.cli import main
+from wanjax.cli.main import main
 from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
+from wanjax.evaluate.calibrate import calibrate_sensitivities
 from wanjax.media.prompts import Prompt
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.pipeline.pipeline import WanPipeline

@@ -2,6 +2,6 @@
 
 import sys
 
-from wanjax.cli import main
+from wanjax.cli.main import main
 
 sys.exit(main())

@@ -1,9 +1,8 @@
-"""The `compare` command and its Python form: variants, clips and settings to a report."""
+"""From arguments to a comparison: variants, clips and settings."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,10 +15,8 @@ from wanjax.evaluate.clips import Clip, make_clips
 from wanjax.evaluate.comparison import Comparison
 from wanjax.evaluate.folders import compare_folders
 from wanjax.evaluate.perceptual import load_lpips
-from wanjax.evaluate.report import save
 from wanjax.evaluate.runner import Runner
 from wanjax.evaluate.store import Store
-from wanjax.evaluate.tables import markdown
 from wanjax.media.images import load_image
 from wanjax.media.prompts import Prompt, default_prompts, load_prompts
 from wanjax.pipeline.pipeline import WanPipeline
@@ -48,22 +45,10 @@ def compare(
     kept in the folder `output`. Raises `UsageError`.
     """
     written = [*args, *(f"{name}={_as_text(value)}" for name, value in values.items())]
-    return _compare(written, prompts, pipe)
+    return compare_arguments(written, prompts, pipe)
 
 
-def run(args: Sequence[str]) -> None:
-    """Compare, write the report, print the tables."""
-    try:
-        comparison = _compare(args, None, None)
-    except KeyboardInterrupt:
-        print("finished runs are kept; the same command goes on from there", file=sys.stderr)
-        raise
-    written = save(comparison)
-    print(markdown(comparison))
-    print("wrote " + ", ".join(map(str, written)), file=sys.stderr)
-
-
-def _compare(
+def compare_arguments(
     args: Sequence[str], prompts: Iterable[str | Prompt] | None, pipe: WanPipeline | None
 ) -> Comparison:
     default = "" if any(arg.startswith("videos=") for arg in args) else VARIANTS

@@ -1,9 +1,8 @@
-"""The `calibrate` command: dense runs over prompts and seeds, averaged to what a cache goes by."""
+"""Calibrating: dense runs over prompts and seeds, averaged to what a cache goes by."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from wanjax.caching import Curve, Schedule, Sensitivities
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.files import write_json
-from wanjax.media.prompts import Prompt, default_prompts, load_prompts
+from wanjax.media.prompts import Prompt
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.plans import schedule_for
 from wanjax.sampling.denoise import StepReport
@@ -25,28 +24,6 @@ from wanjax.sampling.step import Measure
 # Of a run: of "residual" [steps, branches, 3], ratio, its spread over tokens, cosine distance;
 # of "output" [steps, 3], see `sampling.change.output_change`.
 Changes = Float[np.ndarray, "steps ... 3"]
-
-
-def run(config: Config) -> None:
-    """Measure and write `config.output`: a curve, or SenCache's sensitivities if that is on.
-
-    Raises `UsageError`.
-    """
-    prompts = load_prompts(config.prompts) if config.prompts else default_prompts(config.preset)
-    assert config.output is not None
-    output = Path(config.output).expanduser()
-    pipe = WanPipeline.from_config(config)
-    progress = output.with_suffix(".progress.json")
-    measured: Curve | Sensitivities
-    if config.use_sen_cache:
-        measured = calibrate_sensitivities(pipe, prompts, config.seeds, progress=progress)
-        keys = "use_sen_cache=True sen_cache_sensitivities"
-    else:
-        measured = calibrate(pipe, prompts, config.seeds, progress=progress)
-        keys = "use_magcache=True mag_ratios_base"
-    measured.save(output)
-    progress.unlink(missing_ok=True)
-    print(f"wrote {output}; use it with {keys}={output}", file=sys.stderr)
 
 
 def calibrate(

@@ -1,27 +1,43 @@
-"""The `generate` command: one run from a configuration to an mp4 and its record."""
+"""
+write a video and, beside it, a .json record of how it was made
+
+usage: wanjax generate [PRESET|FILE.yml] prompt=TEXT [image=FILE] [key=value ...]
+
+  wanjax generate prompt="a red ball moving right on a dark background"
+  wanjax generate tiny-i2v image=ball.png prompt="the ball moves left" output=ball.mp4
+  wanjax generate wan2.2-t2v-a14b prompt="two cats boxing" use_magcache=True seed=7
+  wanjax generate my.yml prompt="two cats boxing"      # my.yml: `preset: NAME`, `key: value`
+
+`wanjax show PRESET` lists every key; `wanjax plan` with the same arguments shows which
+steps will be computed, without loading the model.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from wanjax.caching.plan import EXPERT_NAMES, Plan
 from wanjax.config.keys import Config
+from wanjax.config.resolve import resolve
 from wanjax.files import write_json
-from wanjax.media.images import load_image
-from wanjax.pipeline.conditioning import fit_size
-from wanjax.pipeline.pipeline import WanPipeline
-from wanjax.pipeline.record import make_record
-from wanjax.pipeline.video import Video
 from wanjax.planning.plans import caching_method, plan_for
-from wanjax.sampling.denoise import StepReport
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from wanjax.pipeline.video import Video
+    from wanjax.sampling.denoise import StepReport
 
 
-def run(config: Config) -> None:
-    """Generate, write the video and beside it NAME.json. Raises `UsageError`."""
+def run(args: Sequence[str]) -> None:
+    config = resolve(args, "generate")
+    from wanjax.pipeline.pipeline import WanPipeline  # imports JAX
+    from wanjax.pipeline.record import make_record
+
     config = _fitted(config)
     plan = plan_for(config)
     _announce(config, plan)
@@ -46,6 +62,9 @@ def run(config: Config) -> None:
 
 def _fitted(config: Config) -> Config:
     """The configuration with the size that its image leads to; bad images are refused here."""
+    from wanjax.media.images import load_image
+    from wanjax.pipeline.conditioning import fit_size
+
     images = [load_image(path) for path in (config.image, config.last_image) if path]
     if not images or not config.fit_image:
         return config
@@ -73,6 +92,8 @@ class Progress:
 
     def step(self, report: StepReport) -> None:
         if self.bar is None:
+            from tqdm import tqdm
+
             self.bar = tqdm(total=len(self.plan.steps), desc="denoising", unit="step")
         step = report.step
         two = self.plan.schedule.num_experts == 2

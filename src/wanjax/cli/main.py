@@ -1,0 +1,85 @@
+"""The command line: `wanjax COMMAND [PRESET|FILE.yml] [key=value ...]`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from wanjax.config.values import nearest
+from wanjax.errors import UsageError
+
+USAGE = """\
+usage: wanjax COMMAND [PRESET|FILE.yml] [key=value ...]
+
+Wan 2.1 / 2.2 video generation in JAX with step caching.
+
+commands:
+{commands}
+
+A preset is a model with its official sampling values (`wanjax presets`); the keys and their
+values are listed by `wanjax show PRESET`. Without a preset the bundled model runs, offline:
+
+  wanjax generate prompt="a red ball moving right on a dark background"
+
+`wanjax COMMAND --help` tells more.
+"""
+
+# A command is the module of its name beside this one: its docstring is the help, `run` does it.
+COMMANDS: Mapping[str, str] = {
+    "generate": "write a video and, beside it, a .json record of how it was made",
+    "plan": "show which steps are computed and which are skipped, without loading a model",
+    "calibrate": "measure what a cache goes by: MagCache's curve, or SenCache's sensitivities",
+    "compare": "measure what caching costs: variants from the same noise, side by side in HTML",
+    "presets": "list the models that can be named, with their sampling values",
+    "show": "print every key with its value, what is allowed, and a line of help",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 for success, 2 for a user's mistake, 1 for a failure."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(args)
+    except UsageError as error:
+        print(f"wanjax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("wanjax: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as in `wanjax ... | head`
+        return 1
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_usage(), end="")
+        return 0 if args else 2
+    if args[0] == "--version":
+        from importlib.metadata import version  # slow to import
+
+        print(f"wanjax {version('wanjax')}")
+        return 0
+    command, *rest = args
+    if command not in COMMANDS:
+        raise UsageError(
+            f"unknown command {command}{nearest(command, COMMANDS)}; "
+            f"commands: {', '.join(COMMANDS)}"
+        )
+    if "-h" in rest or "--help" in rest:
+        print((_module(command).__doc__ or "").strip())
+        return 0
+    _module(command).run(rest)
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  {name:11}{summary}" for name, summary in COMMANDS.items()]
+    return USAGE.format(commands="\n".join(lines))
+
+
+def _module(command: str) -> ModuleType:
+    """Imported when called: most commands take longer to import than others to answer."""
+    return importlib.import_module(f"wanjax.cli.{command}")

@@ -1,0 +1,51 @@
+"""
+show which steps are computed and which are skipped, without loading a model
+
+usage: wanjax plan [PRESET|FILE.yml] [json=True] [key=value ...]
+
+  wanjax plan wan2.2-t2v-a14b use_magcache=True
+  wanjax plan wan2.2-t2v-a14b use_magcache=True magcache_thresh=0.06 magcache_K=4
+  wanjax plan wan2.1-t2v-1.3b use_magcache=True target_speedup=1.8    # best plan at that cost
+  wanjax plan wan2.2-i2v-a14b use_magcache=True json=True
+  wanjax plan wan2.2-t2v-a14b use_cfg_cache=True use_kv_cache=True
+  wanjax plan wan2.2-t2v-a14b use_magcache=True plot=plan.png
+  wanjax plan wan2.2-t2v-a14b use_magcache=True plot=both.png \
+      variants="K2:magcache_K=2,K4:magcache_K=4;magcache_thresh=0.06"
+
+`plot` draws the curve, the steps and the accumulated error against the threshold. With
+`variants` there is a plan for each: its keys over the rest of the command line. In the
+strip, # is a computed step, . a skipped one, + one computed in part, ? one that is decided
+on during the run, and | stands before the low-noise expert's first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from wanjax.cli.text import plan_text
+from wanjax.files import json_text
+from wanjax.planning.plans import caching_method, plan_for
+from wanjax.planning.variants import resolve_variants
+
+
+def run(args: Sequence[str]) -> None:
+    configs = resolve_variants(args, "plan")
+    plans = {name: plan_for(config) for name, config in configs.items()}
+    first, *_ = configs.values()
+    if first.plot is not None:
+        from wanjax.planning.plot import PlannedRun, draw_plans  # imports matplotlib
+
+        runs = {
+            name or str(config.preset or config.model): PlannedRun(
+                plans[name], caching_method(config)
+            )
+            for name, config in configs.items()
+        }
+        draw_plans(Path(first.plot).expanduser(), runs)
+    if first.json:
+        facts = {name: made.to_dict() for name, made in plans.items()}
+        print(json_text(facts if len(facts) > 1 or "" not in facts else facts[""]))
+        return
+    for name, made in plans.items():
+        print(f"{name}\n" * bool(name) + plan_text(configs[name], made))

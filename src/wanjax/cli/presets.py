@@ -1,0 +1,27 @@
+"""
+list the models that can be named, with their sampling values
+
+usage: wanjax presets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wanjax.cli.text import guidance_scales, table
+from wanjax.config.resolve import load_preset, preset_names
+from wanjax.errors import UsageError
+
+
+def run(args: Sequence[str]) -> None:
+    if args:
+        raise UsageError(f"`wanjax presets` takes no arguments; got {args[0]}")
+    rows = [("preset", "size", "frames", "steps", "shift", "guidance", "model")]
+    for name in preset_names():
+        config = load_preset(name)
+        size = f"{config.width}x{config.height}"
+        guidance = " / ".join(f"{scale:g}" for scale in guidance_scales(config))
+        numbers = (str(config.num_frames), str(config.num_inference_steps))
+        shift = f"{config.flow_shift:g}"
+        rows.append((name, size, *numbers, shift, guidance, str(config.model)))
+    print(table(rows))

@@ -1,0 +1,71 @@
+"""Plans and tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wanjax.caching import Plan
+from wanjax.config.keys import Config
+
+
+def plan_text(config: Config, plan: Plan) -> str:
+    """The plan for people to read."""
+    facts = plan.to_dict()
+    settings = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
+    not_computed = {"skipped": plan.skipped_steps}
+    if plan.partial_steps:
+        not_computed["in part"] = plan.partial_steps
+    if plan.open_steps:  # which leaves nothing to say of the skipped ones
+        not_computed = {"undecided": plan.open_steps}
+    lines = [
+        f"model      {config.preset or config.model}",
+        f"steps      {facts['steps']} ({config.sampler}, flow_shift {config.flow_shift:g})",
+        f"guidance   {' / '.join(f'{scale:g}' for scale in guidance_scales(config))}",
+        f"cache      {plan.method}{f' ({settings})' if settings else ''}",
+        f"computed   {len(plan.steps) - sum(map(len, not_computed.values()))}",
+        *(f"{name:11}{len(found)}{_indices(found)}" for name, found in not_computed.items()),
+        f"speedup    {_speedup(plan)}",
+        f"plan       {plan.strip()}",
+    ]
+    if config.use_kv_cache:
+        lines.append(f"kv cache   {_memory(plan.kv_cache_bytes)}")
+    if plan.boundary_step is not None:
+        lines.insert(2, f"boundary   {_boundary(config, plan)}")
+    lines += [f"warning    {warning}" for warning in plan.warnings]
+    return "\n".join(lines)
+
+
+def _boundary(config: Config, plan: Plan) -> str:
+    where = f"boundary_ratio {config.boundary_ratio:g}"
+    if plan.boundary_step == len(plan.steps):
+        return f"no step of the low-noise expert ({where})"
+    return f"low-noise expert from step {plan.boundary_step} on ({where})"
+
+
+def _indices(steps: Sequence[int]) -> str:
+    return f": {' '.join(map(str, steps))}" if steps else ""
+
+
+def _speedup(plan: Plan) -> str:
+    if plan.open_steps:
+        return "as the run decides, which steps to reuse following from the data"
+    return f"{plan.ideal_speedup:.2f}x at most (counting transformer blocks alone)"
+
+
+def _memory(held: int | None) -> str:
+    if held is None:
+        return "of unknown size: the model is not at hand"
+    return f"{held / 1e6:,.1f} MB, for one video"
+
+
+def guidance_scales(config: Config) -> list[float]:
+    scales = (config.guidance_scale_high, config.guidance_scale_low)
+    return [scale for scale in scales if scale is not None]
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
