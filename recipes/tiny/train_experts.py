@@ -59,7 +59,7 @@ class Stage:
     shift: float
     steps: int
 
-    def sigmas(self, rng: np.random.Generator, batch: int) -> Float[np.ndarray, "batch"]:
+    def sigmas(self, rng: np.random.Generator, batch: int) -> Float[np.ndarray, " batch"]:
         ends = [s / (self.shift - (self.shift - 1) * s) for s in (self.low, self.high)]
         return shift_sigmas(rng.uniform(*ends, size=batch), self.shift).astype(np.float32)
 

@@ -106,16 +106,16 @@ def _calibrated_phase(curve: Curve, schedule: Schedule, phase: range) -> range:
     return curve.phases[schedule.experts[phase.start]]
 
 
-def _log_snr(sigmas: Float[np.ndarray, "steps"]) -> Float[np.ndarray, "steps"]:
+def _log_snr(sigmas: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
     sigmas = np.minimum(sigmas, 1 - 1e-4)  # samplers start at 1 or just below: the same here
     return np.log1p(-sigmas) - np.log(sigmas)
 
 
 def _sums(
-    calibrated: Float[np.ndarray, "calibrated+1"],
+    calibrated: Float[np.ndarray, " calibrated+1"],
     changes: Float[np.ndarray, "calibrated 2"],
     known: range,
-    sigmas: Float[np.ndarray, "steps"],
+    sigmas: Float[np.ndarray, " steps"],
 ) -> Float[np.ndarray, "steps 2"]:
     """The changes summed from an expert's first calibrated step (of `known`) up to `sigmas`.
 

@@ -35,9 +35,9 @@ class Sensitivities:
     Raises `SensitivityError` for values that cannot be.
     """
 
-    timesteps: Float[np.ndarray, "steps"]
-    alpha_x: Float[np.ndarray, "steps"]
-    alpha_t: Float[np.ndarray, "steps"]
+    timesteps: Float[np.ndarray, " steps"]
+    alpha_x: Float[np.ndarray, " steps"]
+    alpha_t: Float[np.ndarray, " steps"]
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

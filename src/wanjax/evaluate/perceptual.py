@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 Lpips = Callable[
     [Float[np.ndarray, "frames height width 3"], Float[np.ndarray, "frames height width 3"]],
-    Float[np.ndarray, "frames"],
+    Float[np.ndarray, " frames"],
 ]
 
 _WEIGHTS = "tux-type/jaxlpips"  # the published AlexNet version, as safetensors
@@ -34,7 +34,7 @@ def load_lpips() -> Lpips | str:
     def measure(
         video: Float[np.ndarray, "frames height width 3"],
         reference: Float[np.ndarray, "frames height width 3"],
-    ) -> Float[np.ndarray, "frames"]:
+    ) -> Float[np.ndarray, " frames"]:
         pairs = zip(video, reference, strict=True)
         distances = [model(2 * a[None] - 1, 2 * b[None] - 1) for a, b in pairs]
         return np.array([float(np.asarray(d).squeeze()) for d in distances])

@@ -135,7 +135,7 @@ class WanTransformer(nnx.Module):
     def __call__(
         self,
         latents: Float[Array, "batch channels frames height w"],
-        timestep: Float[Array, "batch *n"],
+        timestep: Float[Array, " batch *n"],
         context: Context,
     ) -> Float[Array, "batch out frames height w"]:
         """Flow velocity of `latents` at `timestep` (0..999, per video or per token)."""
@@ -160,7 +160,7 @@ class WanTransformer(nnx.Module):
     def embed(
         self,
         latents: Float[Array, "batch channels frames height w"],
-        timestep: Float[Array, "batch *n"],
+        timestep: Float[Array, " batch *n"],
     ) -> tuple[Float[Array, "batch tokens width"], Time]:
         """Tokens of the latents, and the timestep's embedding."""
         tokens = constrain(self.patch_embedding(latents), "batch", "tokens", None)
@@ -243,7 +243,7 @@ class ConditionEmbedder(nnx.Module):
             None if config.image_dim is None else ImageEmbedder(config, rngs=rngs)
         )
 
-    def time(self, timestep: Float[Array, "batch *n"], dtype: jnp.dtype) -> Time:
+    def time(self, timestep: Float[Array, " batch *n"], dtype: jnp.dtype) -> Time:
         per_token = timestep.reshape(timestep.shape[0], -1).astype(jnp.float32)
         embedding = self.time_embedder(_sinusoid(per_token, self.freq_dim), jax.nn.silu)
         embedding = embedding.astype(dtype)

@@ -60,7 +60,7 @@ def image_condition(
     return np.concatenate([mask, latents], axis=1)
 
 
-def _pack_mask(given: Float[np.ndarray, "frames"], factor: int) -> Float[np.ndarray, "factor t"]:
+def _pack_mask(given: Float[np.ndarray, " frames"], factor: int) -> Float[np.ndarray, "factor t"]:
     """Frames to channels of latent frames; the first frame fills its latent frame alone."""
     repeated = np.concatenate([np.repeat(given[:1], factor), given[1:]])
     return repeated.reshape(-1, factor).T

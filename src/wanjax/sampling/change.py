@@ -43,5 +43,5 @@ def output_change(
     return jnp.stack([_rms(between - before) / size, moved, _rms(now - between) / size], axis=-1)
 
 
-def _rms(x: Float[Array, "batch z t h w"]) -> Float[Array, "batch"]:
+def _rms(x: Float[Array, "batch z t h w"]) -> Float[Array, " batch"]:
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=(1, 2, 3, 4)))

@@ -244,5 +244,5 @@ def _sampler_step(state: SamplerState, velocity: Latents, inputs: StepInputs) ->
     return SamplerState(sample, corrected, denoised, state.denoised)
 
 
-def _combine(weights: Float[Array, "n"], arrays: Sequence[Latents]) -> Latents:
+def _combine(weights: Float[Array, " n"], arrays: Sequence[Latents]) -> Latents:
     return sum((w * x for w, x in zip(weights, arrays, strict=True)), jnp.zeros_like(arrays[0]))

@@ -31,8 +31,8 @@ class SamplerTable:
     and shifts the state: x' = x_c, m'' = m', m' = m.
     """
 
-    sigmas: Float[np.ndarray, "steps+1"]
-    timesteps: Num[np.ndarray, "steps"]
+    sigmas: Float[np.ndarray, " steps+1"]
+    timesteps: Num[np.ndarray, " steps"]
     corrector: Float[np.ndarray, "steps 5"]
     predictor: Float[np.ndarray, "steps 3"]
 
@@ -44,7 +44,7 @@ def shift_sigmas(sigmas: Float[np.ndarray, "*n"], flow_shift: float) -> Float[np
 
 def flow_sigmas(
     num_inference_steps: int, flow_shift: float
-) -> tuple[Float[np.ndarray, "steps+1"], Num[np.ndarray, "steps"]]:
+) -> tuple[Float[np.ndarray, " steps+1"], Num[np.ndarray, " steps"]]:
     """Sigmas (float32, from about 1 down to a final 0) and whole timesteps in 0..999.
 
     An even grid from 1 down to, but without, 1/1000, shifted, as diffusers'

@@ -29,7 +29,7 @@ def cheapest_skips(
     ratios: Float[np.ndarray, "steps 2"],
     angles: Float[np.ndarray, "steps 2"],
     schedule: Schedule,
-    forced: Bool[np.ndarray, "steps"],
+    forced: Bool[np.ndarray, " steps"],
     K: int,  # noqa: N803
     target_speedup: float | None = None,
     skip_steps: int | None = None,
@@ -70,10 +70,10 @@ def cheapest_skips(
 def _best_paths(
     ratios: Float[np.ndarray, "steps 2"],
     angles: Float[np.ndarray, "steps 2"],
-    weights: Float[np.ndarray, "steps"],
-    branches: Int[np.ndarray, "steps"],
-    gains: Int[np.ndarray, "steps"],
-    forced: Bool[np.ndarray, "steps"],
+    weights: Float[np.ndarray, " steps"],
+    branches: Int[np.ndarray, " steps"],
+    gains: Int[np.ndarray, " steps"],
+    forced: Bool[np.ndarray, " steps"],
     K: int,  # noqa: N803
 ) -> tuple[Float[np.ndarray, "steps gains"], Int[np.ndarray, "steps gains"]]:
     """Least error up to each computed step for each total gain, and the computed step before it.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # at run time it costs a third of the start-up
     from jaxtyping import Bool, Float
 
 
-def forced_steps(schedule: Schedule, retention_ratio: float) -> Bool[np.ndarray, "steps"]:
+def forced_steps(schedule: Schedule, retention_ratio: float) -> Bool[np.ndarray, " steps"]:
     """Steps that compute whatever their error: the first of each phase, and the run's last."""
     forced = np.zeros(schedule.num_steps, bool)
     forced[-1] = True
@@ -82,10 +82,10 @@ def accumulated_errors(
 
 def _walk(
     ratios: Float[np.ndarray, "steps branches"],
-    forced: Bool[np.ndarray, "steps"],
+    forced: Bool[np.ndarray, " steps"],
     thresh: float,
     K: int,  # noqa: N803
-) -> Bool[np.ndarray, "steps"]:
+) -> Bool[np.ndarray, " steps"]:
     """Skip while the error of every branch stays below `thresh`, at most K steps in a row.
 
     The error is the sum of |1 - accumulated ratio| since the last computed step. Forced
