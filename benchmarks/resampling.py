@@ -9,7 +9,6 @@ the mean absolute error of the ratios in percent, the first step of each phase l
 from __future__ import annotations
 
 import argparse
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +17,7 @@ import wanjax
 from wanjax.caching import Curve, CurveError, check_fit, ratios_for
 from wanjax.evaluate.calibrate import calibrate
 from wanjax.media.prompts import default_prompts
-from wanjax.planning.plans import schedule_for
+from wanjax.planning.schedule import schedule_for
 
 STEPS = (10, 20, 30, 50)
 SHIFT_FACTORS = (0.6, 1.5)
@@ -34,16 +33,15 @@ def main() -> None:
     args = parser.parse_args()
     pipe = wanjax.WanPipeline.from_pretrained(args.preset)
     shipped = Curve.load(args.preset)
-    usual = pipe.defaults
+    usual = pipe.config
     settings = [{"num_inference_steps": n} for n in STEPS]
     settings += [{"flow_shift": round(usual.flow_shift * f, 1)} for f in SHIFT_FACTORS]
     print("| steps | flow_shift | boundary step | " + " | ".join(RULES) + " |")
     print("|---|---|---|" + "---|" * len(RULES))
     for changed in settings:
-        pipe = copy.copy(pipe)
-        pipe.defaults = config = replace(usual, **changed)
+        config = replace(usual, **changed)
         schedule = schedule_for(config)
-        fresh = calibrate(pipe, default_prompts(args.preset)[: args.prompts])
+        fresh = calibrate(pipe.with_config(config), default_prompts(args.preset)[: args.prompts])
         errors = " | ".join(error(shipped, fresh, schedule, rule) for rule in RULES)
         shift, boundary = f"{config.flow_shift:g}", schedule.boundary_step
         print(f"| {schedule.num_steps} | {shift} | {boundary} | {errors} |", flush=True)

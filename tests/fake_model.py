@@ -10,11 +10,10 @@ import numpy as np
 from flax import nnx
 
 from wanjax.caching import Plan
-from wanjax.caching.plan import PREDICT, REUSE, REUSE_OUTPUT
 from wanjax.models.transformer import Context
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.step import Expert, Measure, Settings
+from wanjax.sampling.step import Expert, Measure, Settings, keeps_of
 from wanjax.schedulers import SAMPLERS
 
 SHAPE = (2, 2, 4, 6)  # of a video's latents
@@ -72,8 +71,7 @@ def run_fake(
         graph,
         "float32",
         tokens=(1, SIZE),
-        keep_residual=plan.may(REUSE) or measure == "residual",
-        keep_outputs=plan.may(PREDICT, REUSE_OUTPUT) or measure == "output",
+        keeps=plan.keeps.and_also(keeps_of(measure)),
         measure=measure,
     )
     _, executed = denoise(

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from flax import nnx
-from small_folder import SMALL_RUN
+from small_folder import SMALL_RUN, Z
 
 import wanjax
 from wanjax.caching import Curve
@@ -14,6 +14,7 @@ from wanjax.errors import UsageError
 from wanjax.evaluate.calibrate import calibrate
 from wanjax.media.prompts import Prompt, load_prompts
 from wanjax.models.transformer import WanTransformer
+from wanjax.pipeline.inputs import start_latents
 
 PROMPTS = [Prompt("a red ball moving left"), Prompt("a blue square")]
 
@@ -30,10 +31,10 @@ def residuals_of_a_run(pipe, prompt: str, seed: int) -> list[np.ndarray]:
     video = pipe(
         prompt, seed=seed, callback=lambda report: samples.append(np.array(report.latents))
     )
-    noise = pipe._noise(None, seed, 1, pipe.defaults)
+    noise = start_latents((Z, 2, 4, 6), 1, seed, None)
     found = []
     for step, sample in zip(video.plan.steps, [noise, *samples], strict=False):
-        model: WanTransformer = pipe.transformers[step.expert]
+        model: WanTransformer = pipe.components.transformers[step.expert]
         branches = []
         for text in (prompt, ""):
             context = model.embed_context(pipe.encode_prompt([text]))
@@ -100,5 +101,5 @@ def test_prompt_files(tmp_path):
 
 
 def test_models_of_equal_architecture_share_their_programs(pipe):
-    graphs = [nnx.graphdef(transformer) for transformer in pipe.transformers]
+    graphs = [nnx.graphdef(transformer) for transformer in pipe.components.transformers]
     assert graphs[0] == graphs[1]

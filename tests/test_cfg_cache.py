@@ -9,7 +9,7 @@ from fake_model import run_fake
 
 from wanjax.caching import CFGCache, dense_plan
 from wanjax.errors import UsageError
-from wanjax.planning.plans import make_schedule
+from wanjax.planning.schedule import make_schedule
 from wanjax.sampling.predict import predict_unconditional
 from wanjax.sampling.programs import Programs
 
@@ -23,7 +23,7 @@ def two_experts(steps, shift=12.0, boundary=0.875, high=4.0, low=3.0):
 
 
 def predicted(plan):
-    return [step.index for step in plan.steps if "predict" in step.actions]
+    return [step.index for step in plan.steps if "predict" in step.names]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_rule_against_a_second_implementation(height):
             expected = replay(schedule, height)
             if expected:
                 plan = CFGCache().plan(schedule, {"height": height})
-                weights = {i: plan.steps[i].weights for i in predicted(plan)}
+                weights = {i: plan.steps[i].actions[1].weights for i in predicted(plan)}
                 assert weights == expected, (steps, shift)
 
 
@@ -82,7 +82,7 @@ def test_what_every_plan_computes():
 
 def test_guidance_in_the_low_noise_phase_alone():
     plan = CFGCache().plan(two_experts(40, high=1.0), {"height": 720})
-    assert plan.steps[0].actions == ("compute",)
+    assert plan.steps[0].names == ("compute",)
     assert len(predicted(plan)) == 7
 
 
@@ -105,10 +105,10 @@ def test_refused_with_the_reason(schedule, settings, text):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"interval": 1}, "cfg_cache_interval must be a whole number, at least 2; got 1"),
-        ({"start": -1}, "cfg_cache_start must be a whole number, at least 0"),
-        ({"end": 2.5}, "cfg_cache_end must be a whole number"),
-        ({"weight": -0.5}, "cfg_cache_weight must be at least 0"),
+        ({"interval": 1}, "cfg_cache_interval=1: must be at least 2"),
+        ({"start": -1}, "cfg_cache_start=-1: must be at least 0"),
+        ({"end": 2.5}, "cfg_cache_end=2.5: must be a whole number"),
+        ({"weight": -0.5}, "cfg_cache_weight=-0.5: must be at least 0"),
     ],
 )
 def test_settings_out_of_range(settings, text):
@@ -151,7 +151,7 @@ def test_weights_reach_the_prediction():
     )
     np.testing.assert_allclose(boosted, exact, atol=2e-5)
     first_half = CFGCache(weight=3.0, end=10).plan(one_expert(20))
-    assert all(first_half.steps[i].weights == (3.0, 1.0) for i in predicted(first_half))
+    assert all(first_half.steps[i].actions[1].weights == (3.0, 1.0) for i in predicted(first_half))
     found, expected = (run_fake(p)[0][-1] for p in (first_half, dense_plan(one_expert(20))))
     assert np.abs(found - expected).max() > 0.1
 

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.evaluate import compare, findings, markdown, psnr, save
+from wanjax.evaluate.comparing import compare_arguments
 from wanjax.media.mp4 import save_video
-from wanjax.media.prompts import Prompt
+from wanjax.media.prompts import Prompt, as_lines, load_prompts
 from wanjax.pipeline.pipeline import WanPipeline
 
 PROMPTS = ["a red ball moving right", "a blue square </script> & <b>left</b>"]
@@ -31,7 +33,7 @@ def pipe(small_folder):
 
 @pytest.fixture(scope="module")
 def arguments(pipe):
-    keys = [f"model={pipe.defaults.model}", *SMALL_RUN, CURVE, "retention_ratio=0.1", "repeats=2"]
+    keys = [f"model={pipe.config.model}", *SMALL_RUN, CURVE, "retention_ratio=0.1", "repeats=2"]
     return [*keys, f"variants={VARIANTS}", "reference_steps=8"]
 
 
@@ -91,15 +93,38 @@ def test_cost(comparison):
     assert comparison.memory("dense")["step_memory_bytes"] > 0
 
 
+def test_python_values_stay_values_and_the_command_can_be_typed(pipe, tmp_path, monkeypatch):
+    """Regression: a list went through text, and the recorded command had no prompts."""
+    ratios = [1.0, 1.0, *[0.99] * 10]
+    output = tmp_path / "out"
+    made = compare(
+        f"model={pipe.config.model}", *SMALL_RUN, prompts=PROMPTS[:1], pipe=pipe, output=output,
+        variants="dense,magcache", mag_ratios_base=ratios, repeats=1,
+    )  # fmt: skip
+    assert made.plan("magcache")["skipped"] > 0
+    command = shlex.split(made.about["command"])
+    assert command[:2] == ["wanjax", "compare"]
+    assert load_prompts(output / "prompts.txt") == [Prompt(PROMPTS[0])]
+    monkeypatch.setattr(runner, "generate", None)  # the same runs: nothing is left to make
+    again = compare_arguments(command[2:], {}, pipe=pipe)
+    assert again.plan("magcache") == made.plan("magcache")
+
+
+def test_prompts_survive_their_file(tmp_path):
+    prompts = [Prompt("# a | b", None), Prompt("plain"), Prompt("moves", str(tmp_path / "a.png"))]
+    (tmp_path / "p.txt").write_text(as_lines(prompts))
+    assert load_prompts(tmp_path / "p.txt") == prompts
+
+
 def test_a_killed_comparison_goes_on(pipe, arguments, tmp_path, monkeypatch):
     generated = []
     generate = runner.generate
 
-    def counting(pipe, config, clip, callback):
+    def counting(pipe, run, clip, callback):
         if len(generated) == 3:
             raise KeyboardInterrupt
-        generated.append((config.num_inference_steps, clip.seed))
-        return generate(pipe, config, clip, callback)
+        generated.append((run.config.num_inference_steps, clip.seed))
+        return generate(pipe, run, clip, callback)
 
     def go_on(seeds):
         return compare(
@@ -116,7 +141,7 @@ def test_a_killed_comparison_goes_on(pipe, arguments, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "generate", lambda *a: steps.append(a[1]) or generate(*a))
     whole = go_on([3])
     # two variants were left; then each variant runs warm once, those seen first also cold
-    assert [config.num_inference_steps for config in steps[:2]] == [6, 4]
+    assert [run.config.num_inference_steps for run in steps[:2]] == [6, 4]
     assert len(steps) == 2 + 5 + 3
 
     steps.clear()
@@ -125,7 +150,7 @@ def test_a_killed_comparison_goes_on(pipe, arguments, tmp_path, monkeypatch):
     assert again.metrics()["variants"] == whole.metrics()["variants"]
 
     go_on([3, 4])
-    assert [config.num_inference_steps for config in steps[:5]] == [6, 8, 6, 6, 4]
+    assert [run.config.num_inference_steps for run in steps[:5]] == [6, 8, 6, 6, 4]
 
 
 def test_a_finished_comparison_loads_no_model(comparison, arguments, monkeypatch):
@@ -223,7 +248,7 @@ def test_folders_of_videos(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (["variants=dense,magcach"], "magcach is none of dense, fewer-steps, magcache"),
+        (["variants=dense,magcach"], "magcach is none of dense, fewer-steps, cfg_cache"),
         (["variants=dense,fewer-steps"], "the cost of the first cached variant"),
         (["variants=big:height=64"], "variant big: height is 64, but all variants share height=32"),
         (["variants=../x:seed=1"], "each needs a name of its own"),
@@ -237,7 +262,7 @@ def test_folders_of_videos(tmp_path, capsys):
 )
 def test_mistakes_are_refused_before_the_model_is_loaded(args, text, pipe, monkeypatch, capsys):
     monkeypatch.setattr(WanPipeline, "from_config", None)
-    base = [f"model={pipe.defaults.model}", *SMALL_RUN, "prompt=a ball"]
+    base = [f"model={pipe.config.model}", *SMALL_RUN, "prompt=a ball"]
     base += [] if args[0].startswith("variants") else ["variants=dense"]
     assert main(["compare", *base, *args]) == 2
     captured = capsys.readouterr()
@@ -249,4 +274,4 @@ def test_mistakes_are_refused_before_the_model_is_loaded(args, text, pipe, monke
 def test_an_image_for_a_model_that_takes_none(pipe):
     prompts = [Prompt("a red ball", "ball.png")]
     with pytest.raises(UsageError, match="has an image, but the model takes none"):
-        compare(f"model={pipe.defaults.model}", *SMALL_RUN, prompts=prompts, variants="dense")
+        compare(f"model={pipe.config.model}", *SMALL_RUN, prompts=prompts, variants="dense")

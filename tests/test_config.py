@@ -8,10 +8,11 @@ import pytest
 
 from wanjax import caching
 from wanjax.caching import Curve, MagCache
-from wanjax.config.keys import KEYS
+from wanjax.caching.method import keys_of
+from wanjax.config.keys import keys, method_of
 from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
-from wanjax.planning.plans import caching_method, plan_for
+from wanjax.planning.run import prepare
 
 OFFICIAL = {  # Wan-Video/Wan2.1 and Wan2.2, wan/configs: steps, shift, (high, low), boundary
     "wan2.2-t2v-a14b": (40, 12.0, (4.0, 3.0), 0.875),
@@ -59,9 +60,9 @@ def test_official_sampling_values(name):
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_plans(name):
     config = load_preset(name)
-    assert plan_for(config).ideal_speedup == 1
+    assert prepare(config).plan.ideal_speedup == 1
     if name in caching.shipped_curves():
-        assert plan_for(dataclasses.replace(config, use_magcache=True)).ideal_speedup > 1.3
+        assert prepare(dataclasses.replace(config, use_magcache=True)).plan.ideal_speedup > 1.3
 
 
 def test_default_preset():
@@ -87,7 +88,7 @@ def test_guidance_of_both_and_of_each_expert():
     assert scales("guidance_scale=6") == (6, 6, 6)
     assert scales("guidance_scale=6", "guidance_scale_low=1") == (None, 6, 1)
     assert scales("guidance_scale_high=5") == (None, 5, 3)
-    schedule = plan_for(plan_config("wan2.2-t2v-a14b", "guidance_scale_low=1")).schedule
+    schedule = prepare(plan_config("wan2.2-t2v-a14b", "guidance_scale_low=1")).plan.schedule
     assert (schedule.guidance_scales[0], schedule.guidance_scales[-1]) == (4, 1)
 
 
@@ -133,7 +134,6 @@ def test_values_as_in_yaml(word):
         (["boundary_ratio=null"], "go with the model"),
         (["wan2.1-t2v-14b", "guidance_scale_low=3"], "the model has one expert"),
         (["magcache_K=4"], "magcache_K acts only with use_magcache=True"),
-        (["use_magcache=True", "mag_ratios_base=no.json"], "mag_ratios_base=no.json: no such"),
     ],
 )
 def test_mistakes(args, text):
@@ -166,18 +166,33 @@ def test_mistakes_of_generate(args, text, tmp_path):
 def test_no_curve_says_how_to_get_one(tmp_path):
     folder = model_folder(tmp_path)
     with pytest.raises(UsageError, match=r"has no magnitude curve.*wanjax calibrate model="):
-        plan_config(f"model={folder}", "use_magcache=True")
+        prepare(plan_config(f"model={folder}", "use_magcache=True"))
+    with pytest.raises(UsageError, match=r"no\.json cannot be read: No such file"):
+        prepare(plan_config("use_magcache=True", "mag_ratios_base=no.json"))
+
+
+LIST = ",".join(["1.0"] * 2 + ["0.99"] * 78)
+
+
+@pytest.mark.parametrize("written", [LIST, f"[{LIST}]", LIST.replace(",", ", ")])
+def test_a_list_of_ratios_has_one_grammar_with_every_other_list(written):
+    """Regression: without brackets the list was taken for a file's name."""
+    config = plan_config("tiny-t2v", "use_magcache=True", f"mag_ratios_base={written}")
+    assert config.mag_ratios_base == (1.0, 1.0, *[0.99] * 78)
+    assert len(prepare(config).plan.skipped_steps) > 10
+    for seeds in ("1,2", "[1, 2]"):
+        assert resolve([f"seeds={seeds}"], "compare").seeds == (1, 2)
 
 
 def test_two_caches_are_refused_by_name(monkeypatch):
     @dataclasses.dataclass(frozen=True)
-    class Other(MagCache):
-        keys: ClassVar = {}
+    class Other(caching.Method):
+        name: ClassVar = "other"
+        help: ClassVar = "skip steps some other way"
 
-    monkeypatch.setitem(caching.METHODS, "batch", Other)
-    monkeypatch.setattr("wanjax.config.keys.Config.use_batch", True, raising=False)
-    with pytest.raises(UsageError, match="use_magcache and use_batch exclude one another"):
-        plan_config("wan2.1-t2v-1.3b", "use_magcache=True")
+    monkeypatch.setitem(caching.METHODS, "other", Other)
+    with pytest.raises(UsageError, match="use_magcache and use_other exclude one another"):
+        plan_config("wan2.1-t2v-1.3b", "use_magcache=True", "use_other=True")
 
 
 def test_bare_folder_falls_back_to_its_own_configs(tmp_path):
@@ -224,9 +239,8 @@ def test_a_file_may_be_empty(tmp_path):
 
 def test_every_setting_of_a_cache_has_its_key():
     for name, method in caching.METHODS.items():
-        assert f"use_{name}" in KEYS
-        assert set(method.keys.values()) <= set(KEYS)
-        assert set(method.keys) == {field.name for field in dataclasses.fields(method)}
+        assert f"use_{name}" in keys()
+        assert set(keys_of(method).values()) <= set(keys())
 
 
 def test_settings_reach_the_method(tmp_path):
@@ -236,6 +250,4 @@ def test_settings_reach_the_method(tmp_path):
         "wan2.1-t2v-1.3b", "use_magcache=True", "magcache_thresh=0.1", "magcache_K=3",
         "retention_ratio=0.3", f"mag_ratios_base={path}", "magcache_resample=nearest",
     )  # fmt: skip
-    assert caching_method(config) == MagCache(
-        0.1, 3, 0.3, mag_ratios_base=str(path), resample="nearest"
-    )
+    assert method_of(config) == MagCache(0.1, 3, 0.3, mag_ratios_base=str(path), resample="nearest")

@@ -8,7 +8,7 @@ import pytest
 
 from wanjax.caching import Curve, CurveError, MagCache, check_fit, ratios_for, shipped_curves
 from wanjax.caching.resample import angles_for
-from wanjax.planning.plans import make_schedule
+from wanjax.planning.schedule import make_schedule
 
 T2V = "wan2.2-t2v-a14b"
 

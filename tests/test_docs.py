@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from wanjax.cli.main import COMMANDS, main
-from wanjax.config.keys import KEYS
+from wanjax.config.keys import keys
 from wanjax.config.resolve import preset_names, resolve
 from wanjax.errors import UsageError
-from wanjax.planning.plans import plan_for
+from wanjax.planning.run import prepare
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/*/*.md")])
@@ -49,7 +49,7 @@ def test_commands_have_known_keys_and_presets(page):
     for (_, *args), _ in commands(page):
         for arg in args:
             key, equals, _ = arg.partition("=")
-            assert key in {*KEYS, "variants"} if equals else key in preset_names(), arg
+            assert key in {*keys(), "variants"} if equals else key in preset_names(), arg
 
 
 @each_page
@@ -80,7 +80,7 @@ def test_settings_per_model(row):
     words = re.findall(r"`([^`]+)`", what)
     names = ("magcache_thresh", "magcache_K", "retention_ratio")
     values = [f"{n}={v}" for n, v in zip(names, settings.split(", "), strict=True)]
-    plan = plan_for(resolve([*words, "use_magcache=True", *values], "plan"))
+    plan = prepare(resolve([*words, "use_magcache=True", *values], "plan")).plan
     steps = len(plan.steps)
     assert boundary == ("" if plan.boundary_step is None else f"{plan.boundary_step} of {steps}")
     assert skipped == f"{len(plan.skipped_steps)} of {steps}"
@@ -95,9 +95,9 @@ def test_budgets():
     for args, about in told:
         if about.startswith("refused"):
             with pytest.raises(UsageError, match=about.removeprefix("refused: ")):
-                plan_for(resolve(args, "plan"))
+                prepare(resolve(args, "plan"))
         else:
-            plan = plan_for(resolve(args, "plan"))
+            plan = prepare(resolve(args, "plan")).plan
             counts = f"{len(plan.skipped_steps)} of {len(plan.steps)}"
             assert about == f"{counts}, {plan.ideal_speedup:.2f}x"
 

@@ -9,7 +9,7 @@ from wanjax.caching import Curve, MagCache, ratios_for, shipped_curves
 from wanjax.caching.methods.budget import SIGMA_POWER
 from wanjax.caching.methods.magcache_rules import accumulated_errors, forced_steps
 from wanjax.errors import UsageError
-from wanjax.planning.plans import make_schedule
+from wanjax.planning.schedule import make_schedule
 
 T2V = [5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23, 24, 28, 29, 31, 33]
 I2V = [3, 4, 6, 7, 9, 10, 12, 13, 20, 21, 23, 24, 26, 27, 29, 31, 33]
@@ -70,7 +70,7 @@ def test_official_plans_of_two_experts():
     assert list(made.skipped_steps) == OFFICIAL_T2V
     # image to video: the high-noise expert is never cached, and the branches may differ
     made = plan("wan2.2-i2v-a14b", thresh=0.06, retention_ratio=0.1, rule="official", image=True)
-    branches = zip(*(step.actions for step in made.steps), strict=True)
+    branches = zip(*(step.names for step in made.steps), strict=True)
     assert [branch.count("reuse") for branch in branches] == [10, 11]
     assert min(made.skipped_steps) > made.boundary_step
 
@@ -152,7 +152,7 @@ def test_without_guidance_the_conditional_ratios_decide():
     unguided = method.plan(make_schedule(10, 5.0, 1.0))
     assert guided.skipped_steps == ()
     assert unguided.skipped_steps == tuple(range(1, 9))
-    assert unguided.steps[1].actions == ("reuse",)
+    assert unguided.steps[1].names == ("reuse",)
 
 
 def test_guidance_in_one_phase_alone():
@@ -166,12 +166,12 @@ def test_guidance_in_one_phase_alone():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"thresh": -1}, "magcache_thresh must be at least 0; got -1"),
-        ({"K": -1}, "magcache_K must be a whole number"),
-        ({"K": 1.5}, "magcache_K must be a whole number"),
-        ({"retention_ratio": 1.5}, "retention_ratio must be from 0 to 1"),
-        ({"rule": "both"}, "magcache_rule must be per_phase or official"),
-        ({"resample": "cubic"}, "magcache_resample must be noise_level or nearest"),
+        ({"thresh": -1}, "magcache_thresh=-1: must be at least 0"),
+        ({"K": -1}, "magcache_K=-1: must be at least 0"),
+        ({"K": 1.5}, "magcache_K=1.5: must be a whole number"),
+        ({"retention_ratio": 1.5}, "retention_ratio=1.5: must be at least 0, at most 1"),
+        ({"rule": "both"}, "magcache_rule=both: must be per_phase or official"),
+        ({"resample": "cubic"}, "magcache_resample=cubic: must be noise_level or nearest"),
         ({"skip_steps": 3, "target_speedup": 2}, "exclude one another"),
     ],
 )

@@ -15,9 +15,10 @@ from test_media import interrupt_writing
 
 import wanjax
 from wanjax.caching import Curve, make_plan
+from wanjax.caching.plan import COMPUTE, REUSE
 from wanjax.errors import UsageError
 from wanjax.media.mp4 import read_video
-from wanjax.planning.plans import make_schedule
+from wanjax.planning.schedule import make_schedule
 from wanjax.sampling.step import run_step
 
 PROMPTS = ("a red ball moving left", "dark")
@@ -193,7 +194,7 @@ def test_a_residual_reused_twice_does_not_drift(small_folder):
 
 def test_a_plan_of_ones_own(pipe):
     """Also one that skips the last step, which no method does."""
-    both = {"#": ("compute",) * 2, ".": ("reuse",) * 2}
+    both = {"#": (COMPUTE,) * 2, ".": (REUSE,) * 2}
     plan = make_plan(schedule(), [both[mark] for mark in "##.#.#.."], "mine")
     video = pipe(*PROMPTS, cache=plan, output_type="latent")
     assert (video.plan.method, video.plan.skipped_steps) == ("mine", (2, 4, 6, 7))
@@ -203,7 +204,7 @@ def test_a_plan_of_ones_own(pipe):
 def test_guidance_of_one_has_no_unconditional_branch(pipe):
     """v = u + 1 (c - u) = c."""
     video = pipe(*PROMPTS, seed=3, guidance_scale=1.0, output_type="latent")
-    assert {step.actions for step in video.plan.steps} == {("compute",)}
+    assert {step.actions for step in video.plan.steps} == {(COMPUTE,)}
     almost = latents_of(pipe, guidance_scale=1.00001)
     np.testing.assert_allclose(video.latents, almost, atol=1e-3)
 
@@ -276,7 +277,7 @@ def test_given_noise_and_embeddings(pipe):
         ({"num_inference_steps": 0}, "num_inference_steps=0: must be at least 1"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
         ({"output_type": "pil"}, "output_type='pil'"),
-        ({"cache": make_plan(schedule(2), [("compute",) * 2] * 2)}, "for other steps"),
+        ({"cache": make_plan(schedule(2), [(COMPUTE,) * 2] * 2)}, "for other steps"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

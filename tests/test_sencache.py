@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from fake_model import run_fake
 
 from wanjax.caching import SenCache, Sensitivities, dense_plan
+from wanjax.caching.sensitivities import average_sensitivities
 from wanjax.errors import UsageError
-from wanjax.evaluate.calibrate import average_sensitivities
-from wanjax.planning.plans import make_schedule
+from wanjax.planning.schedule import make_schedule
 from wanjax.sampling.programs import Programs
 
 
@@ -24,15 +25,19 @@ def schedules(steps=40):
 
 def decide_all(plan, samples):
     """The steps as the method decides on a stored trajectory, and how often it read a drift."""
-    decide, reads, reference, steps = plan.start_decisions(), [], None, []
+    decisions, reads, reference, steps = plan.decisions, [], None, []
     for step in plan.steps:
+        if step.index in (0, plan.boundary_step):
+            state = decisions.start()
 
         def drift(i=step.index, start=reference):
             reads.append(i)
-            return float(np.sqrt(np.mean((samples[i] - start) ** 2)))
+            sight = SimpleNamespace(sample=samples[i], samples=[start])
+            return decisions.probe(sight)
 
-        steps.append(decide(step, drift))
-        if "compute" in steps[-1].actions:
+        step, state = decisions.decide(state, step, drift)
+        steps.append(step)
+        if not step.skipped:
             reference = samples[step.index]
     return plan.executed(steps), reads
 
@@ -150,7 +155,7 @@ def test_plan_before_and_after_the_run():
     assert facts["settings"]["start"] == 0.5
     assert executed.ideal_speedup == 10 / (10 - len(executed.skipped_steps)) > 1
     assert executed.open_steps == ()
-    assert executed.start_decisions() is None  # the executed plan can be run again as it is
+    assert executed.decisions is None  # the executed plan can be run again as it is
 
 
 def test_what_every_plan_computes():
@@ -167,16 +172,16 @@ def test_what_every_plan_computes():
 def test_without_guidance():
     plan = SenCache().plan(make_schedule(40, 5.0, 1.0))
     executed, _ = decide_all(plan, np.zeros((41, 3)))
-    assert executed.steps[executed.skipped_steps[0]].actions == ("reuse_output",)
+    assert executed.steps[executed.skipped_steps[0]].names == ("reuse_output",)
 
 
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"epsilon": 0}, "sen_cache_epsilon must be above 0; got 0"),
-        ({"max_reuse": 0}, "sen_cache_max_reuse must be a whole number, at least 1"),
-        ({"start": -0.1}, "sen_cache_start must be from 0 to 1"),
-        ({"end": 1.1}, "sen_cache_end must be from 0 to 1"),
+        ({"epsilon": 0}, "sen_cache_epsilon=0: must be above 0"),
+        ({"max_reuse": 0}, "sen_cache_max_reuse=0: must be at least 1"),
+        ({"start": -0.1}, "sen_cache_start=-0.1: must be at least 0, at most 1"),
+        ({"end": 1.1}, "sen_cache_end=1.1: must be at least 0, at most 1"),
     ],
 )
 def test_settings_out_of_range(settings, text):

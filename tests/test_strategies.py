@@ -20,11 +20,12 @@ from wanjax.caching import (
 from wanjax.cli.main import main
 from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
-from wanjax.evaluate.calibrate import calibrate_sensitivities
+from wanjax.evaluate.calibrate import calibrate
 from wanjax.media.prompts import Prompt
 from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.pipeline.components import Components
 from wanjax.pipeline.pipeline import WanPipeline
-from wanjax.planning.plans import plan_for
+from wanjax.planning.run import prepare
 from wanjax.sampling.programs import Programs
 
 PROMPT = "a red ball moving left"
@@ -35,9 +36,9 @@ PROMPT = "a red ball moving left"
 def test_every_strategy_plans_or_says_why_not(name, method):
     if method == "magcache" and name not in shipped_curves():
         with pytest.raises(UsageError, match=f"use_magcache: {name} has no magnitude curve"):
-            resolve([name, "use_magcache=True"], "plan")
+            prepare(resolve([name, "use_magcache=True"], "plan"))
         return
-    plan = plan_for(resolve([name, f"use_{method}=True"], "plan"))
+    plan = prepare(resolve([name, f"use_{method}=True"], "plan")).plan
     assert plan.method == method
     assert plan.ideal_speedup > 1 or plan.open_steps
     json = plan.to_dict()
@@ -47,13 +48,16 @@ def test_every_strategy_plans_or_says_why_not(name, method):
 @pytest.mark.parametrize("name", preset_names())
 def test_without_guidance_there_is_nothing_to_predict(name):
     with pytest.raises(UsageError, match=r"use_cfg_cache: with guidance_scale.*=1 guidance"):
-        plan_for(resolve([name, "guidance_scale=1", "use_cfg_cache=True"], "plan"))
-    assert plan_for(resolve([name, "guidance_scale=1", "use_sen_cache=True"], "plan")).open_steps
+        prepare(resolve([name, "guidance_scale=1", "use_cfg_cache=True"], "plan"))
+    run = prepare(resolve([name, "guidance_scale=1", "use_sen_cache=True"], "plan"))
+    assert run.plan.open_steps
 
 
 @pytest.mark.parametrize("pair", [("magcache", "cfg_cache"), ("cfg_cache", "sen_cache")])
 def test_strategies_exclude_one_another(pair):
-    with pytest.raises(UsageError, match="use_{} and use_{} exclude one another".format(*pair)):
+    with pytest.raises(
+        UsageError, match="use_{} and use_{} exclude one another".format(*sorted(pair))
+    ):
         resolve(["wan2.1-t2v-14b", *(f"use_{name}=True" for name in pair)], "plan")
 
 
@@ -62,7 +66,7 @@ def test_strategies_exclude_one_another(pair):
     [
         (["plan", "cfg_cache_interval=3"], "cfg_cache_interval acts only with use_cfg_cache=True"),
         (["plan", "sen_cache_epsilon=3"], "sen_cache_epsilon acts only with use_sen_cache=True"),
-        (["plan", "use_sen_cache=True", "sen_cache_sensitivities=no.json"], "no such file"),
+        (["plan", "use_sen_cache=True", "sen_cache_sensitivities=no.json"], "No such file"),
         (["calibrate", "use_cfg_cache=True"], "use_cfg_cache has nothing to calibrate"),
         (["plan", "use_cfg_cache=True", "cfg_cache_interval=1"], "must be at least 2"),
     ],
@@ -92,13 +96,14 @@ def test_memory_of_the_kv_cache_of_published_models():
     """Keys and values: 2 x layers x tokens x width x 2 bytes, for each branch and expert."""
 
     def held(name, *args):
-        return plan_for(resolve([name, "use_kv_cache=True", *args], "plan")).kv_cache_bytes
+        run = prepare(resolve([name, "use_kv_cache=True", *args], "plan"))
+        return run.memory.kv_cache_bytes
 
     assert held("wan2.2-t2v-a14b") == 2 * 2 * (2 * 40 * 512 * 5120 * 2)
     assert held("wan2.2-t2v-a14b", "guidance_scale_low=1") == 3 * (2 * 40 * 512 * 5120 * 2)
     assert held("wan2.1-t2v-1.3b", "activations_dtype=float32") == 2 * 2 * 30 * 512 * 1536 * 4
     assert held("wan2.1-i2v-14b-480p") == 2 * 2 * 40 * (512 + 257) * 5120 * 2
-    assert plan_for(load_preset("wan2.2-t2v-a14b")).kv_cache_bytes is None
+    assert prepare(load_preset("wan2.2-t2v-a14b")).memory.kv_cache_bytes is None
 
 
 @pytest.mark.parametrize("image_dim", [None, 20], ids=["text", "text and image"])
@@ -157,19 +162,15 @@ def pipes(tmp_path_factory):
             )
             config = resolve([f"model={folder}", *SMALL_RUN], "show")
             config = dataclasses.replace(config, num_inference_steps=STEPS)
-            made[image, two] = WanPipeline.from_config(config)
-            made[image, two].programs = programs
+            made[image, two] = WanPipeline(Components.of(config), config, programs)
     return made
 
 
 def run(pipe, cache=None, **keys):
     """A short run; the pipeline's own configuration with `keys` over it."""
-    before, pipe.defaults = pipe.defaults, dataclasses.replace(pipe.defaults, **keys)
+    pipe = pipe.with_config(dataclasses.replace(pipe.config, **keys))
     image = Image.new("RGB", (48, 32), "red") if pipe.takes_image else None
-    try:
-        return pipe(PROMPT, image=image, cache=cache, output_type="latent")
-    finally:
-        pipe.defaults = before
+    return pipe(PROMPT, image=image, cache=cache, output_type="latent")
 
 
 def new_programs(pipe, cache=None, **keys):
@@ -188,7 +189,7 @@ def test_short_runs(pipes, image):
     expected = {  # executed plans with two experts and with one; new programs
         "magcache": ("#..|#..##", "#..#..##", 2),
         "cfg_cache": ("###|#+++#", "###+++##", 2),
-        "sen_cache": ("##.|#...#", "##...#.#", 2),  # the computed step is that of the CFG cache
+        "sen_cache": ("##.|#...#", "##...#.#", 3),  # and what it decides by
     }
     for name, cache in CACHES.items():
         two, one, programs = expected[name]
@@ -202,8 +203,8 @@ def test_short_runs(pipes, image):
     on, compiled = new_programs(pipe, use_kv_cache=True)
     assert compiled == 2  # the keys and values, the computed step
     np.testing.assert_allclose(on.latents, dense.latents, atol=1e-5)
-    promised = plan_for(dataclasses.replace(pipe.defaults, use_kv_cache=True)).kv_cache_bytes
-    assert on.plan.kv_cache_bytes == promised > 0
+    promised = prepare(dataclasses.replace(pipe.config, use_kv_cache=True)).memory
+    assert on.memory.kv_cache_bytes == promised.kv_cache_bytes > 0
 
 
 @pytest.mark.slow
@@ -218,8 +219,8 @@ def test_kv_cache_with_other_settings(pipes):
 @pytest.mark.slow
 def test_calibrated_sensitivities(pipes, tmp_path):
     pipe, file = pipes[False, True], tmp_path / "s.progress.json"
-    found = calibrate_sensitivities(pipe, [Prompt(PROMPT)], (0, 1), progress=file)
-    finished = calibrate_sensitivities(pipe, [Prompt(PROMPT)], (0, 1), progress=file)
+    found = calibrate(pipe, [Prompt(PROMPT)], (0, 1), method=SenCache, progress=file)
+    finished = calibrate(pipe, [Prompt(PROMPT)], (0, 1), method=SenCache, progress=file)
     np.testing.assert_array_equal(finished.alpha_x, found.alpha_x)
     assert len(found.timesteps) == STEPS
     assert (found.alpha_x > 0).all()

@@ -10,7 +10,7 @@ from render import render_scenes
 import wanjax
 import wanjax.tiny
 from wanjax.caching import Curve
-from wanjax.planning.plans import schedule_for
+from wanjax.planning.schedule import schedule_for
 from wanjax.tiny.score import score_videos
 from wanjax.tiny.world import caption, held_out_prompts, sample_scene
 
@@ -49,8 +49,8 @@ def test_same_layout_as_the_published_models():
 @pytest.mark.parametrize("form", MODELS)
 def test_curve_fits_the_preset(form):
     curve = Curve.load(f"tiny-{form}")
-    pipe_defaults = wanjax.config.resolve.load_preset(f"tiny-{form}")
-    schedule = schedule_for(pipe_defaults)
+    config = wanjax.config.resolve.load_preset(f"tiny-{form}")
+    schedule = schedule_for(config)
     assert curve.boundary_step == schedule.boundary_step
     assert np.allclose(curve.sigmas, schedule.sigmas, atol=1e-6)
     plan = wanjax.MagCache(mag_ratios_base=f"tiny-{form}").plan(schedule)
@@ -61,7 +61,8 @@ def test_curve_fits_the_preset(form):
 def test_vae_round_trip(pipe):
     rng = np.random.default_rng(40_000)
     clips = render_scenes([sample_scene(rng, held_out=True) for _ in range(16)])
-    latents = pipe.vae.normalize(pipe.vae.encode(clips.astype(np.float32) / 127.5 - 1))
+    vae = pipe.components.vae
+    latents = vae.normalize(vae.encode(clips.astype(np.float32) / 127.5 - 1))
     assert psnr(pipe.decode(np.moveaxis(np.asarray(latents), -1, 1)), clips) > 30
 
 

@@ -19,8 +19,8 @@ from render import render_scenes
 
 import wanjax
 from wanjax.caching.plan import Plan
+from wanjax.config.keys import method_of
 from wanjax.config.resolve import resolve
-from wanjax.planning.plans import caching_method
 from wanjax.tiny.score import Score, score_videos
 from wanjax.tiny.world import caption, held_out_prompts, sample_scene
 
@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     prompts, images = tasks(args.form, args.count)
     pipe = wanjax.WanPipeline.from_pretrained(f"tiny-{args.form}")
-    cached = caching_method(resolve([f"tiny-{args.form}", "use_magcache=True"], "plan"))
+    cached = method_of(resolve([f"tiny-{args.form}", "use_magcache=True"], "plan"))
     results = {}
     for name, cache in (("dense", None), ("magcache", cached)):
         results[name], plan = generate(pipe, prompts, images, cache, args.batch)

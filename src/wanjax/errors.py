@@ -7,3 +7,7 @@ class UsageError(ValueError):
 
 class CheckpointError(UsageError):
     """A checkpoint folder or file that is missing, incomplete or of another model."""
+
+
+class PlanError(UsageError):
+    """A plan that cannot be carried out; the text names the step."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wanjax.caching.plan import Schedule
 from wanjax.errors import UsageError
 from wanjax.files import write_json
 
@@ -158,6 +159,27 @@ def as_curve(value: CurveLike) -> Curve:
     if isinstance(value, Curve):
         return value
     return Curve.load(value) if isinstance(value, str | Path) else Curve.from_list(value)
+
+
+def average_curve(
+    runs: Sequence[Float[np.ndarray, "steps branches 3"]],
+    about: Mapping[str, Any],
+    schedule: Schedule,
+) -> Curve:
+    """The mean curve of dense runs' changes: ratio, its spread over tokens, cosine distance.
+
+    The curve's spread is over tokens, prompts and seeds together. Of a run without guidance the
+    one branch stands for both.
+    """
+    ratio, spread, distance = np.moveaxis(np.stack(runs), -1, 0)
+    mean = ratio.mean(axis=0)
+    spread = np.sqrt((spread**2).mean(axis=0) + ratio.var(axis=0))
+    distance = distance.mean(axis=0)
+    for first in (phase.start for phase in schedule.phases):
+        # nothing comes before the first step, and across the boundary two networks would compare
+        mean[first], spread[first], distance[first] = 1.0, 0.0, 0.0
+    pairs = [np.broadcast_to(x, (schedule.num_steps, 2)) for x in (mean, spread, distance)]
+    return Curve(ratios=pairs[0], spread=pairs[1], cosine_distance=pairs[2], **about)
 
 
 def shipped_curves() -> tuple[str, ...]:

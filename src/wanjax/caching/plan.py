@@ -8,15 +8,79 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-Action = Literal["compute", "reuse", "predict", "reuse_output"]
-COMPUTE: Action = "compute"  # run the transformer blocks
-REUSE: Action = "reuse"  # add the branch's last block residual instead of running the blocks
-PREDICT: Action = "predict"  # derive the branch's output from the other branch's
-REUSE_OUTPUT: Action = "reuse_output"  # the last guided model output; the model does not run
+from wanjax.errors import PlanError
+
+Source = Literal["blocks", "residual", "output", "offset", "branch"]
 
 EXPERT_NAMES = ("high", "low")
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a guidance branch does in a step: it computes, or its output is estimated.
+
+    `source` is what the output comes from, `weights` how much of each, the newest first:
+
+    - `blocks`: the transformer blocks run;
+    - `residual`: what the blocks added to the tokens in the branch's last computed steps, added
+      once more; embedding and head run;
+    - `output`: the guided outputs of the last computed steps; the model does not run;
+    - `offset`: those outputs minus the samples they were computed at, added to the sample;
+    - `branch`: the unconditional output from the conditional one and the difference of the two
+      in the last step that computed both, weighted by its (low, high) frequencies.
+
+    "Computed" means by the same expert: nothing crosses the boundary.
+    """
+
+    name: str
+    source: Source
+    weights: tuple[float, ...] = ()
+
+    @property
+    def computes(self) -> bool:
+        return self.source == "blocks"
+
+
+COMPUTE = Action("compute", "blocks")
+REUSE = Action("reuse", "residual", (1.0,))
+REUSE_OUTPUT = Action("reuse_output", "output", (1.0,))
+REUSE_OFFSET = Action("reuse_offset", "offset", (1.0,))
+
+
+def predict(low: float, high: float) -> Action:
+    """The unconditional output from the conditional one; see `Action`, source `branch`."""
+    return Action("predict", "branch", (low, high))
+
+
+class Keeps(NamedTuple):
+    """How many of its last computed steps' values a run keeps, by what they are.
+
+    `residuals` of the blocks (per branch), guided `outputs`, `samples` at which they were
+    computed, `branches`: the outputs before guidance; `previous`: 1 for the sample of the step
+    before, computed or not.
+    """
+
+    residuals: int = 0
+    outputs: int = 0
+    samples: int = 0
+    branches: int = 0
+    previous: int = 0
+
+    def and_also(self, other: Keeps) -> Keeps:
+        """What serves both."""
+        return Keeps(*map(max, self, other))
+
+
+# What an estimate from each source needs, times its number of weights.
+_NEEDS: Mapping[Source, Keeps] = {
+    "blocks": Keeps(),
+    "residual": Keeps(residuals=1),
+    "output": Keeps(outputs=1),
+    "offset": Keeps(outputs=1, samples=1),
+    "branch": Keeps(branches=1),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +102,7 @@ class Schedule:
     def __post_init__(self) -> None:
         n = len(self.timesteps)
         if not n == len(self.experts) == len(self.guidance_scales) == len(self.sigmas) - 1:
-            raise ValueError(
+            raise PlanError(
                 f"{n} timesteps need {n} experts, {n} guidance scales and {n + 1} sigmas; got "
                 f"{len(self.experts)}, {len(self.guidance_scales)} and {len(self.sigmas)}"
             )
@@ -77,27 +141,66 @@ class Step:
     expert: int
     guidance_scale: float
     actions: tuple[Action, ...]
-    weights: tuple[float, float] = (0.0, 0.0)  # of a prediction: low and high frequencies
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The actions for people and records."""
+        return tuple(action.name for action in self.actions)
+
+    @property
+    def kind(self) -> tuple[Source, ...]:
+        """What the step's compiled program depends on."""
+        return tuple(action.source for action in self.actions)
+
+    @property
+    def computed(self) -> int:
+        """How many branches run the transformer blocks."""
+        return sum(action.computes for action in self.actions)
 
     @property
     def skipped(self) -> bool:
         """Whether no branch runs the transformer blocks."""
-        return COMPUTE not in self.actions
+        return not self.computed
 
+    @property
+    def keeps(self) -> Keeps:
+        """What has to be kept for this step's estimates."""
+        needs = Keeps()
+        for action in self.actions:
+            times = 1 if action.source == "branch" else len(action.weights)
+            needs = needs.and_also(Keeps(*(n * times for n in _NEEDS[action.source])))
+        return needs
 
-# Takes a step and a function which reads the sample's drift (RMS) since the last computed
-# step from the device; returns the step to execute.
-Decide = Callable[[Step, Callable[[], float]], Step]
+    def instead(self, action: Action) -> Step:
+        """This step with `action` in every branch."""
+        return replace(self, actions=(action,) * len(self.actions))
 
 
 class Decisions(Protocol):
-    """How a method decides during a run."""
+    """How a method decides during a run.
+
+    The loop starts a new `state` at each expert's first step, hands it on unopened, and lets
+    `decide` say what each step becomes. `read()` there gives what `probe` made on the device
+    of the values in sight (see `sampling.probe.Sight`), as NumPy arrays; waiting for it is
+    the cost of a decision, so a step that is decided without it does not call it. `probe` is
+    a plain function, compiled once a run.
+    """
+
+    @property
+    def keeps(self) -> Keeps:
+        """What the probe looks at, besides the sample."""
+
+    @property
+    def probe(self) -> Callable[[Any], Any]: ...
 
     def options(self, step: Step) -> Sequence[Step]:
         """What `step` may become, besides itself."""
 
-    def start(self) -> Decide:
-        """A decider for one run."""
+    def start(self) -> Any:
+        """The state before an expert's first step."""
+
+    def decide(self, state: Any, step: Step, read: Callable[[], Any]) -> tuple[Step, Any]:
+        """The step to execute, and the state for the next one."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +214,6 @@ class Plan:
     warnings: tuple[str, ...] = ()
     decisions: Decisions | None = None  # of a method that decides during the run, before it
     decided: Literal["before the run", "during the run"] = "before the run"
-    kv_cache_bytes: int | None = None  # what the KV cache holds, where it is on and known
 
     @property
     def skipped_steps(self) -> tuple[int, ...]:
@@ -120,8 +222,7 @@ class Plan:
     @property
     def partial_steps(self) -> tuple[int, ...]:
         """Steps in which some of the branches run the transformer blocks."""
-        computed = [(step, step.actions.count(COMPUTE)) for step in self.steps]
-        return tuple(step.index for step, n in computed if 0 < n < len(step.actions))
+        return tuple(s.index for s in self.steps if 0 < s.computed < len(s.actions))
 
     @property
     def open_steps(self) -> tuple[int, ...]:
@@ -137,20 +238,29 @@ class Plan:
     @property
     def distinct_steps(self) -> tuple[Step, ...]:
         """One step of each kind that may occur: a run needs as many compiled programs."""
-        kinds: dict[tuple[Action, ...], Step] = {}
-        for step in self.steps:
-            options = () if self.decisions is None else self.decisions.options(step)
-            for option in (step, *options):
-                kinds.setdefault(option.actions, option)
+        kinds: dict[tuple[Source, ...], Step] = {}
+        for step in self._possible():
+            kinds.setdefault(step.kind, step)
         return tuple(kinds.values())
 
-    def may(self, *actions: Action) -> bool:
-        """Whether any of `actions` can occur, so that the run has to keep what it needs."""
-        return any(action in step.actions for step in self.distinct_steps for action in actions)
+    @property
+    def keeps(self) -> Keeps:
+        """What a run of this plan has to keep from step to step."""
+        keeps = Keeps() if self.decisions is None else self.decisions.keeps
+        for step in self._possible():
+            keeps = keeps.and_also(step.keeps)
+        return keeps
 
-    def start_decisions(self) -> Decide | None:
-        """For methods that decide during the run: a decider in its initial state."""
-        return None if self.decisions is None else self.decisions.start()
+    @property
+    def num_weights(self) -> int:
+        """The most weights that an estimate has: so many stand in each step's inputs."""
+        return max(len(a.weights) for step in self._possible() for a in step.actions)
+
+    def _possible(self) -> list[Step]:
+        """Every step, and what it may become."""
+        if self.decisions is None:
+            return list(self.steps)
+        return [s for step in self.steps for s in (step, *self.decisions.options(step))]
 
     def executed(self, steps: Sequence[Step]) -> Plan:
         """This plan with the steps as they came out; none is left to decide."""
@@ -160,7 +270,7 @@ class Plan:
     def ideal_speedup(self) -> float:
         """Block evaluations of the dense run over those of this plan (branches counted)."""
         dense = sum(len(step.actions) for step in self.steps)
-        planned = sum(step.actions.count(COMPUTE) for step in self.steps)
+        planned = sum(step.computed for step in self.steps)
         return dense / planned
 
     def summary(self) -> str:
@@ -207,7 +317,7 @@ class Plan:
             "sigmas": [step.sigma for step in self.steps],
             "experts": [EXPERT_NAMES[step.expert] if two else "single" for step in self.steps],
             "guidance_scales": [step.guidance_scale for step in self.steps],
-            "actions": [list(step.actions) for step in self.steps],
+            "actions": [list(step.names) for step in self.steps],
             "computed": len(self.steps) - skipped,
             "skipped": skipped,
             "skipped_steps": list(self.skipped_steps),
@@ -215,34 +325,31 @@ class Plan:
             "open_steps": list(self.open_steps),
             "ideal_speedup": self.ideal_speedup,
             "strip": self.strip(),
-            "kv_cache_bytes": self.kv_cache_bytes,
             "warnings": list(self.warnings),
         }
 
 
 def make_plan(
     schedule: Schedule,
-    actions: Sequence[tuple[Action, ...]],
+    actions: Sequence[Sequence[Action]],
     method: str = "dense",
     settings: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
-    weights: Sequence[tuple[float, float]] | None = None,
 ) -> Plan:
-    """A plan from per-step, per-branch actions, and per-step weights if it predicts.
+    """A plan from per-step, per-branch actions.
 
-    Raises `ValueError` where an action cannot be carried out: a reuse in a phase that
-    has not computed that branch yet, or a wrong number of branches.
+    Raises `PlanError` where an action cannot be carried out: an estimate from more computed
+    steps than its expert has made, or a wrong number of branches.
     """
     if len(actions) != schedule.num_steps:
-        raise ValueError(f"{schedule.num_steps} steps need as many actions; got {len(actions)}")
+        raise PlanError(f"{schedule.num_steps} steps need as many actions; got {len(actions)}")
     steps = []
     for phase in schedule.phases:
-        computed: set[int] = set()
+        made = _Made()
         for i in phase:
-            _check(i, actions[i], schedule.num_branches(i), computed)
-            computed |= {b for b, action in enumerate(actions[i]) if action == COMPUTE}
-            step = _step(schedule, i, tuple(actions[i]))
-            steps.append(step if weights is None else replace(step, weights=weights[i]))
+            _check(i, actions[i], schedule.num_branches(i), made)
+            steps.append(_step(schedule, i, tuple(actions[i])))
+            made = made.after(steps[-1])
     return Plan(schedule, tuple(steps), method, settings or {}, tuple(warnings))
 
 
@@ -250,6 +357,37 @@ def dense_plan(schedule: Schedule) -> Plan:
     """Every step computes every branch."""
     branches = map(schedule.num_branches, range(schedule.num_steps))
     return make_plan(schedule, [(COMPUTE,) * count for count in branches])
+
+
+class _Made(NamedTuple):
+    """How many steps of an expert have computed each branch, and all of them."""
+
+    branches: tuple[int, int] = (0, 0)
+    whole: int = 0
+
+    def after(self, step: Step) -> _Made:
+        first, last = step.actions[0].computes, step.actions[-1].computes
+        counts = (self.branches[0] + first, self.branches[1] + last)
+        return _Made(counts, self.whole + (first and last))
+
+
+def _check(i: int, actions: Sequence[Action], branches: int, made: _Made) -> None:
+    names = [action.name for action in actions]
+    if len(actions) != branches:
+        raise PlanError(f"step {i} has {branches} guidance branches; got actions {names}")
+    sources = [action.source for action in actions]
+    if "branch" in sources and sources != ["blocks", "branch"]:
+        raise PlanError(f"step {i}: only the unconditional branch can be predicted; got {names}")
+    if {"output", "offset"} & set(sources) and len(set(actions)) > 1:
+        raise PlanError(f"step {i}: a guided output stands for both branches; got {names}")
+    for branch, action in enumerate(actions):
+        have = made.branches[branch] if action.source == "residual" else made.whole
+        need = 1 if action.source == "branch" else len(action.weights)
+        if need > have:
+            raise PlanError(
+                f"step {i} would {action.name} in branch {branch} from {need} computed step(s), "
+                f"and its expert has made {have}"
+            )
 
 
 def _whole(timestep: float) -> float:
@@ -266,15 +404,3 @@ def _step(schedule: Schedule, i: int, actions: tuple[Action, ...]) -> Step:
         guidance_scale=schedule.guidance_scales[i],
         actions=actions,
     )
-
-
-def _check(i: int, actions: Sequence[Action], branches: int, computed: set[int]) -> None:
-    if len(actions) != branches:
-        raise ValueError(f"step {i} has {branches} guidance branches; got actions {actions}")
-    for branch, action in enumerate(actions):
-        if action != COMPUTE and branch not in computed:
-            raise ValueError(
-                f"step {i} would {action} in branch {branch}, which its expert has not computed"
-            )
-    if PREDICT in actions and actions != (COMPUTE, PREDICT):
-        raise ValueError(f"step {i}: only the unconditional branch can be predicted; got {actions}")

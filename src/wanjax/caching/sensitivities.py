@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wanjax.caching.plan import Schedule
 from wanjax.errors import UsageError
 from wanjax.files import write_json
 
@@ -102,3 +103,31 @@ def as_sensitivities(value: SensitivitiesLike) -> Sensitivities:
             "sensitivities of each step go in a file, which `wanjax calibrate` writes"
         )
     return Sensitivities(np.zeros(1), np.array([value[0]]), np.array([value[1]]))
+
+
+def average_sensitivities(
+    runs: Sequence[Float[np.ndarray, "steps 3"]],
+    about: Mapping[str, Any],
+    schedule: Schedule,
+) -> Sensitivities:
+    """The mean sensitivities of dense runs' changes: by the sample, how far it moved, by the time.
+
+    Those of a step are measured on the way to the next one; see `sampling.change.output_change`.
+    """
+    by_sample, moved, by_time = np.moveaxis(np.stack(runs), -1, 0)
+    timesteps = np.array(schedule.timesteps)
+    later = np.concatenate([_later(phase) for phase in schedule.phases])
+    passed = np.maximum(timesteps[later - 1] - timesteps[later], 1) / 1000  # many steps: same time
+    return Sensitivities(
+        timesteps,
+        alpha_x=(by_sample / moved)[:, later].mean(axis=0),
+        alpha_t=by_time[:, later].mean(axis=0) / passed,
+        about=about,
+    )
+
+
+def _later(phase: range) -> list[int]:
+    """The next step of the same expert; its last step takes what the one before has."""
+    if len(phase) < 2:
+        raise UsageError("an expert has one step alone: nothing to calibrate; take more steps")
+    return [min(i + 1, phase[-1]) for i in phase]

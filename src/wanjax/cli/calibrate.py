@@ -19,28 +19,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wanjax.caching import Curve, Sensitivities
+from wanjax.caching import MagCache
+from wanjax.config.keys import active_methods
 from wanjax.config.resolve import resolve
 from wanjax.media.prompts import default_prompts, load_prompts
 
 
 def run(args: Sequence[str]) -> None:
     config = resolve(args, "calibrate")
-    from wanjax.evaluate.calibrate import calibrate, calibrate_sensitivities  # imports JAX
+    method = next(iter(active_methods(config)), MagCache)
+    assert method.calibration is not None  # checked with the configuration
+    from wanjax.evaluate.calibrate import calibrate  # imports JAX
     from wanjax.pipeline.pipeline import WanPipeline
 
     prompts = load_prompts(config.prompts) if config.prompts else default_prompts(config.preset)
     assert config.output is not None
     output = Path(config.output).expanduser()
-    pipe = WanPipeline.from_config(config)
     progress = output.with_suffix(".progress.json")
-    measured: Curve | Sensitivities
-    if config.use_sen_cache:
-        measured = calibrate_sensitivities(pipe, prompts, config.seeds, progress=progress)
-        keys = "use_sen_cache=True sen_cache_sensitivities"
-    else:
-        measured = calibrate(pipe, prompts, config.seeds, progress=progress)
-        keys = "use_magcache=True mag_ratios_base"
-    measured.save(output)
+    pipe = WanPipeline.from_config(config)
+    calibrate(pipe, prompts, config.seeds, method=method, progress=progress).save(output)
     progress.unlink(missing_ok=True)
-    print(f"wrote {output}; use it with {keys}={output}", file=sys.stderr)
+    keys = f"use_{method.name}=True {method.calibration.key}={output}"
+    print(f"wrote {output}; use it with {keys}", file=sys.stderr)

@@ -31,7 +31,7 @@ def run(args: Sequence[str]) -> None:
     from wanjax.evaluate.tables import markdown
 
     try:
-        comparison = compare_arguments(args, None, None)
+        comparison = compare_arguments(args, {})
     except KeyboardInterrupt:
         print("finished runs are kept; the same command goes on from there", file=sys.stderr)
         raise

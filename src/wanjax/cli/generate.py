@@ -14,17 +14,15 @@ steps will be computed, without loading the model.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wanjax.caching.plan import EXPERT_NAMES, Plan
-from wanjax.config.keys import Config
 from wanjax.config.resolve import resolve
 from wanjax.files import write_json
-from wanjax.planning.plans import caching_method, plan_for
+from wanjax.planning.run import Run, prepare
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -34,21 +32,20 @@ if TYPE_CHECKING:
 
 
 def run(args: Sequence[str]) -> None:
-    config = resolve(args, "generate")
-    from wanjax.pipeline.pipeline import WanPipeline  # imports JAX
+    prepared = prepare(resolve(args, "generate"))
+    config = prepared.config
+    _announce(prepared)
+    from wanjax.pipeline.inputs import Prompts  # imports JAX
+    from wanjax.pipeline.pipeline import WanPipeline
     from wanjax.pipeline.record import make_record
 
-    config = _fitted(config)
-    plan = plan_for(config)
-    _announce(config, plan)
-    pipe = WanPipeline.from_config(config)
-    with Progress(plan) as progress:
-        video = pipe(
-            config.prompt,
-            config.negative_prompt,
-            config.image,
-            config.last_image,
-            cache=caching_method(config),
+    with Progress(prepared.plan) as progress:
+        pipe = WanPipeline.from_config(config)
+        video = pipe.execute(
+            prepared,
+            Prompts(config.prompt, config.negative_prompt),
+            pipe.frames(config.image, config.last_image),
+            seed=config.seed,
             callback=progress.step,
         )
     assert config.output is not None
@@ -58,18 +55,6 @@ def run(args: Sequence[str]) -> None:
     write_json(record, make_record(config, video))
     _summarise(video)
     print(f"wrote {output} and {record}", file=sys.stderr)
-
-
-def _fitted(config: Config) -> Config:
-    """The configuration with the size that its image leads to; bad images are refused here."""
-    from wanjax.media.images import load_image
-    from wanjax.pipeline.conditioning import fit_size
-
-    images = [load_image(path) for path in (config.image, config.last_image) if path]
-    if not images or not config.fit_image:
-        return config
-    height, width = fit_size(images[0], config.height * config.width, 16)
-    return dataclasses.replace(config, height=height, width=width, fit_image=False)
 
 
 class Progress:
@@ -105,13 +90,13 @@ class Progress:
             self.bar.close()  # decoding is not denoising
 
 
-def _announce(config: Config, plan: Plan) -> None:
+def _announce(run: Run) -> None:
     """What will run, before anything slow starts."""
-    facts = plan.to_dict()
+    config, plan = run.config, run.plan
     boundary = f", boundary at step {plan.boundary_step}" if plan.boundary_step is not None else ""
     print(
-        f"{config.preset or config.model}: {config.width}x{config.height}, {config.num_frames} "
-        f"frames, {facts['steps']} steps, flow_shift {config.flow_shift:g}{boundary}",
+        f"{run.name}: {config.width}x{config.height}, {config.num_frames} frames, "
+        f"{len(plan.steps)} steps, flow_shift {config.flow_shift:g}{boundary}",
         file=sys.stderr,
     )
     print(f"plan {plan.strip()}  ({plan.method}: {plan.summary()})", file=sys.stderr)

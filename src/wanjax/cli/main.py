@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from wanjax.config.values import nearest
 from wanjax.errors import UsageError
+from wanjax.settings import nearest
 
 USAGE = """\
 usage: wanjax COMMAND [PRESET|FILE.yml] [key=value ...]

@@ -25,27 +25,22 @@ from pathlib import Path
 
 from wanjax.cli.text import plan_text
 from wanjax.files import json_text
-from wanjax.planning.plans import caching_method, plan_for
+from wanjax.planning.run import prepare
 from wanjax.planning.variants import resolve_variants
 
 
 def run(args: Sequence[str]) -> None:
     configs = resolve_variants(args, "plan")
-    plans = {name: plan_for(config) for name, config in configs.items()}
+    runs = {name: prepare(config) for name, config in configs.items()}
     first, *_ = configs.values()
     if first.plot is not None:
-        from wanjax.planning.plot import PlannedRun, draw_plans  # imports matplotlib
+        from wanjax.planning.plot import draw_plans  # imports matplotlib
 
-        runs = {
-            name or str(config.preset or config.model): PlannedRun(
-                plans[name], caching_method(config)
-            )
-            for name, config in configs.items()
-        }
-        draw_plans(Path(first.plot).expanduser(), runs)
+        named = {name or run.name: run for name, run in runs.items()}
+        draw_plans(Path(first.plot).expanduser(), named)
     if first.json:
-        facts = {name: made.to_dict() for name, made in plans.items()}
+        facts = {name: run.to_dict() for name, run in runs.items()}
         print(json_text(facts if len(facts) > 1 or "" not in facts else facts[""]))
         return
-    for name, made in plans.items():
-        print(f"{name}\n" * bool(name) + plan_text(configs[name], made))
+    for name, prepared in runs.items():
+        print(f"{name}\n" * bool(name) + plan_text(prepared))

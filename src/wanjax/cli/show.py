@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from wanjax.config.keys import KEYS, Config
+from wanjax.config.keys import config_class, keys
 from wanjax.config.resolve import resolve
-from wanjax.config.values import describe
+from wanjax.settings import describe
 
 
 def run(args: Sequence[str]) -> None:
     config = resolve(args, "show")
-    for name, field in KEYS.items():
-        if not field.metadata["commands"]:
-            value = json.dumps(getattr(config, name), ensure_ascii=False)
-            print(f"{name}: {value}\n    {field.metadata['help']} ({describe(Config, field)})")
+    for name, field in keys().items():
+        value = json.dumps(getattr(config, name), ensure_ascii=False)
+        allowed, only = describe(config_class(), field), field.metadata["commands"]
+        where = f"; {', '.join(only)} alone" if only else ""
+        print(f"{name}: {value}\n    {field.metadata['help']} ({allowed}{where})")

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from wanjax.caching import Plan
 from wanjax.config.keys import Config
+from wanjax.planning.run import Run
 
 
-def plan_text(config: Config, plan: Plan) -> str:
+def plan_text(run: Run) -> str:
     """The plan for people to read."""
-    facts = plan.to_dict()
+    config, plan = run.config, run.plan
     settings = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
     not_computed = {"skipped": plan.skipped_steps}
     if plan.partial_steps:
@@ -18,8 +19,8 @@ def plan_text(config: Config, plan: Plan) -> str:
     if plan.open_steps:  # which leaves nothing to say of the skipped ones
         not_computed = {"undecided": plan.open_steps}
     lines = [
-        f"model      {config.preset or config.model}",
-        f"steps      {facts['steps']} ({config.sampler}, flow_shift {config.flow_shift:g})",
+        f"model      {run.name}",
+        f"steps      {len(plan.steps)} ({config.sampler}, flow_shift {config.flow_shift:g})",
         f"guidance   {' / '.join(f'{scale:g}' for scale in guidance_scales(config))}",
         f"cache      {plan.method}{f' ({settings})' if settings else ''}",
         f"computed   {len(plan.steps) - sum(map(len, not_computed.values()))}",
@@ -28,7 +29,7 @@ def plan_text(config: Config, plan: Plan) -> str:
         f"plan       {plan.strip()}",
     ]
     if config.use_kv_cache:
-        lines.append(f"kv cache   {_memory(plan.kv_cache_bytes)}")
+        lines.append(f"kv cache   {_memory(run.memory.kv_cache_bytes)}")
     if plan.boundary_step is not None:
         lines.insert(2, f"boundary   {_boundary(config, plan)}")
     lines += [f"warning    {warning}" for warning in plan.warnings]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wanjax.caching import METHODS, shipped_curves
+from wanjax.caching import METHODS
+from wanjax.caching.method import keys_of
 from wanjax.checkpoints.locate import require_folder
+from wanjax.config.keys import Config, active_methods
 from wanjax.errors import UsageError
-
-if TYPE_CHECKING:
-    from wanjax.config.keys import Config
 
 
 def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
@@ -23,10 +22,6 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     _check_one_cache(config)
     if command in ("generate", "plan", "compare"):
         _check_effects(config, given)
-    if config.use_magcache:
-        _check_curve(config)
-    if config.use_sen_cache:
-        _check_sensitivities(config)
     if command == "generate":
         check_inputs(config)
     elif command == "calibrate":
@@ -52,13 +47,8 @@ def _check_model(config: Config) -> None:
     require_folder(config.model)
 
 
-def active_caches(config: Config) -> list[str]:
-    """Names of the caching methods that are switched on."""
-    return [name for name in METHODS if getattr(config, f"use_{name}")]
-
-
 def _check_one_cache(config: Config) -> None:
-    keys = [f"use_{name}" for name in active_caches(config)]
+    keys = [f"use_{method.name}" for method in active_methods(config)]
     if len(keys) > 1:
         raise UsageError(f"{' and '.join(keys)} exclude one another: switch one on")
 
@@ -66,7 +56,7 @@ def _check_one_cache(config: Config) -> None:
 def _check_effects(config: Config, given: Mapping[str, Any]) -> None:
     """A cache's setting on the command line needs that cache on (or said to be off)."""
     for name in given:
-        users = [f"use_{cache}" for cache in METHODS if name in METHODS[cache].keys.values()]
+        users = [f"use_{m}" for m, method in METHODS.items() if name in keys_of(method).values()]
         if users and not any(getattr(config, use) or use in given for use in users):
             raise UsageError(f"{name} acts only with {' or '.join(users)}=True")
 
@@ -81,37 +71,6 @@ def _check_guidance(config: Config) -> None:
         config.num_experts == 2 and config.guidance_scale_low is None
     ):
         raise UsageError("guidance_scale is missing")
-
-
-def _check_curve(config: Config) -> None:
-    base = config.mag_ratios_base
-    measure = f"measure one with `wanjax calibrate {config.preset or f'model={config.model}'}`"
-    if base is None or (base == config.preset and base not in shipped_curves()):
-        raise UsageError(
-            f"use_magcache: {config.preset or config.model} has no magnitude curve; "
-            f"{measure} and name the file in mag_ratios_base"
-        )
-    if isinstance(base, str) and base not in shipped_curves() and not Path(base).is_file():
-        raise UsageError(
-            f"mag_ratios_base={base}: no such file; shipped curves: {', '.join(shipped_curves())}"
-        )
-
-
-def _check_sensitivities(config: Config) -> None:
-    given = config.sen_cache_sensitivities
-    if isinstance(given, str) and not Path(given).is_file():
-        raise UsageError(
-            f"sen_cache_sensitivities={given}: no such file; measure one with "
-            "`wanjax calibrate use_sen_cache=True`, or leave the key out"
-        )
-
-
-def _check_calibration(config: Config) -> None:
-    if config.use_cfg_cache:
-        raise UsageError(
-            "use_cfg_cache has nothing to calibrate: take `wanjax calibrate` for MagCache's curve, "
-            "with use_sen_cache=True for SenCache's sensitivities"
-        )
 
 
 def _check_image(config: Config) -> None:
@@ -139,3 +98,13 @@ def _check_output(config: Config, suffix: str) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise UsageError(f"output={output}: {folder} is a file, no folder")
+
+
+def _check_calibration(config: Config) -> None:
+    for method in active_methods(config):
+        if method.calibration is None:
+            others = [f"use_{m}=True" for m, other in METHODS.items() if other.calibration]
+            raise UsageError(
+                f"use_{method.name} has nothing to calibrate: take `wanjax calibrate` with "
+                + " or ".join(others)
+            )

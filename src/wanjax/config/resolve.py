@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
+from wanjax.caching import METHODS
 from wanjax.checkpoints.locate import folder_values, locate
 from wanjax.config.checks import check
-from wanjax.config.keys import KEYS, Config
-from wanjax.config.values import coerce, nearest
+from wanjax.config.keys import Config, config_class, keys
 from wanjax.errors import UsageError
+from wanjax.settings import nearest, parse
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -27,14 +28,20 @@ def load_preset(name: str) -> Config:
     return resolve([name], command="show")
 
 
-def resolve(args: Sequence[str] = (), command: str = "generate") -> Config:
-    """The configuration of `[PRESET|FILE.yml] key=value ...`.
+def resolve(
+    args: Sequence[str] = (),
+    command: str = "generate",
+    values: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration of `[PRESET|FILE.yml] key=value ...`, and of `values` from Python.
 
     Later wins: defaults, preset (or, for a folder without one, the folder's own files), file,
-    arguments. Raises `UsageError` for anything a user can mend, before any model is loaded.
+    arguments, values. Raises `UsageError` for anything a user can mend, before any model is
+    loaded.
     """
     named, given = _split_arguments(args)
-    user = [_typed(given, command, text=True)]
+    user = [_typed(given, command, text=True), _typed(values or {}, command)]
+    given = {**given, **(values or {})}
     if named and _is_file(named):
         user.insert(0, _typed(_read_yaml(Path(named)), None, where=f"{named}: "))
         named = None
@@ -61,7 +68,7 @@ def resolve(args: Sequence[str] = (), command: str = "generate") -> Config:
         values["fit_image"] = any(layer.get("fit_image") for layer in user)
     if values.get("output") is None and not any("output" in layer for layer in user):
         values["output"] = _default_output(command, preset, values)
-    config = _with_guidance(Config(**(values | {"preset": preset})))
+    config = _with_guidance(config_class()(**(values | {"preset": preset})))
     check(config, command, given)
     return config
 
@@ -78,7 +85,8 @@ def _with_guidance(config: Config) -> Config:
 
 
 def _default_output(command: str, preset: str | None, values: Mapping[str, Any]) -> str | None:
-    measured = "sensitivities" if values.get("use_sen_cache") else "curve"
+    calibrations = [m.calibration for n, m in METHODS.items() if values.get(f"use_{n}")]
+    measured = next((c.name for c in calibrations if c is not None), "curve")
     names = {
         "generate": "wanjax.mp4",
         "calibrate": f"{preset or 'wanjax'}-{measured}.json",
@@ -87,8 +95,9 @@ def _default_output(command: str, preset: str | None, values: Mapping[str, Any])
     return names.get(command)
 
 
-def _split_arguments(args: Sequence[str]) -> tuple[str | None, dict[str, str]]:
-    named, given = None, {}
+def _split_arguments(args: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    named: str | None = None
+    given: dict[str, Any] = {}
     for position, arg in enumerate(args):
         name, equals, value = arg.partition("=")
         if arg.startswith("-"):
@@ -124,14 +133,14 @@ def _typed(
     values: Mapping[str, Any], command: str | None, *, text: bool = False, where: str = ""
 ) -> dict[str, Any]:
     """Values of the keys' types. `command` None: keys of every command are welcome."""
-    typed = {}
+    typed, known = {}, keys()
     for name, value in values.items():
-        if name not in KEYS:
-            raise UsageError(f"{where}unknown key {name}{nearest(str(name), KEYS)}")
-        only = KEYS[name].metadata["commands"]
+        if name not in known:
+            raise UsageError(f"{where}unknown key {name}{nearest(str(name), known)}")
+        only = known[name].metadata["commands"]
         if command and only and command not in only:
             raise UsageError(f"{name} is a key of `wanjax {'`, `wanjax '.join(only)}` alone")
-        typed[name] = coerce(Config, KEYS[name], value, text=text, where=where)
+        typed[name] = parse(config_class(), known[name], value, text=text, where=where)
     return typed
 
 

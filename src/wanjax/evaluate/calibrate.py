@@ -11,13 +11,14 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from wanjax.caching import Curve, Schedule, Sensitivities
+from wanjax.caching import MagCache, Method, Schedule
+from wanjax.caching.method import Calibrated
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.files import write_json
 from wanjax.media.prompts import Prompt
 from wanjax.pipeline.pipeline import WanPipeline
-from wanjax.planning.plans import schedule_for
+from wanjax.planning.schedule import schedule_for
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.step import Measure
 
@@ -31,25 +32,20 @@ def calibrate(
     prompts: Sequence[Prompt],
     seeds: Sequence[int] = (0,),
     *,
+    method: type[Method] = MagCache,
     progress: Path | None = None,
-) -> Curve:
-    """The curve of `pipe` with its default sampling values, over all prompts and seeds.
+) -> Calibrated:
+    """What `method` goes by (of MagCache a `Curve`), over all prompts and seeds.
 
-    Finished runs are kept in the file `progress`, from which a later call with the same
-    settings goes on.
+    Dense runs of `pipe` with its own sampling values. Finished ones are kept in the file
+    `progress`, from which a later call with the same settings goes on. Raises `UsageError`
+    for a method that has nothing to calibrate.
     """
-    return average(*_runs(pipe, prompts, seeds, "residual", progress))
-
-
-def calibrate_sensitivities(
-    pipe: WanPipeline,
-    prompts: Sequence[Prompt],
-    seeds: Sequence[int] = (0,),
-    *,
-    progress: Path | None = None,
-) -> Sensitivities:
-    """The sensitivities of `pipe`, as `calibrate` has the curve; each step costs two."""
-    return average_sensitivities(*_runs(pipe, prompts, seeds, "output", progress))
+    calibration = method.calibration
+    if calibration is None:
+        raise UsageError(f"use_{method.name} has nothing to calibrate")
+    runs, about, schedule = _runs(pipe, prompts, seeds, calibration.quantity, progress)
+    return calibration.average(runs, about, schedule)
 
 
 def _runs(
@@ -62,7 +58,7 @@ def _runs(
     """The changes in each run, what they are measured with, and the steps."""
     if not prompts or not seeds:
         raise UsageError("calibration needs at least one prompt and one seed")
-    config = pipe.defaults
+    config = pipe.config
     schedule = schedule_for(config)
     about = _about(config, schedule, prompts, seeds)
     kept = _Progress(progress, about | {"measured": what})
@@ -72,11 +68,11 @@ def _runs(
             if kept.has(i, seed):
                 bar.update(schedule.num_steps)
             else:
-                kept.add(i, seed, measure(pipe, prompts[i], seed, what, bar))
+                kept.add(i, seed, measure_run(pipe, prompts[i], seed, what, bar))
     return list(kept.runs.values()), about, schedule
 
 
-def measure(
+def measure_run(
     pipe: WanPipeline,
     prompt: Prompt,
     seed: int,
@@ -97,6 +93,7 @@ def measure(
         prompt.text,
         image=prompt.image,
         seed=seed,
+        cache=None,
         output_type="latent",
         measure=what,
         callback=collect,
@@ -106,42 +103,6 @@ def measure(
     branches = max(len(row) for row in rows)
     # where a phase runs without guidance, the one branch stands for both
     return np.stack([row if len(row) == branches else np.repeat(row, branches, 0) for row in rows])
-
-
-def average(runs: Sequence[Changes], about: dict, schedule: Schedule) -> Curve:
-    """The mean curve. Its spread is over tokens, prompts and seeds together."""
-    ratio, spread, distance = np.moveaxis(np.stack(runs), -1, 0)
-    mean = ratio.mean(axis=0)
-    spread = np.sqrt((spread**2).mean(axis=0) + ratio.var(axis=0))
-    distance = distance.mean(axis=0)
-    for first in (phase.start for phase in schedule.phases):
-        # nothing comes before the first step, and across the boundary two networks would compare
-        mean[first], spread[first], distance[first] = 1.0, 0.0, 0.0
-    pairs = [np.broadcast_to(x, (schedule.num_steps, 2)) for x in (mean, spread, distance)]
-    return Curve(ratios=pairs[0], spread=pairs[1], cosine_distance=pairs[2], **about)
-
-
-def average_sensitivities(
-    runs: Sequence[Changes], about: dict, schedule: Schedule
-) -> Sensitivities:
-    """The mean sensitivities. Those of a step are measured on the way to the next one."""
-    by_sample, moved, by_time = np.moveaxis(np.stack(runs), -1, 0)
-    timesteps = np.array(schedule.timesteps)
-    later = np.concatenate([_later(phase) for phase in schedule.phases])
-    passed = np.maximum(timesteps[later - 1] - timesteps[later], 1) / 1000  # many steps: same time
-    return Sensitivities(
-        timesteps,
-        alpha_x=(by_sample / moved)[:, later].mean(axis=0),
-        alpha_t=by_time[:, later].mean(axis=0) / passed,
-        about=about,
-    )
-
-
-def _later(phase: range) -> list[int]:
-    """The next step of the same expert; its last step takes what the one before has."""
-    if len(phase) < 2:
-        raise UsageError("an expert has one step alone: nothing to calibrate; take more steps")
-    return [min(i + 1, phase[-1]) for i in phase]
 
 
 def _about(

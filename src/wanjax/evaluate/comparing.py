@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +18,14 @@ from wanjax.evaluate.folders import compare_folders
 from wanjax.evaluate.perceptual import load_lpips
 from wanjax.evaluate.runner import Runner
 from wanjax.evaluate.store import Store
+from wanjax.files import atomic_path
 from wanjax.media.images import load_image
-from wanjax.media.prompts import Prompt, default_prompts, load_prompts
+from wanjax.media.prompts import Prompt, as_lines, default_prompts, load_prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
-from wanjax.planning.plans import plan_for
+from wanjax.planning.run import Run, prepare
 from wanjax.planning.variants import DENSE, FEWER_STEPS, changes, like, resolve_variants
+from wanjax.settings import as_written
 
 CONVERGED = "converged"
 VARIANTS = "dense,magcache,fewer-steps"
@@ -44,15 +47,22 @@ def compare(
     be texts or `Prompt`s, `pipe` a pipeline whose models and programs serve. Finished runs are
     kept in the folder `output`. Raises `UsageError`.
     """
-    written = [*args, *(f"{name}={_as_text(value)}" for name, value in values.items())]
-    return compare_arguments(written, prompts, pipe)
+    return compare_arguments(args, values, None if prompts is None else list(prompts), pipe)
 
 
 def compare_arguments(
-    args: Sequence[str], prompts: Iterable[str | Prompt] | None, pipe: WanPipeline | None
+    args: Sequence[str],
+    values: Mapping[str, Any],
+    prompts: Sequence[str | Prompt] | None = None,
+    pipe: WanPipeline | None = None,
 ) -> Comparison:
-    default = "" if any(arg.startswith("videos=") for arg in args) else VARIANTS
-    configs = resolve_variants(args, "compare", default)
+    """As `compare`, from a command line's arguments."""
+    values = dict(values)
+    if "variants" in values:
+        args = [*args, f"variants={values.pop('variants')}"]
+    videos = "videos" in values or any(arg.startswith("videos=") for arg in args)
+    prepared = functools.cache(prepare)
+    configs = resolve_variants(args, "compare", "" if videos else VARIANTS, values, prepared)
     first = next(iter(configs.values()))
     assert first.output is not None
     folder = Path(first.output).expanduser()
@@ -60,19 +70,21 @@ def compare_arguments(
         raise UsageError(f"output={folder} is a file; name a folder")
     loaded = load_lpips()
     lpips, notes = (None, [loaded]) if isinstance(loaded, str) else (loaded, [])
-    command = shlex.join(["wanjax", "compare", *args])
-    about = {"command": command, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    about = {
+        "command": _command(args, values, first, prompts, folder),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     if first.videos:
         return compare_folders(first.videos, folder, lpips, about, notes)
     clips = make_clips(_prompts(first, prompts), first.seeds)
-    configs = _with_references(args, configs)
-    _check(configs, clips)
+    configs = _with_references(args, values, configs)
+    _check(configs, clips, prepared)
     references = [name for name in (DENSE, CONVERGED) if name in configs]
-    runner = Runner(configs, references, Store(folder), lpips=lpips, pipe=pipe)
+    runner = Runner(configs, references, Store(folder), prepared, lpips=lpips, pipe=pipe)
     records, timed = runner.run(clips, first.repeats)
     dense = configs[DENSE]
     return Comparison(
-        about=about | _about(dense),
+        about=about | _about(prepared(dense)),
         references=tuple(references),
         changes={name: changes(dense, config) for name, config in runner.configs.items()},
         clips=[{"name": c.name, "prompt": c.prompt.text, "seed": c.seed} for c in clips],
@@ -85,11 +97,24 @@ def compare_arguments(
     )
 
 
-def _as_text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+def _command(
+    args: Sequence[str],
+    values: Mapping[str, Any],
+    config: Config,
+    prompts: Sequence[str | Prompt] | None,
+    folder: Path,
+) -> str:
+    """What to type for the same comparison; prompts from Python are put into a file for it."""
+    written = [*args, *(f"{name}={as_written(value)}" for name, value in values.items())]
+    if prompts is not None and not config.videos:
+        file = folder / "prompts.txt"
+        with atomic_path(file) as partial:
+            partial.write_text(as_lines(_prompts(config, prompts)), encoding="utf-8")
+        written.append(f"prompts={file}")
+    return shlex.join(["wanjax", "compare", *written])
 
 
-def _prompts(config: Config, given: Iterable[str | Prompt] | None) -> list[Prompt]:
+def _prompts(config: Config, given: Sequence[str | Prompt] | None) -> list[Prompt]:
     if given is not None:
         return [Prompt(p, config.image) if isinstance(p, str) else p for p in given]
     if config.prompts:
@@ -99,12 +124,14 @@ def _prompts(config: Config, given: Iterable[str | Prompt] | None) -> list[Promp
     return default_prompts(config.preset)
 
 
-def _with_references(args: Sequence[str], configs: Mapping[str, Config]) -> dict[str, Config]:
+def _with_references(
+    args: Sequence[str], values: Mapping[str, Any], configs: Mapping[str, Config]
+) -> dict[str, Config]:
     """The dense and, if asked for, the converged run first; `fewer-steps` after its measure."""
     dense = configs.get(DENSE)
     if dense is None:
         rest = [arg for arg in args if not arg.startswith("variants=")]
-        dense = resolve_variants([*rest, f"variants={DENSE}"], "compare")[DENSE]
+        dense = resolve_variants([*rest, f"variants={DENSE}"], "compare", "", values)[DENSE]
     ordered = {DENSE: dense}
     if dense.reference_steps is not None:
         ordered[CONVERGED] = replace(dense, num_inference_steps=dense.reference_steps)
@@ -112,7 +139,9 @@ def _with_references(args: Sequence[str], configs: Mapping[str, Config]) -> dict
     return ordered | {name: configs[name] for name in names if name not in ordered}
 
 
-def _check(configs: Mapping[str, Config], clips: Sequence[Clip]) -> None:
+def _check(
+    configs: Mapping[str, Config], clips: Sequence[Clip], prepared: Callable[[Config], Run]
+) -> None:
     """Raise `UsageError` for what would fail after the model has been loaded."""
     dense = configs[DENSE]
     for name, config in configs.items():
@@ -123,7 +152,7 @@ def _check(configs: Mapping[str, Config], clips: Sequence[Clip]) -> None:
                     f"{key}={getattr(dense, key)}; compare videos of two runs with videos=A,B"
                 )
         try:
-            plan_for(config)
+            prepared(config)
         except UsageError as error:
             raise UsageError(f"variant {name}: {error}") from error
     for clip in clips:
@@ -137,9 +166,9 @@ def _check(configs: Mapping[str, Config], clips: Sequence[Clip]) -> None:
             load_image(clip.prompt.image)
 
 
-def _about(config: Config) -> dict[str, Any]:
+def _about(run: Run) -> dict[str, Any]:
     """What was compared, and where."""
-    plan = plan_for(config)
+    config, plan = run.config, run.plan
     boundary = f", boundary at step {plan.boundary_step}" if plan.boundary_step is not None else ""
     scales = dict.fromkeys(plan.schedule.guidance_scales)
     settings = {
@@ -149,7 +178,7 @@ def _about(config: Config) -> dict[str, Any]:
         "arithmetic": f"{config.activations_dtype}, attention {config.attention}",
     }
     return {
-        "title": str(config.preset or config.model),
+        "title": run.name,
         "settings": settings,
         "environment": environment(),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -17,12 +16,13 @@ import numpy as np
 from jaxtyping import Float
 
 from wanjax.checkpoints.locate import locate
-from wanjax.config.keys import KEYS, Config
+from wanjax.config.keys import keys
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
+from wanjax.pipeline.inputs import Prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
-from wanjax.planning.plans import caching_method, plan_for
+from wanjax.planning.run import Run
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import run_step
@@ -42,21 +42,18 @@ class Generated:
 
 def generate(
     pipe: WanPipeline,
-    config: Config,
+    run: Run,
     clip: Clip,
     callback: Callable[[StepReport], None] | None = None,
 ) -> Generated:
-    """The clip under a configuration, by the models and programs of `pipe`."""
-    configured = copy.copy(pipe)
-    configured.defaults = config
+    """The clip as a prepared run has it, by the models and programs of `pipe`."""
     with watch_memory(pipe.programs) as memory:
-        video = configured(
-            clip.prompt.text,
-            image=clip.prompt.image,
-            last_image=config.last_image,
+        video = pipe.execute(
+            run,
+            Prompts(clip.prompt.text),
+            pipe.frames(clip.prompt.image, run.config.last_image),
             seed=clip.seed,
-            cache=caching_method(config),
-            output_type="latent",
+            decode=False,
             callback=callback,
         )
         with video.timings.measure("decode"):
@@ -82,15 +79,16 @@ def decode(
     return pipe.decode(jnp.asarray(latents)[None], dtype="float32")[0]
 
 
-def fingerprint(config: Config, clip: Clip) -> str:
+def fingerprint(run: Run, clip: Clip) -> str:
     """Changes with anything that could change the video or what it costs."""
-    keys = [name for name in KEYS if not KEYS[name].metadata["commands"] and name not in _ELSEWHERE]
+    config, fields = run.config, keys()
+    names = [n for n in fields if not fields[n].metadata["commands"] and n not in _ELSEWHERE]
     folder = locate(str(config.model))  # None on the Hub
     weights = sorted(folder.rglob("*.safetensors")) if folder else []
     image = clip.prompt.image
     facts = {
-        "config": {name: getattr(config, name) for name in keys},
-        "plan": plan_for(config).to_dict(),
+        "config": {name: getattr(config, name) for name in names},
+        "plan": run.to_dict(),
         "prompt": clip.prompt.text,
         "seed": clip.seed,
         "image": image and hashlib.sha256(Path(image).read_bytes()).hexdigest(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from wanjax.evaluate.measuring import is_measured, measure_against, measure_alon
 from wanjax.evaluate.perceptual import Lpips
 from wanjax.evaluate.store import Record, Store
 from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.planning.run import Run
 from wanjax.planning.variants import FEWER_STEPS, like, same_cost
 from wanjax.sampling.denoise import StepReport
 from wanjax.tiny.world import parse
@@ -29,7 +30,8 @@ class Runner:
     """Generates and measures what a folder does not hold yet.
 
     `configs` are the variants by name, references first. One pipeline serves them all; it is
-    loaded when something is left to do, unless it is given.
+    loaded when something is left to do, unless it is given. `prepared` plans a configuration's
+    run, once.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Runner:
         configs: Mapping[str, Config],
         references: Sequence[str],
         store: Store,
+        prepared: Callable[[Config], Run],
         *,
         lpips: Lpips | None = None,
         pipe: WanPipeline | None = None,
     ):
         self.configs, self.references = dict(configs), references
         self.store, self.lpips = store, lpips
+        self.prepared = prepared
         self.used: set[str] = set()  # variants that this process has run
         self.matched = False  # whether fewer-steps has its steps
         self.bar = tqdm(unit="step", delay=0.1)
@@ -86,7 +90,7 @@ class Runner:
 
     def _ensure(self, name: str, clip: Clip, frames: dict[str, Frames]) -> Record:
         """The run's record, read or made; a new run's frames go to `frames`."""
-        mark = fingerprint(self.configs[name], clip)
+        mark = self._mark(name, clip)
         record = self.store.read(name, clip.name, mark)
         if record is not None:
             self.bar.update(self.configs[name].num_inference_steps)
@@ -103,7 +107,7 @@ class Runner:
         def advance(report: StepReport) -> None:
             self.bar.update()
 
-        made = generate(self.pipe, self.configs[name], clip, advance)
+        made = generate(self.pipe, self._prepared(name, clip), clip, advance)
         made.record["cold"] = name not in self.used
         self.used.add(name)
         return made
@@ -115,6 +119,13 @@ class Runner:
             steps = same_cost(records[cached]["plan"])
             fewer = replace(self.configs[FEWER_STEPS], num_inference_steps=steps)
             self.configs[FEWER_STEPS], self.matched = fewer, True
+
+    def _prepared(self, name: str, clip: Clip) -> Run:
+        """The variant's run; an image of the clip's own may give it a size of its own."""
+        return self.prepared(replace(self.configs[name], image=clip.prompt.image))
+
+    def _mark(self, name: str, clip: Clip) -> str:
+        return fingerprint(self._prepared(name, clip), clip)
 
     def _measure(
         self, name: str, clip: Clip, records: Records, frames: dict[str, Frames]
@@ -146,7 +157,7 @@ class Runner:
 
     def _stored_timings(self, name: str, clip: Clip) -> list[Record]:
         """Earlier runs that were made for their timing alone."""
-        mark = fingerprint(self.configs[name], clip)
+        mark = self._mark(name, clip)
         found: list[Record] = []
         while (record := self.store.read(name, _timing(len(found)), mark)) is not None:
             found.append(record)
@@ -158,7 +169,7 @@ class Runner:
         record = self._generate(name, clip).record
         if record["cold"]:
             return []
-        mark = fingerprint(self.configs[name], clip)
+        mark = self._mark(name, clip)
         number = len(self._stored_timings(name, clip))
         return [self.store.write(name, _timing(number), record | {"fingerprint": mark})]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wanjax.errors import UsageError
@@ -39,3 +41,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def fit_size(image: Image.Image, pixels: int, multiple: int) -> tuple[int, int]:
+    """(height, width) of about `pixels` in the image's own aspect ratio, in whole multiples.
+
+    As the official scripts choose it from their `max_area`.
+    """
+    ratio = image.height / image.width
+    height = round(np.sqrt(pixels * ratio)) // multiple * multiple
+    width = round(np.sqrt(pixels / ratio)) // multiple * multiple
+    return max(height, multiple), max(width, multiple)
+
+
+def resize_and_crop(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Scale until the frame is covered (Lanczos), then cut the middle; never squashed."""
+    scale = max(height / image.height, width / image.width)
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    resized = image.resize(size, Image.Resampling.LANCZOS)
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return np.asarray(resized.crop((left, top, left + width, top + height)))
+
+
+def to_batch(
+    images: Sequence[Image.Image], height: int, width: int
+) -> UInt8[np.ndarray, "b h w 3"]:
+    """Images cut to one size."""
+    return np.stack([resize_and_crop(image, height, width) for image in images])

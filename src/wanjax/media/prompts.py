@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ class Prompt:
 def load_prompts(path: str | Path) -> list[Prompt]:
     """One prompt a line; `image.png | prompt` for image to video, the file relative to ours.
 
+    A line that begins with | has no image, whatever its text contains.
+
     Empty lines and lines that start with # do not count. Raises `UsageError`.
     """
     path = Path(path).expanduser()
@@ -34,6 +37,11 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     if not found:
         raise UsageError(f"prompts={path} holds no prompt: write one a line")
     return found
+
+
+def as_lines(prompts: Sequence[Prompt]) -> str:
+    """The content of a file that `load_prompts` reads as `prompts`."""
+    return "".join(f"{Path(p.image).resolve() if p.image else ''} | {p.text}\n" for p in prompts)
 
 
 def default_prompts(preset: str | None) -> list[Prompt]:
@@ -51,4 +59,4 @@ def _parse(line: str, folder: Path) -> Prompt:
     image, bar, text = line.partition("|")
     if not bar:
         return Prompt(line.strip())
-    return Prompt(text.strip(), str(folder / image.strip()))
+    return Prompt(text.strip(), str(folder / image.strip()) if image.strip() else None)

@@ -166,6 +166,14 @@ class WanTransformer(nnx.Module):
         tokens = constrain(self.patch_embedding(latents), "batch", "tokens", None)
         return tokens, self.condition_embedder.time(timestep, latents.dtype)
 
+    def modulated_input(
+        self, tokens: Float[Array, "batch tokens width"], time: Time
+    ) -> Float[Array, "batch tokens width"]:
+        """What the first block's self-attention gets: normalised, shifted and scaled by time."""
+        table = self.blocks.scale_shift_table[...][0]
+        shift, scale = (table[:, i] + time.modulation[:, :, i] for i in (0, 1))
+        return layer_norm(tokens, self.config.eps) * (1 + scale) + shift
+
     def keys_values(self, context: Context) -> KeysValues:
         """Keys and values of `context`, so that no step has to compute them again."""
         return map_layers(self.blocks, lambda block: block.attn2.keys_values(context))

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from wanjax.models.vae import WanVAE
 from wanjax.pipeline.vae_stream import encode_frames
 from wanjax.sampling.programs import Programs
-
-
-def fit_size(image: Image.Image, pixels: int, multiple: int) -> tuple[int, int]:
-    """(height, width) of about `pixels` in the image's own aspect ratio, in whole multiples.
-
-    As the official scripts choose it from their `max_area`.
-    """
-    ratio = image.height / image.width
-    height = round(np.sqrt(pixels * ratio)) // multiple * multiple
-    width = round(np.sqrt(pixels / ratio)) // multiple * multiple
-    return max(height, multiple), max(width, multiple)
-
-
-def resize_and_crop(image: Image.Image, height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Scale until the frame is covered (Lanczos), then cut the middle; never squashed."""
-    scale = max(height / image.height, width / image.width)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    resized = image.resize(size, Image.Resampling.LANCZOS)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return np.asarray(resized.crop((left, top, left + width, top + height)))
 
 
 def image_condition(
@@ -64,10 +41,3 @@ def _pack_mask(given: Float[np.ndarray, " frames"], factor: int) -> Float[np.nda
     """Frames to channels of latent frames; the first frame fills its latent frame alone."""
     repeated = np.concatenate([np.repeat(given[:1], factor), given[1:]])
     return repeated.reshape(-1, factor).T
-
-
-def to_batch(
-    images: Sequence[Image.Image], height: int, width: int
-) -> UInt8[np.ndarray, "b h w 3"]:
-    """Images cut to one size."""
-    return np.stack([resize_and_crop(image, height, width) for image in images])

@@ -20,7 +20,7 @@ def make_record(config: Config, video: Video) -> dict[str, Any]:
     stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
     return {
         "config": dataclasses.asdict(config),
-        "plan": video.plan.to_dict(),
+        "plan": video.plan.to_dict() | video.memory.to_dict(),
         "seconds": stages | {"compile": round(video.timings.compile, 4)},
         "step_seconds": [round(seconds, 5) for seconds in video.timings.steps],
         "peak_memory_bytes": video.timings.peak_memory,

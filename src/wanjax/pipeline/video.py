@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from wanjax.caching.plan import Plan
 from wanjax.errors import UsageError
 from wanjax.media.mp4 import save_video
+from wanjax.planning.memory import Memory
 from wanjax.sampling.programs import Programs
 
 
@@ -53,6 +54,7 @@ class Video:
     plan: Plan
     timings: Timings
     fps: int
+    memory: Memory
 
     def save(self, path: str | Path) -> list[Path]:
         """Write an mp4, or NAME-0.mp4, NAME-1.mp4, ... for a batch; returns what was written."""

@@ -1,7 +1,8 @@
-"""How much memory the cached cross-attention keys and values take, told without a model."""
+"""How much memory a run holds, told without a model."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,23 @@ _PUBLISHED = {
     "Wan-AI/Wan2.2-T2V-A14B-Diffusers": _Architecture(40, 5120),
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers": _Architecture(40, 5120),
 }
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a run of one video holds; None for what is off, or of an unknown model.
+
+    `kv_cache_bytes`: the keys and values of all experts' cross-attention.
+    """
+
+    kv_cache_bytes: int | None = None
+
+    def to_dict(self) -> dict[str, int | None]:
+        return dataclasses.asdict(self)
+
+
+def estimate(config: Config, schedule: Schedule) -> Memory:
+    return Memory(kv_cache_bytes(config, schedule) if config.use_kv_cache else None)
 
 
 def kv_cache_bytes(config: Config, schedule: Schedule) -> int | None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
-from wanjax.caching import MagCache, Method, Plan, ratios_for
-from wanjax.caching.methods.magcache_rules import accumulated_errors
-from wanjax.caching.plan import EXPERT_NAMES
+from wanjax.caching.method import Chart
+from wanjax.caching.plan import EXPERT_NAMES, Plan
 from wanjax.errors import UsageError
+from wanjax.planning.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -24,19 +23,7 @@ if TYPE_CHECKING:
 _FORMATS = (".png", ".pdf", ".svg")
 
 
-class PlannedRun(NamedTuple):
-    """A plan, and the method that made it (None for a dense plan)."""
-
-    plan: Plan
-    method: Method | None
-
-    @property
-    def magcache(self) -> MagCache | None:
-        """The method if it goes by a curve, which can be drawn."""
-        return self.method if isinstance(self.method, MagCache) else None
-
-
-def draw_plans(path: Path, runs: Mapping[str, PlannedRun]) -> None:
+def draw_plans(path: Path, runs: Mapping[str, Run]) -> None:
     """Draw one pair of panels per run into `path` (.png, .pdf or .svg).
 
     Raises `UsageError` where matplotlib is missing or `path` cannot be written.
@@ -49,29 +36,28 @@ def draw_plans(path: Path, runs: Mapping[str, PlannedRun]) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError('plot needs matplotlib: pip install "wanjax[plot]"') from error
-    heights = [h for run in runs.values() for h in _heights(run)]
+    charts = {name: run.method and run.method.chart(run.plan) for name, run in runs.items()}
+    heights = [h for chart in charts.values() for h in _heights(chart)]
     figure = Figure(figsize=(9, 0.6 * sum(heights) + 0.6), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
     for (name, run), top, bottom in zip(runs.items(), panels[::2, 0], panels[1::2, 0], strict=True):
-        _draw_run(name, run, top, bottom)
+        _draw_run(name, run.plan, charts[name], top, bottom)
     figure.legend(handles=_key(), loc="outside lower center", ncols=6, frameon=False,
                   fontsize=8, handlelength=1, columnspacing=1.2)  # fmt: skip
     figure.savefig(path, dpi=150)
 
 
-def _heights(run: PlannedRun) -> tuple[float, float]:
-    return (3, 2.2) if run.magcache else (0.5, 0.7)
+def _heights(chart: Chart | None) -> tuple[float, float]:
+    return (3, 2.2) if chart else (0.5, 0.7)
 
 
-def _draw_run(name: str, run: PlannedRun, top: Axes, bottom: Axes) -> None:
-    plan, method = run.plan, run.magcache
+def _draw_run(name: str, plan: Plan, chart: Chart | None, top: Axes, bottom: Axes) -> None:
     top.set_title(f"{name}: {len(plan.steps)} steps, {plan.summary()}", loc="left", fontsize=10)
-    if method is None:
+    if chart is None:
         top.set_axis_off()
     else:
-        ratios = ratios_for(method.curve(), plan.schedule, method.resample)
-        _draw_curve(top, plan, ratios)
-        _draw_errors(bottom, plan, method, ratios)
+        _draw_curve(top, chart)
+        _draw_errors(bottom, plan, chart)
     _draw_strip(bottom, plan)
     for axes in (top, bottom):
         axes.set_xlim(-0.7, len(plan.steps) - 0.3)
@@ -81,35 +67,23 @@ def _draw_run(name: str, run: PlannedRun, top: Axes, bottom: Axes) -> None:
     bottom.set_xlabel("step", fontsize=8)
 
 
-def _two(actions: tuple[str, ...]) -> tuple[str, str]:
-    """Without guidance the one branch stands for both."""
-    return actions[0], actions[-1]
-
-
-def _draw_curve(axes: Axes, plan: Plan, ratios: Float[np.ndarray, "steps 2"]) -> None:
-    lines: tuple[tuple[str, int, dict[str, Any]], ...] = (
-        ("unconditional", 1, {"linestyle": "--", "markersize": 6, "markerfacecolor": "white"}),
-        ("conditional", 0, {"linestyle": "-", "markersize": 2.5}),
+def _draw_curve(axes: Axes, chart: Chart) -> None:
+    styles: tuple[dict[str, Any], ...] = (
+        {"linestyle": "-", "markersize": 2.5, "zorder": 3},
+        {"linestyle": "--", "markersize": 6, "markerfacecolor": "white"},
     )
-    for label, branch, style in lines:
-        values = ratios[:, branch].copy()
-        # the first step of a phase has no ratio to a step of its own expert
-        values[[phase.start for phase in plan.schedule.phases]] = np.nan
+    for (label, values), style in zip(chart.lines.items(), styles, strict=False):
         axes.plot(values, color="black", marker="o", linewidth=0.8, label=label, **style)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.12 * (high - low))  # room for the experts' names
-    axes.set_ylabel("magnitude ratio", fontsize=8)
+    axes.set_ylabel(chart.label, fontsize=8)
     axes.legend(frameon=False, fontsize=8, loc="lower left")
     axes.grid(axis="y", linewidth=0.3)
 
 
-def _draw_errors(
-    axes: Axes, plan: Plan, method: MagCache, ratios: Float[np.ndarray, "steps 2"]
-) -> None:
-    reused = np.array([[a != "compute" for a in _two(step.actions)] for step in plan.steps])
-    errors = accumulated_errors(ratios, plan.schedule, reused).max(axis=1)
-    skipped = reused.all(axis=1)
-    threshold = None if method.has_budget else method.thresh
+def _draw_errors(axes: Axes, plan: Plan, chart: Chart) -> None:
+    errors, threshold = np.array(chart.errors), chart.threshold
+    skipped = np.array([step.skipped for step in plan.steps])
     top = 2 * max(*errors[skipped], threshold or 0, 1e-3)
     for chosen, face in ((skipped, "black"), (~skipped, "white")):
         steps = np.flatnonzero(chosen & (errors > 0) & (errors <= top))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from wanjax.caching import METHODS
-from wanjax.config.checks import active_caches
-from wanjax.config.keys import Config
+from wanjax.config.keys import Config, active_methods, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
-from wanjax.planning.plans import plan_for
+from wanjax.planning.run import Run, prepare
 
 DENSE, FEWER_STEPS = "dense", "fewer-steps"
 
@@ -21,18 +20,27 @@ _COMMA = re.compile(r",(?![^\[]*\])")  # commas in a [list] do not separate
 _EXAMPLE = 'variants="dense,magcache,mine:use_magcache=True;magcache_K=4"'
 
 
-def resolve_variants(args: Sequence[str], command: str, default: str = "") -> dict[str, Config]:
+def resolve_variants(
+    args: Sequence[str],
+    command: str,
+    default: str = "",
+    values: Mapping[str, Any] | None = None,
+    prepared: Callable[[Config], Run] = prepare,
+) -> dict[str, Config]:
     """The configurations that `variants=` names, or the one of `args` under the name "".
 
     `variants="NAME,NAME:key=value;key=value,..."`: each is the rest of the command line with
     its keys over it; a part without `=` replaces the preset. Without a colon the name says
     what it is: `dense`, a caching method, or `fewer-steps`, dense with as many steps as cost
     what the first cached variant does. `default` is taken where `variants=` is missing.
+    `values` are keys from Python, which a variant's own come over; `prepared` plans what
+    `fewer-steps` has to know.
     """
+    values = dict(values or {})
     rest = [arg for arg in args if not arg.startswith("variants=")]
     text = next((arg.partition("=")[2] for arg in args if arg not in rest), default)
     if len(rest) == len(args) and not default:
-        return {"": resolve(args, command)}
+        return {"": resolve(args, command, values)}
     found: dict[str, Config] = {}
     for part in map(str.strip, _COMMA.split(text)):
         name, colon, changes = (piece.strip() for piece in part.partition(":"))
@@ -40,17 +48,18 @@ def resolve_variants(args: Sequence[str], command: str, default: str = "") -> di
             raise UsageError(f"variants={text}: each needs a name of its own, as in {_EXAMPLE}")
         changed = _split(changes) if colon else _built_in(name)
         try:
-            found[name] = resolve(_override(rest, changed), command)
+            shared = {k: v for k, v in values.items() if k not in map(_key, changed)}
+            found[name] = resolve(_override(rest, changed), command, shared)
         except UsageError as error:
             raise UsageError(f"variant {name}: {error}") from error
     if FEWER_STEPS in found and f"{FEWER_STEPS}:" not in text:
-        found[FEWER_STEPS] = _fewer_steps(found)
+        found[FEWER_STEPS] = _fewer_steps(found, prepared)
     return found
 
 
 def like(configs: Mapping[str, Config]) -> str | None:
     """The variant whose cost `fewer-steps` takes: the first cached one."""
-    return next((name for name, config in configs.items() if active_caches(config)), None)
+    return next((name for name, config in configs.items() if active_methods(config)), None)
 
 
 def same_cost(plan: Mapping[str, Any]) -> int:
@@ -60,7 +69,7 @@ def same_cost(plan: Mapping[str, Any]) -> int:
 
 def changes(base: Config, config: Config) -> str:
     """The keys in which `config` differs from `base`, as they are written."""
-    pairs = {f.name: (getattr(base, f.name), getattr(config, f.name)) for f in fields(Config)}
+    pairs = {name: (getattr(base, name), getattr(config, name)) for name in keys()}
     return " ".join(f"{name}={value}" for name, (other, value) in pairs.items() if value != other)
 
 
@@ -75,14 +84,14 @@ def _built_in(name: str) -> list[str]:
     return [f"use_{method}={method == name}" for method in METHODS]
 
 
-def _fewer_steps(found: Mapping[str, Config]) -> Config:
+def _fewer_steps(found: Mapping[str, Config], prepared: Callable[[Config], Run]) -> Config:
     cached = like(found)
     if cached is None:
         raise UsageError(
             f"variants: {FEWER_STEPS} has the cost of the first cached variant, and there is "
             f"none; name one, as in {_EXAMPLE}"
         )
-    steps = same_cost(plan_for(found[cached]).to_dict())
+    steps = same_cost(prepared(found[cached]).plan.to_dict())
     return replace(found[FEWER_STEPS], num_inference_steps=steps)
 
 

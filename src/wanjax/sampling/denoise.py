@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wanjax.caching.plan import COMPUTE, Plan, Step
+from wanjax.caching.plan import Plan, Step
+from wanjax.sampling.probe import run_probe
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import (
     Cache,
@@ -54,34 +55,32 @@ def denoise(
     """
     zeros = [jnp.zeros_like(latents) for _ in range(3)]
     state = SamplerState(latents, *zeros)
+    decisions = plan.decisions
 
     def arguments(step: Step, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
-        return experts[step.expert], state, cache, step_inputs(step, table), condition
+        inputs = step_inputs(step, table, plan.num_weights)
+        return experts[step.expert], state, cache, inputs, condition
 
     def dropped_cache(step: Step) -> Cache:
         return empty_cache(settings, len(step.actions), state.sample)
 
-    compiled = {
-        choice.actions: programs.get(
-            run_step,
-            (settings, choice.actions),
-            arguments(choice, state, dropped_cache(choice)),
-        )
-        for choice in plan.distinct_steps
-    }
-    decide = plan.start_decisions()
-    if decide is not None:
-        distance = programs.get(rms_distance, (), (state.sample, state.sample))
+    compiled, probes = {}, {}
+    for step in plan.distinct_steps:
+        example = arguments(step, state, dropped_cache(step))
+        compiled[step.kind] = programs.get(run_step, (settings, step.kind), example)
+        if decisions is not None:
+            probe = programs.get(run_probe, (settings, decisions.probe), example)
+            probes[len(step.actions)] = probe
     executed = []
     for step in plan.steps:
         began = time.perf_counter()
         if step.index in (0, plan.boundary_step):  # a cache is of one expert's making
-            cache, reference = dropped_cache(step), state.sample
-        if decide is not None:
-            step = decide(step, partial(_read, distance, state.sample, reference))
-            if COMPUTE in step.actions:
-                reference = jnp.copy(state.sample)  # the step consumes the sample itself
-        state, cache, change = compiled[step.actions](*arguments(step, state, cache))
+            cache = dropped_cache(step)
+            decided = None if decisions is None else decisions.start()
+        if decisions is not None:
+            read = partial(_read, probes[len(step.actions)], arguments(step, state, cache))
+            step, decided = decisions.decide(decided, step, read)
+        state, cache, change = compiled[step.kind](*arguments(step, state, cache))
         state.sample.block_until_ready()
         executed.append(step)
         if on_step is not None:
@@ -89,21 +88,19 @@ def denoise(
     return state.sample, plan.executed(executed)
 
 
-def step_inputs(step: Step, table: SamplerTable) -> StepInputs:
+def step_inputs(step: Step, table: SamplerTable, num_weights: int) -> StepInputs:
     """The traced values of a step, as float32."""
     previous = max(step.index - 1, 0)
     before = (table.timesteps[previous], table.sigmas[previous])
-    values = (step.timestep, step.sigma, before, step.guidance_scale, step.weights)
+    weights = np.zeros((len(step.actions), num_weights), np.float32)
+    for branch, action in enumerate(step.actions):
+        weights[branch, : len(action.weights)] = action.weights
+    values = (step.timestep, step.sigma, before, step.guidance_scale, weights)
     rows = (table.corrector[step.index], table.predictor[step.index])
     arrays: list[Any] = [np.asarray(value, np.float32) for value in (*values, *rows)]
     return StepInputs(*arrays)
 
 
-def _read(function: Callable[..., Array], *args: Array) -> float:
-    """Its value, as soon as the device has it."""
-    return float(function(*args))
-
-
-@jax.jit
-def rms_distance(sample: Latents, reference: Latents) -> Float[Array, ""]:
-    return jnp.sqrt(jnp.mean(jnp.square(sample - reference)))
+def _read(probe: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """What the probe finds, as soon as the device has it."""
+    return jax.device_get(probe(*arguments))

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from wanjax.caching.plan import COMPUTE, PREDICT, REUSE, REUSE_OUTPUT, Action
+from wanjax.caching.plan import Keeps, Source
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
 from wanjax.sampling.change import output_change, residual_change
 from wanjax.sampling.predict import predict_unconditional
@@ -37,10 +37,13 @@ class SamplerState(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What later steps may reuse; None for what the run's plan never does."""
+    """What later steps may go by, newest first; None for what the run's plan never looks at."""
 
-    residual: Hidden | None  # of each branch's last computed step
-    outputs: Outputs | None  # of the last step that computed all branches
+    residuals: Float[Array, "n branches batch tokens width"] | None = None
+    outputs: Float[Array, "n batch z t h w"] | None = None  # guided
+    samples: Float[Array, "n batch z t h w"] | None = None
+    branches: Float[Array, "n branches batch z t h w"] | None = None  # before guidance
+    previous: Latents | None = None
 
 
 class StepInputs(NamedTuple):
@@ -50,7 +53,7 @@ class StepInputs(NamedTuple):
     sigma: Float[Array, ""]
     before: Float[Array, "2"]  # timestep and sigma of the step before
     guidance_scale: Float[Array, ""]
-    weights: Float[Array, "2"]  # of a prediction: low and high frequencies
+    weights: Float[Array, "branches n"]  # of estimates
     corrector: Float[Array, "5"]
     predictor: Float[Array, "3"]
 
@@ -70,108 +73,164 @@ class Settings:
     dtype: str  # of the activations
     tokens: tuple[int, int]  # number and width of a video's tokens
     batch_guidance: bool = True  # both guidance branches at once, or one after the other
-    keep_residual: bool = False
-    keep_outputs: bool = False
+    keeps: Keeps = Keeps()
     measure: Measure | None = None  # what a step tells besides the sample
+
+
+def keeps_of(measure: Measure | None) -> Keeps:
+    """What measuring a change from the step before needs to be kept."""
+    return Keeps(residuals=measure == "residual", outputs=measure == "output")
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
 def run_step(
     settings: Settings,
-    actions: tuple[Action, ...],
+    kind: tuple[Source, ...],
     expert: Expert,
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
     condition: Float[Array, "batch c t h w"] | None,
 ) -> tuple[SamplerState, Cache, Float[Array, "... batch 3"] | None]:
-    """Carry out `actions` and take the sampler's step.
+    """Carry out the actions of a `kind` of step (see `plan.Action`) and take the sampler's step.
 
     Also returns the new cache and, where `settings.measure` asks for it, how the residual or
     the output changed since the last step (see `sampling.change`).
     """
     change = None
-    if actions[0] == REUSE_OUTPUT:
-        assert cache.outputs is not None
-        outputs = cache.outputs
+    if kind[0] in ("output", "offset"):
+        velocity = _estimate_output(kind[0], state.sample, cache, inputs.weights[0])
     else:
-        outputs, residual = _evaluate(settings, actions, expert, state, cache, inputs, condition)
-        if settings.measure == "residual":
-            assert residual is not None
-            assert cache.residual is not None
-            change = residual_change(residual, cache.residual)
-        elif settings.measure == "output":
-            change = _measure_output(
-                settings, actions, expert, state, cache, inputs, condition, outputs
-            )
-        fresh = settings.keep_outputs and set(actions) == {COMPUTE}
-        cache = Cache(residual, outputs if fresh else cache.outputs)
-    velocity = _guide(outputs, inputs.guidance_scale)
+        seen = (settings, kind, expert, state, cache, inputs, condition)
+        outputs, residuals = evaluate(*seen)
+        velocity = _guide(outputs, inputs.guidance_scale)
+        if settings.measure is not None:
+            change = _measure(*seen, residuals, velocity)
+        cache = _remember(cache, kind, state.sample, residuals, outputs, velocity)
+    if settings.keeps.previous:
+        cache = cache._replace(previous=state.sample)
     return _sampler_step(state, velocity, inputs), cache, change
 
 
 def empty_cache(settings: Settings, branches: int, sample: Latents) -> Cache:
     """Zeros in the cache's shapes, so that first and later steps run the same program."""
-    residual = outputs = None
-    if settings.keep_residual:
-        residual = jnp.zeros((branches, len(sample), *settings.tokens), settings.dtype)
-    if settings.keep_outputs:
-        outputs = jnp.zeros((branches, *sample.shape), jnp.float32)
-    return Cache(residual, outputs)
+    keeps, size = settings.keeps, sample.shape
+
+    def zeros(count: int, *shape: int, dtype: Any = jnp.float32) -> Array | None:
+        return jnp.zeros((count, *shape), dtype) if count else None
+
+    return Cache(
+        residuals=zeros(
+            keeps.residuals, branches, len(sample), *settings.tokens, dtype=settings.dtype
+        ),
+        outputs=zeros(keeps.outputs, *size),
+        samples=zeros(keeps.samples, *size),
+        branches=zeros(keeps.branches, branches, *size),
+        previous=jnp.zeros_like(sample) if keeps.previous else None,
+    )
 
 
-def _evaluate(
+def _remember(
+    cache: Cache,
+    kind: tuple[Source, ...],
+    sample: Latents,
+    residuals: Hidden | None,
+    outputs: Outputs,
+    velocity: Latents,
+) -> Cache:
+    """The cache with what this step computed; outputs count where all branches computed."""
+    kept = _push(cache.residuals, residuals)
+    for branch, source in enumerate(kind):
+        if kept is not None and source != "blocks":  # its history stays as it is
+            assert cache.residuals is not None
+            kept = kept.at[:, branch].set(cache.residuals[:, branch])
+    cache = cache._replace(residuals=kept)
+    if set(kind) != {"blocks"}:
+        return cache
+    return cache._replace(
+        outputs=_push(cache.outputs, velocity),
+        samples=_push(cache.samples, sample),
+        branches=_push(cache.branches, outputs),
+    )
+
+
+def _push(history: Array | None, newest: Array | None) -> Array | None:
+    """`newest` before what `history` has, whose oldest drops out."""
+    if history is None or newest is None:
+        return history
+    return jnp.concatenate([newest[None], history[:-1]])
+
+
+def _estimate_output(
+    source: Source, sample: Latents, cache: Cache, weights: Float[Array, " n"]
+) -> Latents:
+    """The guided output from those of the last computed steps; see `plan.Action`."""
+    assert cache.outputs is not None
+    if source == "output":
+        return _combine(weights, cache.outputs)
+    assert cache.samples is not None
+    return sample + _combine(weights, cache.outputs - cache.samples)
+
+
+def evaluate(
     settings: Settings,
-    actions: tuple[Action, ...],
+    kind: tuple[Source, ...],
     expert: Expert,
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
     condition: Float[Array, "batch c t h w"] | None,
 ) -> tuple[Outputs, Hidden | None]:
-    """Model output of each branch, and the residuals that were computed or reused for it."""
+    """Model output of each branch, and the residuals that were computed for it."""
     model = nnx.merge(settings.graph, expert.params)
-    x = _model_input(state.sample, condition, settings.dtype)
+    x = model_input(state.sample, condition, settings.dtype)
     grid = model.grid(x.shape)
     tokens, time = model.embed(x, inputs.timestep[None])
-    evaluated = [b for b, action in enumerate(actions) if action != PREDICT]
-    hidden, residual = _run_branches(
-        settings, model, tokens, time, expert.context, grid, actions, cache.residual
+    evaluated = [b for b, source in enumerate(kind) if source != "branch"]
+    hidden, residuals = _run_branches(
+        settings, model, tokens, time, expert.context, grid, kind, cache.residuals, inputs.weights
     )
     outputs = model.head(hidden.reshape(-1, *hidden.shape[2:]), time, grid).astype(jnp.float32)
     outputs = outputs.reshape(len(evaluated), -1, *outputs.shape[1:])
-    if PREDICT in actions:
-        assert cache.outputs is not None
-        unconditional = predict_unconditional(outputs[0], cache.outputs, inputs.weights)
+    if "branch" in kind:
+        assert cache.branches is not None
+        unconditional = predict_unconditional(outputs[0], cache.branches[0], inputs.weights[1])
         outputs = jnp.stack([outputs[0], unconditional])
-    return outputs, residual
+    return outputs, residuals
 
 
-def _measure_output(
+def _measure(
     settings: Settings,
-    actions: tuple[Action, ...],
+    kind: tuple[Source, ...],
     expert: Expert,
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
     condition: Float[Array, "batch c t h w"] | None,
-    outputs: Outputs,
-) -> Float[Array, "batch 3"]:
-    """How the guided output changed with the sample and with the time since the step before.
+    residuals: Hidden | None,
+    velocity: Latents,
+) -> Float[Array, "... batch 3"]:
+    """How the residual or the guided output changed since the step before.
 
-    Costs an evaluation: the sample of this step at the timestep of the one before.
+    The output's change costs an evaluation: the sample of this step at the timestep of the one
+    before, which tells the sample's part from the time's.
     """
+    if settings.measure == "residual":
+        assert residuals is not None
+        assert cache.residuals is not None
+        return residual_change(residuals, cache.residuals[0])
     assert cache.outputs is not None
     timestep_before, sigma_before = inputs.before
     mixed = inputs._replace(timestep=timestep_before)
-    between, _ = _evaluate(settings, actions, expert, state, cache, mixed, condition)
-    before = _guide(cache.outputs, inputs.guidance_scale)
-    between, now = (_guide(x, inputs.guidance_scale) for x in (between, outputs))
+    between, _ = evaluate(settings, kind, expert, state, cache, mixed, condition)
+    before = cache.outputs[0]
     sample_before = state.denoised + sigma_before * before  # undoes what `_sampler_step` did
-    return output_change(before, between, now, sample_before, state.sample)
+    return output_change(
+        before, _guide(between, inputs.guidance_scale), velocity, sample_before, state.sample
+    )
 
 
-def _model_input(sample: Latents, condition: Array | None, dtype: str) -> Array:
+def model_input(sample: Latents, condition: Array | None, dtype: str) -> Array:
     x = sample if condition is None else jnp.concatenate([sample, condition], axis=1)
     return x.astype(dtype)
 
@@ -183,24 +242,26 @@ def _run_branches(
     time: Time,
     context: Context | KeysValues,
     grid: Grid,
-    actions: tuple[Action, ...],
-    residual: Hidden | None,
+    kind: tuple[Source, ...],
+    history: Float[Array, "n branches batch tokens width"] | None,
+    weights: Float[Array, "branches n"],
 ) -> tuple[Hidden, Hidden | None]:
-    """Tokens after the blocks, computed or with the cached residual, and the new residual."""
+    """Tokens after the blocks, computed or by earlier residuals, and the residuals if kept."""
     hidden: dict[int, Array] = {}
-    kept: dict[int, Array] = {} if residual is None else dict(enumerate(residual))
-    computed = [b for b, action in enumerate(actions) if action == COMPUTE]
+    kept: dict[int, Array] = {} if history is None else dict(enumerate(history[0]))
+    computed = [b for b, source in enumerate(kind) if source == "blocks"]
     if computed:
-        out = _run_blocks(settings, model, tokens, time, context, grid, computed, len(actions))
+        out = _run_blocks(settings, model, tokens, time, context, grid, computed, len(kind))
         hidden = dict(zip(computed, out, strict=True))
-    for b, action in enumerate(actions):
-        if action == REUSE:
-            hidden[b] = tokens + kept[b]
-        elif action == COMPUTE and settings.keep_residual:
+    for b, source in enumerate(kind):
+        if source == "residual":
+            assert history is not None
+            hidden[b] = tokens + _combine(weights[b], history[:, b]).astype(tokens.dtype)
+        elif source == "blocks" and history is not None:
             # only here: a reused residual taken from the sum again would gather rounding
             kept[b] = hidden[b] - tokens
-    residual = jnp.stack([kept[b] for b in sorted(kept)]) if kept else None
-    return jnp.stack([hidden[b] for b in sorted(hidden)]), residual
+    residuals = jnp.stack([kept[b] for b in sorted(kept)]) if kept else None
+    return jnp.stack([hidden[b] for b in sorted(hidden)]), residuals
 
 
 def _run_blocks(
@@ -244,5 +305,9 @@ def _sampler_step(state: SamplerState, velocity: Latents, inputs: StepInputs) ->
     return SamplerState(sample, corrected, denoised, state.denoised)
 
 
-def _combine(weights: Float[Array, " n"], arrays: Sequence[Latents]) -> Latents:
-    return sum((w * x for w, x in zip(weights, arrays, strict=True)), jnp.zeros_like(arrays[0]))
+def _combine(
+    weights: Float[Array, " n"], arrays: Sequence[Float[Array, "..."]] | Float[Array, "n ..."]
+) -> Float[Array, "..."]:
+    """The weighted sum of as many arrays as there are, in the weights' precision."""
+    terms = [weights[k] * x for k, x in enumerate(arrays)]
+    return sum(terms[1:], terms[0])

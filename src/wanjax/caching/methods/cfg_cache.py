@@ -7,16 +7,17 @@ that of the last computed step stands in for it. See `sampling.predict` for the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from wanjax.caching.plan import COMPUTE, PREDICT, Plan, Schedule, make_plan
+from wanjax.caching.method import Conditions, Method
+from wanjax.caching.plan import COMPUTE, Action, Plan, Schedule, make_plan, predict
 from wanjax.errors import UsageError
+from wanjax.settings import setting
 
 
 @dataclass(frozen=True)
-class CFGCache:
+class CFGCache(Method):
     """Settings of the CFG cache, and the plan they lead to.
 
     From step `start` on, every `interval`-th step computes both branches and the steps
@@ -29,30 +30,32 @@ class CFGCache:
     Raises `UsageError` for settings out of range.
     """
 
-    interval: int = 5
-    start: int | None = None
-    end: int | None = None
-    weight: float = 1.2
+    name: ClassVar[str] = "cfg_cache"
+    help: ClassVar[str] = "predict the unconditional branch in some steps (FasterCache)"
 
-    # The configuration's name of each setting.
-    keys: ClassVar[Mapping[str, str]] = {
-        "interval": "cfg_cache_interval",
-        "start": "cfg_cache_start",
-        "end": "cfg_cache_end",
-        "weight": "cfg_cache_weight",
-    }
+    interval: int = setting(
+        5, "steps from one that computes both branches to the next", key="cfg_cache_interval", low=2
+    )
+    start: int | None = setting(
+        None,
+        "first step that may be predicted; null: a third of the steps",
+        key="cfg_cache_start",
+        low=0,
+    )
+    end: int | None = setting(
+        None,
+        "first step that no longer may; null: nine tenths from height 720 on, else near the last",
+        key="cfg_cache_end",
+        low=0,
+    )
+    weight: float = setting(
+        1.2,
+        "of the low (first half) or high (second half) frequencies of what is added",
+        key="cfg_cache_weight",
+        low=0,
+    )
 
-    def __post_init__(self) -> None:
-        for name, low in (("interval", 2), ("start", 0), ("end", 0)):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < low):
-                raise UsageError(
-                    f"{self.keys[name]} must be a whole number, at least {low}; got {value!r}"
-                )
-        if self.weight < 0:
-            raise UsageError(f"cfg_cache_weight must be at least 0; got {self.weight!r}")
-
-    def plan(self, schedule: Schedule, conditions: Mapping[str, Any] | None = None) -> Plan:
+    def plan(self, schedule: Schedule, conditions: Conditions | None = None) -> Plan:
         """The plan for `schedule`; of `conditions` it goes by the `height` in pixels.
 
         Raises `UsageError` with the reason where no step can be predicted.
@@ -71,20 +74,19 @@ class CFGCache:
                 f"between them computes, and so do step {phase.start} and the last; take more "
                 "steps, or set these keys"
             )
-        actions = [
-            (COMPUTE, PREDICT) if i in predicted else (COMPUTE,) * schedule.num_branches(i)
-            for i in range(schedule.num_steps)
-        ]
         low_until = schedule.num_steps // 2
         if schedule.boundary_step is not None:
             low_until = schedule.boundary_step
-        weights = [
-            ((self.weight, 1.0) if i < low_until else (1.0, self.weight)) if i in predicted
-            else (0.0, 0.0)
+        actions = [
+            (COMPUTE, self._prediction(i < low_until)) if i in predicted
+            else (COMPUTE,) * schedule.num_branches(i)
             for i in range(schedule.num_steps)
         ]  # fmt: skip
-        settings = {"interval": self.interval, "start": start, "end": end, "weight": self.weight}
-        return make_plan(schedule, actions, "cfg_cache", settings, weights=weights)
+        settings = self.described() | {"start": start, "end": end}
+        return make_plan(schedule, actions, self.name, settings)
+
+    def _prediction(self, first_half: bool) -> Action:
+        return predict(self.weight, 1.0) if first_half else predict(1.0, self.weight)
 
     def _range(self, schedule: Schedule, height: int) -> tuple[int, int]:
         """The first step that may be predicted, and the first that no longer may."""

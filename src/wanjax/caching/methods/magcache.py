@@ -5,19 +5,31 @@ arXiv 2506.09045. Which steps are skipped follows from the curve and the setting
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from wanjax.caching.curve import Curve, CurveLike, as_curve, differences
+from wanjax.caching.curve import (
+    Curve,
+    CurveError,
+    CurveLike,
+    as_curve,
+    average_curve,
+    differences,
+)
+from wanjax.caching.method import Calibration, Chart, Conditions, Method, excluded
 from wanjax.caching.methods.budget import cheapest_skips
-from wanjax.caching.methods.magcache_rules import forced_steps, official_skips, per_phase_skips
+from wanjax.caching.methods.magcache_rules import (
+    accumulated_errors,
+    forced_steps,
+    official_skips,
+    per_phase_skips,
+)
 from wanjax.caching.plan import COMPUTE, REUSE, Plan, Schedule, make_plan
 from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
-from wanjax.errors import UsageError
+from wanjax.settings import setting
 
 if TYPE_CHECKING:  # at run time it costs a third of the start-up
     from jaxtyping import Bool
@@ -26,7 +38,7 @@ Rule = Literal["per_phase", "official"]
 
 
 @dataclass(frozen=True)
-class MagCache:
+class MagCache(Method):
     """Settings of MagCache, and the plan they lead to.
 
     `thresh` bounds the accumulated error since the last computed step, `K` the steps skipped
@@ -39,61 +51,73 @@ class MagCache:
     Raises `UsageError` for settings out of range.
     """
 
-    thresh: float = 0.04
-    K: int = 2
-    retention_ratio: float = 0.2
-    mag_ratios_base: CurveLike | None = None
-    resample: Resample = "noise_level"
-    rule: Rule = "per_phase"
-    target_speedup: float | None = None
-    skip_steps: int | None = None
+    name: ClassVar[str] = "magcache"
+    help: ClassVar[str] = "skip steps by MagCache"
+    calibration: ClassVar[Calibration] = Calibration(
+        "residual", "curve", "mag_ratios_base", average_curve
+    )
 
-    # The configuration's name of each setting.
-    keys: ClassVar[Mapping[str, str]] = {
-        "thresh": "magcache_thresh",
-        "K": "magcache_K",
-        "retention_ratio": "retention_ratio",
-        "mag_ratios_base": "mag_ratios_base",
-        "resample": "magcache_resample",
-        "rule": "magcache_rule",
-        "target_speedup": "target_speedup",
-        "skip_steps": "skip_steps",
-    }
+    thresh: float = setting(
+        0.04, "accumulated error up to which steps are skipped", key="magcache_thresh", low=0
+    )
+    K: int = setting(2, "most steps skipped in a row", key="magcache_K", low=0)
+    retention_ratio: float = setting(
+        0.2,
+        "share of each expert's first steps that always compute",
+        key="retention_ratio",
+        low=0,
+        high=1,
+    )
+    mag_ratios_base: CurveLike | None = setting(
+        None,
+        "the curve: a file, the name of a shipped one, or a list cond,uncond,cond,...",
+        key="mag_ratios_base",
+        kinds=(tuple[float, ...], str, type(None)),
+    )
+    resample: Resample = setting(
+        "noise_level", "how a curve is carried to other steps or shifts", key="magcache_resample"
+    )
+    rule: Rule = setting(
+        "per_phase",
+        "both branches together and per expert, or as the authors' code",
+        key="magcache_rule",
+    )
+    target_speedup: float | None = setting(
+        None,
+        "instead of the threshold: least error at this ideal speedup",
+        key="target_speedup",
+        low=1,
+    )
+    skip_steps: int | None = setting(
+        None,
+        "instead of the threshold: least error with so many skipped steps",
+        key="skip_steps",
+        low=0,
+    )
 
     def __post_init__(self) -> None:
-        self._require(self.thresh >= 0, "thresh", "at least 0")
-        self._require(isinstance(self.K, int) and self.K >= 0, "K", "a whole number, at least 0")
-        self._require(0 <= self.retention_ratio <= 1, "retention_ratio", "from 0 to 1")
-        for name, values in (("resample", get_args(Resample)), ("rule", get_args(Rule))):
-            self._require(getattr(self, name) in values, name, " or ".join(values))
-        speedup, skips = self.target_speedup, self.skip_steps
-        self._require(speedup is None or speedup >= 1, "target_speedup", "at least 1")
-        self._require(skips is None or skips >= 0, "skip_steps", "at least 0")
-        if self.has_budget and None not in (speedup, skips):
-            raise UsageError("target_speedup and skip_steps exclude one another: give one")
+        super().__post_init__()
+        excluded(target_speedup=self.target_speedup, skip_steps=self.skip_steps)
 
     @property
     def has_budget(self) -> bool:
         return self.target_speedup is not None or self.skip_steps is not None
 
-    def curve(self) -> Curve:
-        """The curve of `mag_ratios_base`."""
+    def curve(self, model: str | None = None) -> Curve:
+        """The curve of `mag_ratios_base`. Raises `CurveError` where there is none."""
         if self.mag_ratios_base is None:
-            raise UsageError(
-                "MagCache needs a curve: measure one with `wanjax calibrate`, or name a curve "
-                "file in mag_ratios_base"
+            named = "MODEL" if model is None else model
+            argument = f"model={named}" if "/" in named else named
+            raise CurveError(
+                f"use_magcache: {named} has no magnitude curve; measure one with "
+                f"`wanjax calibrate {argument}` and name the file in mag_ratios_base"
             )
         return as_curve(self.mag_ratios_base)
 
-    def plan(self, schedule: Schedule, conditions: Mapping[str, Any] | None = None) -> Plan:
-        """The plan for `schedule`.
-
-        `conditions` are facts of the run: `model`, `height`, `width`, `num_frames`, `dtype`,
-        `attention`, which may differ from the curve's (a warning), and `image`, whether it is
-        image to video. Raises `CurveError` where the curve does not fit the schedule.
-        """
+    def plan(self, schedule: Schedule, conditions: Conditions | None = None) -> Plan:
+        """See `Method.plan`. Raises `CurveError` where the curve does not fit the schedule."""
         conditions = conditions or {}
-        curve = self.curve()
+        curve = self.curve(conditions.get("model"))
         warnings = check_fit(curve, schedule, self.resample) + differences(vars(curve), conditions)
         skipped = self._skips(curve, schedule, bool(conditions.get("image")))
         refused = skipped & forced_steps(schedule, 0)[:, None]
@@ -125,6 +149,21 @@ class MagCache:
             return official_skips(ratios, *settings, image)
         return per_phase_skips(ratios, *settings)
 
+    def chart(self, plan: Plan) -> Chart:
+        """The curve, and the error accumulated at each step since the last computed one."""
+        ratios = ratios_for(self.curve(), plan.schedule, self.resample)
+        computes = [[a.computes for a in (s.actions[0], s.actions[-1])] for s in plan.steps]
+        errors = accumulated_errors(ratios, plan.schedule, ~np.array(computes))
+        # the first step of a phase has no ratio to a step of its own expert
+        ratios = ratios.copy()
+        ratios[[phase.start for phase in plan.schedule.phases]] = np.nan
+        return Chart(
+            label="magnitude ratio",
+            lines={"conditional": ratios[:, 0], "unconditional": ratios[:, 1]},
+            errors=errors.max(axis=1),
+            threshold=None if self.has_budget else self.thresh,
+        )
+
     def _settings(self, curve: Curve) -> dict[str, Any]:
         """The settings that acted, as plain values."""
         used = ["K", "retention_ratio", "resample"]
@@ -134,8 +173,4 @@ class MagCache:
             used += ["thresh", "rule"]
         base = self.mag_ratios_base
         name = str(base) if isinstance(base, str | Path) else curve.model or "list"
-        return {key: getattr(self, key) for key in used} | {"curve": name}
-
-    def _require(self, condition: bool, name: str, allowed: str) -> None:
-        if not condition:
-            raise UsageError(f"{self.keys[name]} must be {allowed}; got {getattr(self, name)!r}")
+        return self.described(*used) | {"curve": name}

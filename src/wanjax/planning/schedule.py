@@ -1,14 +1,9 @@
-"""From a configuration to the steps of a run: schedule and plan."""
+"""From a configuration to the steps of a run."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
-from wanjax.caching import METHODS, Method, Plan, Schedule, dense_plan
-from wanjax.config.checks import active_caches
+from wanjax.caching import Schedule
 from wanjax.config.keys import Config
-from wanjax.planning.memory import kv_cache_bytes
 from wanjax.schedulers import SAMPLERS
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS
 
@@ -45,31 +40,6 @@ def make_schedule(
     )
 
 
-def plan_for(config: Config) -> Plan:
-    """The plan of a run: its caching method's, else every step computed.
-
-    Raises `UsageError` where the method's settings or curve do not fit the run.
-    """
-    schedule = schedule_for(config)
-    method = caching_method(config)
-    plan = dense_plan(schedule) if method is None else method.plan(schedule, conditions_of(config))
-    if config.use_kv_cache:
-        plan = replace(plan, kv_cache_bytes=kv_cache_bytes(config, schedule))
-    return plan
-
-
-def conditions_of(config: Config) -> dict[str, Any]:
-    """Facts of a run that a curve may have been measured under others than these."""
-    return {
-        "model": config.preset or config.model,
-        "image": config.task == "i2v",
-        "height": config.height,
-        "width": config.width,
-        "num_frames": config.num_frames,
-        "dtype": config.activations_dtype,
-    }
-
-
 def schedule_for(config: Config) -> Schedule:
     """The steps of a run before caching."""
     assert config.guidance_scale_high is not None  # spelt out by `config.resolve`
@@ -81,11 +51,3 @@ def schedule_for(config: Config) -> Schedule:
         config.boundary_ratio,
         config.sampler,
     )
-
-
-def caching_method(config: Config) -> Method | None:
-    """The caching method that is switched on, with its settings."""
-    for name in active_caches(config):
-        method = METHODS[name]
-        return method(**{field: getattr(config, key) for field, key in method.keys.items()})
-    return None

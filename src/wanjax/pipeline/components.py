@@ -1,0 +1,119 @@
+"""The parts of a model: loaded from its folder, kept on the device, rested on the host, freed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wanjax.checkpoints.folder import Folder
+from wanjax.checkpoints.hub import download
+from wanjax.checkpoints.locate import locate
+from wanjax.config.keys import Config
+from wanjax.media.clip_processor import ImageProcessor
+from wanjax.media.tokenizer import Tokenizer
+from wanjax.models.clip import CLIPVisionModel
+from wanjax.models.transformer import WanTransformer
+from wanjax.models.umt5 import UMT5Encoder
+from wanjax.models.vae import WanVAE
+
+
+class Components:
+    """The parts of one model folder, each loaded once, when it is first asked for.
+
+    `rest` moves a part's parameters to the host until it is asked for again, `free` forgets it
+    altogether. Raises `CheckpointError` for a folder or file that does not hold the model.
+    """
+
+    def __init__(self, folder: Folder, config: Config):
+        self.folder = folder
+        dtype = jnp.dtype(config.weights_dtype)
+        self._load: dict[str, Callable[[], Any]] = {
+            "tokenizer": folder.load_tokenizer,
+            "text_encoder": lambda: folder.load_text_encoder(dtype=dtype),
+            "vae": folder.load_vae,
+        }
+        for name in folder.experts:
+            self._load[name] = lambda name=name: folder.load_transformer(
+                name, dtype=dtype, kernel=config.attention
+            )
+        if folder.transformer_config().image_dim is not None:
+            self._load["image_processor"] = folder.load_image_processor
+            self._load["image_encoder"] = lambda: folder.load_image_encoder(dtype=dtype)
+        self._parts: dict[str, Any] = {}
+        self._resting: set[str] = set()
+
+    @classmethod
+    def of(cls, config: Config) -> Components:
+        """Of the configuration's model, which is downloaded where it is a Hub id."""
+        assert config.model is not None
+        path = locate(config.model)
+        return cls(Folder.open(download(config.model) if path is None else path), config)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parts that this model has."""
+        return tuple(self._load)
+
+    def load(self) -> None:
+        """Load all parts that are not here yet."""
+        for name in self._load:
+            self._part(name)
+
+    def rest(self, name: str) -> None:
+        """Move a part's parameters to the host's memory, until it is asked for again."""
+        if name in self._parts and name not in self._resting:
+            self._move(name, jax.device_get)
+            self._resting.add(name)
+
+    def free(self, name: str) -> None:
+        """Forget a part; asked for again, it is loaded from its files."""
+        self._parts.pop(name, None)
+        self._resting.discard(name)
+
+    def where(self, name: str) -> str:
+        """`device`, `host` (resting) or `files` (not loaded)."""
+        if name not in self._parts:
+            return "files"
+        return "host" if name in self._resting else "device"
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._part("tokenizer")
+
+    @property
+    def text_encoder(self) -> UMT5Encoder:
+        return self._part("text_encoder")
+
+    @property
+    def vae(self) -> WanVAE:
+        return self._part("vae")
+
+    @property
+    def transformers(self) -> tuple[WanTransformer, ...]:
+        """The experts: high noise, low noise."""
+        return tuple(self._part(name) for name in self.folder.experts)
+
+    @property
+    def image_processor(self) -> ImageProcessor:
+        return self._part("image_processor")
+
+    @property
+    def image_encoder(self) -> CLIPVisionModel | None:
+        """CLIP, of models that attend to an image's embeddings (Wan 2.1 image to video)."""
+        return self._part("image_encoder") if "image_encoder" in self._load else None
+
+    def _part(self, name: str) -> Any:
+        if name not in self._parts:
+            self._parts[name] = self._load[name]()
+        elif name in self._resting:
+            self._move(name, jax.device_put)
+            self._resting.discard(name)
+        return self._parts[name]
+
+    def _move(self, name: str, move: Callable[[Any], Any]) -> None:
+        graph, parameters = nnx.split(self._parts[name])
+        self._parts[name] = nnx.merge(graph, move(parameters))

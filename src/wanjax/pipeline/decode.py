@@ -1,0 +1,34 @@
+"""Denoised latents to pixels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped, UInt8
+
+from wanjax.models.vae import WanVAE
+from wanjax.pipeline.vae_stream import decode_frames
+from wanjax.sampling.programs import Programs
+
+
+def decode_latents(
+    vae: WanVAE,
+    programs: Programs,
+    latents: Float[Array, "batch z t h w"],
+    dtype: Literal["uint8", "float32"],
+) -> Shaped[np.ndarray, "batch frames height width 3"]:
+    """Pixels from 0 to 255, or with "float32" from 0 to 1, unrounded."""
+    latents = vae.denormalize(jnp.moveaxis(jnp.asarray(latents, jnp.float32), 1, -1))
+    chunks = decode_frames(vae, latents, programs)
+    convert = _to_uint8 if dtype == "uint8" else _to_unit
+    return np.concatenate(list(map(convert, chunks)), axis=1)
+
+
+def _to_unit(video: Float[np.ndarray, "b f H W 3"]) -> Float[np.ndarray, "b f H W 3"]:
+    return (np.clip(video, -1, 1) + 1) / 2
+
+
+def _to_uint8(video: Float[np.ndarray, "b f H W 3"]) -> UInt8[np.ndarray, "b f H W 3"]:
+    return np.round(_to_unit(video) * 255).astype(np.uint8)

@@ -1,0 +1,106 @@
+"""Prompts and pictures to what the transformers attend to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+from PIL import Image
+
+from wanjax.caching import Schedule
+from wanjax.media.tokenizer import prompt_clean
+from wanjax.models.transformer import Context, KeysValues, WanTransformer
+from wanjax.pipeline.components import Components
+from wanjax.sampling.programs import Programs
+from wanjax.sampling.step import Expert
+
+
+def encode_prompts(
+    components: Components, programs: Programs, prompts: Sequence[str], max_sequence_length: int
+) -> Float[Array, "batch length dim"]:
+    """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
+    cleaned = [prompt_clean(prompt) for prompt in prompts]
+    ids, mask = components.tokenizer(cleaned, max_sequence_length)
+    graph, params = nnx.split(components.text_encoder)
+    program = programs.get(_encode_text, (graph,), (params, ids, mask))
+    return program(params, ids, mask)
+
+
+def encode_images(
+    components: Components, programs: Programs, ends: Sequence[Sequence[Image.Image]]
+) -> Float[Array, "images tokens dim"] | None:
+    """CLIP's view of the first and, if taken, the last frames; None for models without CLIP.
+
+    `ends` are the frames of all videos, first ones and last ones; the result has those of a
+    video after one another.
+    """
+    if components.image_encoder is None:
+        return None
+    in_turn = [image for video in zip(*ends, strict=True) for image in video]
+    pixels = np.stack([components.image_processor(image) for image in in_turn])
+    graph, params = nnx.split(components.image_encoder)
+    program = programs.get(_encode_images, (graph,), (params, pixels))
+    return program(params, pixels)
+
+
+def embed_context(
+    components: Components,
+    programs: Programs,
+    schedule: Schedule,
+    embeds: Sequence[Float[Array, "batch length dim"]],
+    image_embeds: Float[Array, "images tokens dim"] | None,
+    dtype: str,
+    keys_values: bool,
+) -> list[Expert | None]:
+    """Each expert with its own projection of the context; None for one without steps.
+
+    `embeds` are the conditional and, where guidance acts, the unconditional embeddings. With
+    `keys_values` the context is projected on to the keys and values of every layer.
+    """
+    transformers = components.transformers
+    experts: list[Expert | None] = [None] * len(transformers)
+    for phase in schedule.phases:
+        number = schedule.experts[phase.start]
+        branches = schedule.num_branches(phase.start)
+        text = jnp.concatenate(list(embeds[:branches])).astype(dtype)
+        image = None
+        if image_embeds is not None:
+            image = jnp.concatenate([image_embeds] * branches).astype(dtype)
+        graph, params = nnx.split(transformers[number])
+        arguments = (params, text, image)
+        program = programs.get(_embed_context, (graph, keys_values), arguments)
+        experts[number] = Expert(nnx.to_pure_dict(params), program(*arguments))
+    return experts
+
+
+def context_bytes(experts: Sequence[Expert | None]) -> int:
+    """What the experts' contexts hold."""
+    contexts = [expert.context for expert in experts if expert]
+    return sum(x.nbytes for x in jax.tree.leaves(contexts))
+
+
+def _encode_text_impl(graph: Any, params: Any, ids: Array, mask: Array) -> Array:
+    return nnx.merge(graph, params)(ids, mask) * mask[..., None]
+
+
+def _encode_images_impl(graph: Any, params: Any, pixels: Array) -> Array:
+    return nnx.merge(graph, params)(pixels)
+
+
+def _embed_context_impl(
+    graph: Any, keys_values: bool, params: Any, text: Array, image: Array | None
+) -> Context | KeysValues:
+    """The context as the model projects it, or its `keys_values` in every layer."""
+    model: WanTransformer = nnx.merge(graph, params)
+    context = model.embed_context(text, image)
+    return model.keys_values(context) if keys_values else context
+
+
+_encode_text = jax.jit(_encode_text_impl, static_argnums=0)
+_encode_images = jax.jit(_encode_images_impl, static_argnums=0)
+_embed_context = jax.jit(_embed_context_impl, static_argnums=(0, 1))
