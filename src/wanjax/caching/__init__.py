@@ -8,13 +8,14 @@ configuration under `use_NAME`. To add one: its file, its line in `METHODS`, its
 
 from collections.abc import Mapping
 
-from wanjax.caching.curve import Curve, CurveError, shipped_curves
+from wanjax.caching.curve import Curve, shipped_curves
 from wanjax.caching.methods.cfg_cache import CFGCache
 from wanjax.caching.methods.magcache import MagCache
 from wanjax.caching.methods.sencache import SenCache
 from wanjax.caching.plan import Plan, Schedule, Step, dense_plan, make_plan
 from wanjax.caching.resample import check_fit, ratios_for
 from wanjax.caching.sensitivities import Sensitivities
+from wanjax.errors import CurveError
 
 Method = MagCache | CFGCache | SenCache
 METHODS: Mapping[str, type[Method]] = {
