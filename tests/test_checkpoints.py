@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.load import TensorFiles, load_parameters
-from wanjax.checkpoints.locate import folder_values
+from wanjax.checkpoints.locate import folder_values, locate
 from wanjax.checkpoints.mapping import TRANSFORMS, checkpoint_tensors
 from wanjax.checkpoints.save import save_model
 from wanjax.errors import CheckpointError
@@ -130,6 +130,25 @@ def test_bfloat16_checkpoint(tmp_path):
     np.testing.assert_array_equal(model.out.kernel[...], expected)
 
 
+@pytest.mark.parametrize("stored_as", ["F8_E4M3", "I64"])
+def test_numbers_that_cannot_be_read_are_listed(tmp_path, stored_as):
+    """NumPy has no FP8: safetensors would end in an AttributeError."""
+    path = tmp_path / "m.safetensors"
+    save_file(tensors(), path)
+    size = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + size])
+    width = 8 if stored_as == "I64" else 1
+    end = 0
+    for entry in header.values():
+        entry["dtype"] = stored_as
+        start, end = end, end + int(np.prod(entry["shape"])) * width
+        entry["data_offsets"] = [start, end]
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+    text = refused(tmp_path)
+    assert f"10 wrong type of numbers: blocks.0.bias is {stored_as}, expected F64, F32" in text
+
+
 def test_aliases_and_prefix(tmp_path):
     stored = {f"model.{name}": value for name, value in tensors().items()}
     stored["model.head.weight"] = stored.pop("model.out.weight")
@@ -232,7 +251,6 @@ def test_what_a_folder_has(folder):
     assert opened.experts == ("transformer", "transformer_2")
     values = folder_values(folder)
     assert (values["boundary_ratio"], values["flow_shift"]) == (0.8, 5.0)
-    assert not opened.has("image_encoder")
 
 
 @pytest.mark.parametrize("absent", [..., None, [None, None]], ids=["left out", "null", "nulls"])
@@ -254,14 +272,94 @@ def test_folders_that_are_none(folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"model_index\.json is missing"):
         Folder.open(folder / "vae")
     rewrite(folder / "model_index.json", _class_name="FluxPipeline")
-    with pytest.raises(CheckpointError, match="'FluxPipeline', expected one of WanPipeline"):
+    with pytest.raises(CheckpointError, match="_class_name='FluxPipeline': must be 'WanPipeline'"):
         Folder.open(folder)
     (folder / "model_index.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="holds a list, expected an object"):
         Folder.open(folder)
     (folder / "model_index.json").write_text('{"_class')
-    with pytest.raises(CheckpointError, match=r"model_index\.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"model_index\.json is cut short or not valid JSON"):
         Folder.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "text"),
+    [
+        ("model_index.json", {"transformer": ...}, "transformer is missing"),
+        ("model_index.json", {"transformer": [None, None]}, "transformer is missing"),
+        ("model_index.json", {"transformer_2": "yes"}, "transformer_2='yes': must be a list"),
+        ("model_index.json", {"boundary_ratio": ...}, "boundary_ratio is missing: two transf"),
+        ("model_index.json", {"boundary_ratio": "0.9"}, "boundary_ratio='0.9': must be a number"),
+        ("model_index.json", {"boundary_ratio": 900}, "boundary_ratio=900: must be below 1"),
+        ("transformer/config.json", {"in_channels": "16"}, "in_channels='16': must be a whole"),
+        ("transformer/config.json", {"out_channels": 0}, "out_channels=0: must be at least 1"),
+        ("scheduler/scheduler_config.json", {"flow_shift": 0}, "flow_shift=0: must be above 0"),
+        ("scheduler/scheduler_config.json", {"shift": [3]}, r"shift=\[3\]: must be a number"),
+    ],
+)
+def test_what_a_folder_says_is_checked_without_a_model(folder, file, changes, text):
+    rewrite(folder / file, **changes)
+    with pytest.raises(CheckpointError, match=text) as caught:
+        folder_values(folder)
+    assert str(caught.value).startswith(f"{folder / file}: ")
+
+
+@pytest.mark.parametrize(
+    ("load", "file", "changes", "text"),
+    [
+        ("transformer", "transformer/config.json", {"num_layers": 10**9}, "must be at most 1000"),
+        ("vae", "vae/config.json", {"latents_std": [1, 1, 0, 1]}, r"latents_std\[2\]=0: must be"),
+        ("text_encoder", "text_encoder/config.json", {"d_model": 0}, "d_model=0: must be at least"),
+        (
+            "image_encoder",
+            "image_encoder/config.json",
+            {"patch_size": 1.5},
+            "must be a whole number",
+        ),
+        ("image_processor", "image_processor/preprocessor_config.json", {"size": 0}, "at least 1"),
+    ],
+)
+def test_impossible_sizes_are_refused_before_a_tensor_is_looked_at(
+    folder, load, file, changes, text
+):
+    """The folder has no tensors, which would be the next complaint."""
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).touch()
+    (folder / file).write_text((folder / file).read_text() or "{}")
+    rewrite(folder / file, **changes)
+    arguments = ["transformer"] if load == "transformer" else []
+    with pytest.raises(CheckpointError, match=text) as caught:
+        getattr(Folder.open(folder), f"load_{load}")(*arguments)
+    assert str(caught.value).startswith(f"{folder / file}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"num_layers": 2, "num_layers": 3}', "num_layers is given twice"),
+        ('{"eps": NaN}', "NaN is no finite number"),
+        ('{"eps": -Infinity}', "-Infinity is no finite number"),
+        ('{"eps": 1e999}', "1e999 is no finite number"),
+        ('{"deep": {"a": 1, "a": 1}}', "a is given twice"),
+        ('"transformer"', "holds a str, expected an object"),
+        ("null", "holds a NoneType, expected an object"),
+        ("[" * 10**5, "is cut short or not valid JSON"),
+        ("", "is cut short or not valid JSON"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_json_is_read_without_guessing(folder, text, message):
+    file = folder / "transformer/config.json"
+    file.write_text(text)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Folder.open(folder).load_transformer("transformer")
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("model", ["m" * 5000, "~nobody-has-this-name/model"])
+def test_names_that_can_be_no_folder(model):
+    with pytest.raises(CheckpointError, match="can be no folder"):
+        locate(model)
 
 
 def test_a_folder_without_its_weights(folder):

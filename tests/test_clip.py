@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 
@@ -45,20 +46,23 @@ def test_equals_stored_reference(prefixed, tmp_path):
 
 def test_image_of_another_size_is_refused():
     model = nnx.eval_shape(lambda: CLIPVisionModel(SMALL, rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match=r"takes 30 by 30"):
+    with pytest.raises(CheckpointError, match=r"takes 30 by 30"):
         model(np.zeros((1, 28, 30, 3), np.float32))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"hidden_act": "relu"}, "hidden_act is 'relu'; known are gelu, quick_gelu"),
-        ({"hidden_size": 30, "num_attention_heads": 4}, "hidden_size 30 is not a multiple"),
-        ({"num_hidden_layers": 1}, "at least 2"),
+        ({"hidden_act": "relu"}, "hidden_act='relu': must be 'gelu' or 'quick_gelu'"),
+        ({"hidden_size": 30, "num_attention_heads": 4}, "hidden_size=30: must be a multiple"),
+        ({"num_hidden_layers": 1}, "num_hidden_layers=1: must be at least 2"),
+        ({"patch_size": 225}, "patch_size=225: must be at most image_size=224"),
+        ({"image_size": [224, 224]}, "must be a whole number"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps=nan: must be a finite number"),
     ],
 )
 def test_config_is_checked(values, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         CLIPVisionConfig.from_dict(values)
 
 
@@ -76,8 +80,19 @@ def test_preprocessing_keeps_the_centre():
     np.testing.assert_allclose(gray, np.broadcast_to([1.0, 1.0, 0.0], (20, 20, 3)))
 
 
-def test_preprocessor_config_is_checked():
-    with pytest.raises(ValueError, match="shortest_edge"):
-        ImageProcessor.from_dict({"size": {"height": 224, "width": 224}})
-    with pytest.raises(ValueError, match="larger than the shortest edge 224"):
-        ImageProcessor.from_dict({"size": {"shortest_edge": 224}, "crop_size": 336})
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": {"height": 224, "width": 224}}, "size=.* must be pixels, or .* shortest_edge"),
+        ({"size": {"shortest_edge": 224}, "crop_size": 336}, "larger than the shortest edge 224"),
+        ({"size": 224, "crop_size": {"height": 224}}, "crop_size=.* with height and width"),
+        ({"size": "224"}, "shortest_edge='224': must be a whole number"),
+        ({"size": 10**6}, "shortest_edge=1000000: must be at most 4096"),
+        ({"resample": 9}, "resample=9: must be at most 5"),
+        ({"image_mean": [0.5, 0.5]}, r"image_mean\[2\] is missing"),
+        ({"image_std": [1, 0, 1]}, r"image_std\[1\]=0: must be above 0"),
+    ],
+)
+def test_preprocessor_config_is_checked(values, message):
+    with pytest.raises(CheckpointError, match=message):
+        ImageProcessor.from_dict(values)

@@ -167,7 +167,7 @@ def test_no_curve_says_how_to_get_one(tmp_path):
     folder = model_folder(tmp_path)
     with pytest.raises(UsageError, match=r"has no magnitude curve.*wanjax calibrate model="):
         prepare(plan_config(f"model={folder}", "use_magcache=True"))
-    with pytest.raises(UsageError, match=r"no\.json cannot be read: No such file"):
+    with pytest.raises(UsageError, match=r"curve no\.json: no such file"):
         prepare(plan_config("use_magcache=True", "mag_ratios_base=no.json"))
 
 

@@ -40,15 +40,16 @@ def test_published_values():
     ])  # fmt: skip
 
 
-def test_round_trip(tmp_path):
-    curve = Curve.load(T2V)
-    path = tmp_path / "curve.json"
+@pytest.mark.parametrize("name", shipped_curves())
+def test_round_trip(name, tmp_path):
+    curve, path = Curve.load(name), tmp_path / "curve.json"
     curve.save(path)
-    assert path.read_text() == (json_text := path.read_text())
     again = Curve.load(path)
+    for field in dataclasses.fields(Curve):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(curve, field.name))
+    text = path.read_text()
     again.save(path)
-    assert path.read_text() == json_text
-    np.testing.assert_array_equal(again.ratios, curve.ratios)
+    assert path.read_text() == text
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -59,9 +60,18 @@ def test_lists_with_and_without_the_first_pair():
     assert padded.steps == 2
 
 
-@pytest.mark.parametrize("values", [[], [1.0, 1.0, 0.9], [1.0, float("nan")], [1.0, 0.0], [1, -1]])
-def test_bad_lists(values):
-    with pytest.raises(CurveError):
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([], "two numbers a step .* got 0"),
+        ([1.0, 1.0, 0.9], "two numbers a step .* got 3"),
+        ([1.0, float("nan")], r"ratios\[1\]=nan: must be a finite number"),
+        ([1.0, 0.0], r"ratios\[1\]=0.0: must be above 0"),
+        ([1, -1], r"ratios\[1\]=-1: must be above 0"),
+    ],
+)
+def test_bad_lists(values, text):
+    with pytest.raises(CurveError, match=text):
         Curve.from_list(values)
 
 
@@ -73,32 +83,55 @@ def broken(tmp_path, **changes):
     return path
 
 
-NAN_PAIR = [[1, 1]] * 39 + [[1, float("nan")]]
+def ratios(last, count=40):
+    return [[1, 1]] * (count - 1) + [last]
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"format": "other"}, "format must be"),
-        ({"version": 2}, "version 2 is not known"),
-        ({"version": "absent"}, "version None"),
-        ({"ratios": NAN_PAIR}, "ratios holds a value that is not finite"),
-        ({"ratios": [[1, 1]] * 39 + [[1, 0]]}, "ratios must be positive; step 39"),
-        ({"ratios": [[1, 1]] * 39 + [[-1, 1]]}, "ratios must be positive"),
-        ({"ratios": [[1, 1]] * 39}, "ratios must be a list of steps=40 pairs"),
-        ({"ratios": [[1, 1, 1]] * 40}, "ratios must be a pair per step"),
-        ({"ratios": [[1, 1]] * 39 + [[1]]}, "ratios must be numbers"),
-        ({"ratios": [[0.9, 1]] + [[1, 1]] * 39}, "ratios must start with"),
+        ({"format": "other"}, "format='other': must be 'wanjax-curve'"),
+        ({"version": 2}, "version=2 is not known; this release reads 1"),
+        ({"version": "absent"}, "version=None"),
+        ({"ratios": ratios([1, float("nan")])}, "NaN is no finite number"),
+        ({"ratios": ratios([1, 0])}, r"ratios\[39\]\[1\]=0: must be above 0"),
+        ({"ratios": ratios([-1, 1])}, r"ratios\[39\]\[0\]=-1: must be above 0"),
+        ({"ratios": ratios([True, 1])}, r"ratios\[39\]\[0\]=True: must be a number"),
+        ({"ratios": ratios(["1", 1])}, r"ratios\[39\]\[0\]='1': must be a number"),
+        ({"ratios": ratios([1, 1], 39)}, "sigmas must have 40 entries for 39 ratios"),
+        (
+            {"ratios": ratios([1, 1, 1])},
+            r"ratios\[39\]=\[1, 1, 1\]: must have a length of at most 2",
+        ),
+        ({"ratios": ratios([1])}, r"ratios\[39\]\[1\] is missing"),
+        (
+            {"ratios": [[0.9, 1], *ratios([1, 1], 39)]},
+            r"ratios\[0\]=\[0.9, 1.0\]: must be \[1.0, 1",
+        ),
+        ({"ratios": []}, r"ratios=\[\]: must have a length of at least 1"),
         ({"ratios": "absent"}, "ratios is missing"),
+        ({"ratios": 1}, "ratios=1: must be a list"),
+        ({"steps": 39}, "steps=39: must be 40"),
+        ({"steps": "absent"}, "steps=None: must be 40"),
         ({"sigmas": None}, "sigmas is missing"),
-        ({"sigmas": [1, 0]}, "sigmas must be 41 numbers"),
+        ({"sigmas": [1, 0]}, "sigmas must have 41 entries"),
         ({"sigmas": [0.5] * 40 + [0]}, "sigmas must fall"),
+        ({"sigmas": [1.5] * 41}, r"sigmas\[0\]=1.5: must be at most 1"),
         ({"boundary_step": None}, "boundary_step and boundary_ratio belong together"),
-        ({"boundary_step": 40}, "boundary_step must lie in 1..39"),
-        ({"boundary_step": "26"}, "boundary_step must be int"),
-        ({"model": 3}, "model must be str"),
-        ({"spread": [[0, 0]]}, "spread must be 40 pairs"),
-        ({"prompts": "one"}, "prompts must be list"),
+        ({"boundary_step": 40}, r"boundary_step=40: must lie in 1\.\.39"),
+        ({"boundary_step": 0}, "boundary_step=0: must be at least 1"),
+        ({"boundary_step": "26"}, "boundary_step='26': must be a whole number"),
+        ({"boundary_ratio": 875}, "boundary_ratio=875: must be below 1"),
+        ({"flow_shift": 0}, "flow_shift=0: must be above 0"),
+        ({"height": 720.5}, "height=720.5: must be a whole number"),
+        ({"width": -1}, "width=-1: must be at least 1"),
+        ({"num_frames": True}, "num_frames=True: must be a whole number"),
+        ({"model": 3}, "model=3: must be text"),
+        ({"spread": [[0, 0]]}, "spread must have 40 entries"),
+        ({"spread": ratios([0, -1])}, r"spread\[39\]\[1\]=-1: must be at least 0"),
+        ({"cosine_distance": ratios([0, 3])}, r"cosine_distance\[39\]\[1\]=3: must be at most 2"),
+        ({"prompts": "one"}, "prompts='one': must be a list"),
+        ({"seeds": [0, 0.5]}, r"seeds\[1\]=0.5: must be a whole number"),
         ({"colour": 1}, "unknown field colour"),
     ],
 )
@@ -111,15 +144,40 @@ def test_broken_files_name_file_and_field(tmp_path, changes, text):
 
 def test_truncated_missing_and_foreign_files(tmp_path):
     path = tmp_path / "curve.json"
-    with pytest.raises(CurveError, match="cannot be read"):
+    with pytest.raises(CurveError, match=r"no such file.*wan2\.2-t2v-a14b"):
         Curve.load(path)
+    with pytest.raises(CurveError, match="cannot be read: Is a directory"):
+        Curve.load(tmp_path)
     Curve.load(T2V).save(path)
-    path.write_text(path.read_text()[:500])
-    with pytest.raises(CurveError, match="truncated"):
+    text = path.read_text()
+    path.write_text(text[:500])
+    with pytest.raises(CurveError, match="is cut short or not valid JSON"):
+        Curve.load(path)
+    path.write_text(text.replace('"steps"', '"model": "other", "steps"'))
+    with pytest.raises(CurveError, match="model is given twice"):
         Curve.load(path)
     path.write_text("[1, 2]")
-    with pytest.raises(CurveError, match="format"):
+    with pytest.raises(CurveError, match="holds a list, expected an object"):
         Curve.load(path)
+
+
+def test_a_curve_cannot_be_written_to():
+    given = np.array([[1, 1], [0.9, 0.8]])
+    curve = Curve(given)
+    given[1] = 5
+    np.testing.assert_array_equal(curve.ratios[1], [0.9, 0.8])
+    with pytest.raises(ValueError, match="read-only"):
+        curve.ratios[1] = 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        curve.ratios = given
+
+
+def test_a_constructor_tells_its_faults_as_a_file_does():
+    with pytest.raises(CurveError, match=r"^ratios\[1\]\[0\]=nan: must be a finite number$"):
+        Curve([[1, 1], [float("nan"), 1]])
+    with pytest.raises(CurveError, match=r"^unknown field colour$"):
+        Curve([[1, 1]], colour="red")
+    assert Curve([[1, 1]], seeds=np.arange(2), height=np.int64(64)).height == 64
 
 
 def test_noise_level_keeps_the_magnitude_function():

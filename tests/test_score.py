@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import render
 
+from wanjax.errors import UsageError
 from wanjax.tiny import world
 from wanjax.tiny.score import read_video, score_video, score_videos
 
@@ -140,12 +141,12 @@ def test_scoring_is_deterministic(truth):
     ],
 )
 def test_unusable_input_is_refused(frames, prompt, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         score_video(frames, prompt)
 
 
 def test_each_video_needs_its_prompt(truth):
-    with pytest.raises(ValueError, match="2 videos, but 1 prompts"):
+    with pytest.raises(UsageError, match="2 videos, but 1 prompts"):
         score_videos(truth[0][:2], truth[1][:1])
-    with pytest.raises(ValueError, match="no videos"):
+    with pytest.raises(UsageError, match="no videos"):
         score_videos([], [])

@@ -10,7 +10,7 @@ from fake_model import run_fake
 
 from wanjax.caching import SenCache, Sensitivities, dense_plan
 from wanjax.caching.sensitivities import average_sensitivities
-from wanjax.errors import UsageError
+from wanjax.errors import SensitivityError, UsageError
 from wanjax.planning.schedule import make_schedule
 from wanjax.sampling.programs import Programs
 
@@ -258,24 +258,30 @@ def test_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"format": "wanjax-curve"}, 'format must be "wanjax-sensitivities"'),
-        ({"version": 9}, "version 9 is not known"),
+        ({"format": "wanjax-curve"}, "format='wanjax-curve': must be 'wanjax-sensitivities'"),
+        ({"version": 9}, "version=9 is not known"),
         ({"alpha_x": [1]}, "alpha_x must have a number for each"),
-        ({"alpha_t": None}, "alpha_t must have a number for each"),
-        ({"alpha_t": [1, -1]}, "alpha_t must be finite and at least 0"),
-        ({"timesteps": []}, "must have a number for each"),
+        ({"alpha_t": None}, "alpha_t=None: must be a list"),
+        ({"alpha_t": [1, -1]}, r"alpha_t\[1\]=-1: must be at least 0"),
+        ({"alpha_t": [[1], [1]]}, r"alpha_t\[0\]=\[1\]: must be a number"),
+        ({"timesteps": []}, r"timesteps=\[\]: must have a length of at least 1"),
+        ({"timesteps": [500, 999]}, "timesteps must fall"),
+        ({"timesteps": [1001, 999]}, r"timesteps\[0\]=1001: must be at most 1000"),
+        ({"height": -64}, "about: height=-64: must be at least 1"),
+        ({"colour": "red"}, "about: unknown field colour"),
     ],
 )
 def test_mistakes_in_a_file(changes, text, tmp_path):
     path = tmp_path / "s.json"
     Sensitivities([999, 500.0], [1, 2], [0.5, 0.25]).save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(UsageError, match=text):
+    with pytest.raises(SensitivityError, match=text) as caught:
         SenCache(sensitivities=path).plan(schedules()[0])
+    assert str(path) in str(caught.value)
 
 
 def test_no_such_file_or_a_wrong_list():
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(SensitivityError, match=r"no\.json: no such file"):
         Sensitivities.load("no.json")
     with pytest.raises(UsageError, match=r"a list is \[alpha_x, alpha_t\]"):
         SenCache(sensitivities=[1, 2, 3]).plan(schedules()[0])

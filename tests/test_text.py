@@ -11,6 +11,7 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from wanjax.errors import CheckpointError, UsageError
 from wanjax.media.tokenizer import Tokenizer, prompt_clean
 
 PIECES = ["▁", "▁a", "▁red", "▁ball", "▁moving", "r", "e", "d"]
@@ -92,19 +93,24 @@ def test_special_tokens_of_the_config(folder, pad):
 
 def test_errors_name_the_file_and_the_fix(folder):
     tokenizer = Tokenizer(folder)
-    with pytest.raises(ValueError, match="max_sequence_length is 0"):
+    with pytest.raises(UsageError, match="max_sequence_length=0: must be at least 1"):
         tokenizer(["a"], 0)
-    with pytest.raises(TypeError, match=r"give a list: \['a'\]"):
+    with pytest.raises(UsageError, match=r"give a list: \['a'\]"):
         tokenizer("a", 4)
-    with pytest.raises(FileNotFoundError, match=r"tokenizer\.json is missing"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
         Tokenizer(folder / "elsewhere")
     config = folder / "tokenizer_config.json"
     config.write_text(json.dumps({"eos_token": "<end>"}))
-    with pytest.raises(ValueError, match=r"eos_token is '<end>', which is not in the vocabulary"):
+    with pytest.raises(
+        CheckpointError, match=r"eos_token is '<end>', which is not in the vocabulary"
+    ):
+        Tokenizer(folder)
+    config.write_text('{"pad_token": {"text": "<pad>"}}')
+    with pytest.raises(CheckpointError, match=r"config\.json: pad_token=.*: must be text"):
         Tokenizer(folder)
     config.write_text("{")
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json is cut short or not valid"):
         Tokenizer(folder)
     (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match="Git LFS pointer"):
+    with pytest.raises(CheckpointError, match="Git LFS pointer"):
         Tokenizer(folder)

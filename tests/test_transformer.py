@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.errors import CheckpointError, UsageError
 from wanjax.models import attention as attention_module
 from wanjax.models.attention import attention
 from wanjax.models.transformer import TransformerConfig, WanTransformer
@@ -163,9 +164,9 @@ def test_without_a_mesh_constrain_does_nothing():
 
 def test_image_embeddings_go_with_the_model(load, t2v):
     text, image = jnp.zeros((1, 4, 8)), jnp.zeros((1, 7, 20))
-    with pytest.raises(ValueError, match=r"image embeddings are needed.*got some"):
+    with pytest.raises(UsageError, match=r"image embeddings are needed.*got some"):
         t2v.embed_context(text, image)
-    with pytest.raises(ValueError, match="got none"):
+    with pytest.raises(UsageError, match="got none"):
         load("i2v-2.1").embed_context(text)
 
 
@@ -177,11 +178,30 @@ def test_config_ignores_other_keys():
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"qk_norm": "rms_norm"}, "'rms_norm' and True"),
-        ({"cross_attn_norm": False}, "'rms_norm_across_heads' and False"),
-        ({"image_dim": 1280}, "come together; got 1280 and None"),
+        ({"qk_norm": "rms_norm"}, "qk_norm='rms_norm': must be 'rms_norm_across_heads'"),
+        ({"cross_attn_norm": False}, "cross_attn_norm=False: must be True"),
+        ({"image_dim": 1280}, "added_kv_proj_dim=None: must be 5120"),
+        ({"image_dim": 1280, "added_kv_proj_dim": 1280}, "added_kv_proj_dim=1280: must be 5120"),
+        ({"added_kv_proj_dim": 5120}, "else null; image_dim=None"),
+        ({"pos_embed_seq_len": 514}, "pos_embed_seq_len .* needs an image_dim"),
+        ({"num_layers": 10**9}, "num_layers=1000000000: must be at most 1000"),
+        ({"num_layers": 0}, "num_layers=0: must be at least 1"),
+        ({"num_attention_heads": -40}, "num_attention_heads=-40: must be at least 1"),
+        ({"num_attention_heads": True}, "num_attention_heads=True: must be a whole number"),
+        ({"attention_head_dim": 128.5}, "attention_head_dim=128.5: must be a whole number"),
+        ({"attention_head_dim": 127}, "attention_head_dim=127: must be a multiple of 2"),
+        ({"freq_dim": 255}, "freq_dim=255: must be a multiple of 2"),
+        ({"text_dim": "4096"}, "text_dim='4096': must be a whole number"),
+        ({"ffn_dim": 10**12}, "ffn_dim=1000000000000: must be at most 1048576"),
+        ({"in_channels": None}, "in_channels=None: must be a whole number"),
+        ({"eps": float("nan")}, "eps=nan: must be a finite number"),
+        ({"eps": float("inf")}, "eps=inf: must be a finite number"),
+        ({"eps": 0}, "eps=0: must be above 0"),
+        ({"patch_size": [1, 2]}, r"patch_size\[2\] is missing"),
+        ({"patch_size": [1, 2, 0]}, r"patch_size\[2\]=0: must be at least 1"),
+        ({"patch_size": 2}, "patch_size=2: must be a list"),
     ],
 )
-def test_config_refuses_other_architectures(values, text):
-    with pytest.raises(ValueError, match=text):
+def test_config_refuses_other_architectures_and_what_cannot_be(values, text):
+    with pytest.raises(CheckpointError, match=text):
         TransformerConfig.from_dict(values)

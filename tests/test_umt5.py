@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from wanjax.checkpoints.layouts.diffusers.umt5 import ALIASES, RULES
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.checkpoints.mapping import entries
+from wanjax.errors import CheckpointError
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
 
 REFERENCE = Path(__file__).parent / "reference" / "umt5.npz"
@@ -79,9 +80,24 @@ def test_activations_dtype(encoder, stored):
     assert run(halved, ids, mask).dtype == jnp.bfloat16
 
 
-def test_config_ignores_other_keys_and_refuses_other_architectures():
+def test_config_ignores_other_keys():
     config = UMT5Config.from_dict({"d_model": 64, "dropout_rate": 0.1, "architectures": ["x"]})
     assert config.d_model == 64
     assert config.num_layers == 24
-    with pytest.raises(ValueError, match=r"feed_forward_proj is 'relu'.*'gated-gelu'"):
-        UMT5Config.from_dict({"feed_forward_proj": "relu"})
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"feed_forward_proj": "relu"}, "feed_forward_proj='relu': must be 'gated-gelu'"),
+        ({"vocab_size": 0}, "vocab_size=0: must be at least 1"),
+        ({"num_layers": 2.5}, "num_layers=2.5: must be a whole number"),
+        ({"layer_norm_epsilon": float("inf")}, "layer_norm_epsilon=inf: must be a finite number"),
+        ({"relative_attention_num_buckets": 2}, "num_buckets=2: must be at least 4"),
+        ({"relative_attention_num_buckets": 33}, "num_buckets=33: must be a multiple of 2"),
+        ({"relative_attention_max_distance": 8}, "max_distance=8: must be above 8, a quarter"),
+    ],
+)
+def test_config_refuses_what_cannot_be(values, text):
+    with pytest.raises(CheckpointError, match=text):
+        UMT5Config.from_dict(values)

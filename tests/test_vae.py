@@ -10,6 +10,7 @@ from flax import nnx
 
 from wanjax.checkpoints.layouts.diffusers.vae import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
+from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.models.vae_layers import _conv3d_by_taps, _conv3d_direct
 from wanjax.pipeline.vae_stream import decode_frames, encode_frames
@@ -113,15 +114,22 @@ def test_config():
 @pytest.mark.parametrize(
     ("values", "key"),
     [
-        ({"is_residual": True}, "is_residual=True"),
+        ({"is_residual": True}, "is_residual=True: must be False.*use a Wan 2.1"),
         ({"patch_size": 2}, "patch_size=2"),
         ({"attn_scales": [0.5]}, "attn_scales="),
         ({"z_dim": 4}, "latents_mean has 16 values, expected 4"),
         ({"dim_mult": [1, 2, 4]}, "temperal_downsample has 3 values, expected 2"),
+        ({"dim_mult": []}, r"dim_mult=\[\]: must have a length of at least 1"),
+        ({"dim_mult": [1] * 99}, "must have a length of at most 6"),
+        ({"temperal_downsample": [0, 1, 1]}, r"temperal_downsample\[0\]=0: must be true or false"),
+        ({"latents_std": [0.0] + [1.0] * 15}, r"latents_std\[0\]=0.0: must be above 0"),
+        ({"latents_mean": [float("nan")] * 16}, r"latents_mean\[0\]=nan.*; and 13 more"),
+        ({"num_res_blocks": 10**9}, "num_res_blocks=1000000000: must be at most 8"),
+        ({"base_dim": 0}, "base_dim=0: must be at least 1"),
     ],
 )
 def test_config_refuses(values, key):
-    with pytest.raises(ValueError, match=key):
+    with pytest.raises(CheckpointError, match=key):
         VAEConfig.from_dict(values)
 
 
@@ -130,5 +138,5 @@ def test_config_refuses(values, key):
     [((1, 4, 16, 16, 3), "num_frames=4.* such as 5"), ((1, 5, 16, 20, 3), "16x20.*multiples of 8")],
 )
 def test_encode_refuses(vae, shape, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UsageError, match=message):
         vae.encode(jnp.zeros(shape))

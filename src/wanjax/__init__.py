@@ -40,10 +40,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name.startswith("_"):
         raise AttributeError(f"module 'wanjax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    home = importlib.import_module(_HOME.get(name, "wanjax.caching"))  # which has any method
+    try:
+        return getattr(home, name)
+    except AttributeError:
+        raise AttributeError(f"module 'wanjax' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    from wanjax.caching import METHODS
+
+    return sorted({*__all__, *(method.__name__ for method in METHODS.values())})

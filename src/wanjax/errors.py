@@ -1,4 +1,15 @@
-"""Errors that a user can mend; the command line prints their text and exits with code 2."""
+"""Errors that a user can mend; the command line prints their text and exits with code 2.
+
+    ValueError
+    └── UsageError            a setting, argument or combination that cannot work
+        ├── CheckpointError   a model's folder or file
+        ├── CurveError        a magnitude curve: its file, its values, or its fit to the run
+        ├── SensitivityError  sensitivities: their file or their values
+        └── PlanError         a plan whose steps cannot be carried out
+
+Each text names the key or file, the value given, what is allowed, and the fix. Whatever else
+is raised is a fault of this package.
+"""
 
 
 class UsageError(ValueError):
@@ -9,5 +20,13 @@ class CheckpointError(UsageError):
     """A checkpoint folder or file that is missing, incomplete or of another model."""
 
 
+class CurveError(UsageError):
+    """A curve file or list that is unreadable, or that does not fit the run."""
+
+
+class SensitivityError(UsageError):
+    """A file or list of sensitivities that is unreadable."""
+
+
 class PlanError(UsageError):
-    """A plan that cannot be carried out; the text names the step."""
+    """Steps that cannot be carried out, such as a reuse of what was never computed."""

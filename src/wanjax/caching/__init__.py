@@ -1,10 +1,13 @@
 """Step caching: what is computed and what is reused in each step. Pure Python and NumPy.
 
 A method is one file in `methods/`: a frozen dataclass of settings with
-`plan(schedule, conditions) -> Plan`. `METHODS` has them all by name.
+`plan(schedule, conditions) -> Plan`. `METHODS` has them all by name, and each class can be
+imported from here and from `wanjax`.
 """
 
-from wanjax.caching.curve import Curve, CurveError, shipped_curves
+from __future__ import annotations
+
+from wanjax.caching.curve import Curve, shipped_curves
 from wanjax.caching.method import Method
 from wanjax.caching.methods import METHODS, register
 from wanjax.caching.methods.cfg_cache import CFGCache
@@ -13,6 +16,7 @@ from wanjax.caching.methods.sen_cache import SenCache
 from wanjax.caching.plan import Action, Plan, Schedule, Step, dense_plan, make_plan
 from wanjax.caching.resample import check_fit, ratios_for
 from wanjax.caching.sensitivities import Sensitivities
+from wanjax.errors import CurveError
 
 __all__ = [
     "METHODS",
@@ -34,3 +38,11 @@ __all__ = [
     "register",
     "shipped_curves",
 ]
+
+
+def __getattr__(name: str) -> type[Method]:
+    """The class of a method that nobody has listed here."""
+    for method in METHODS.values():
+        if method.__name__ == name:
+            return method
+    raise AttributeError(f"module 'wanjax.caching' has no attribute {name!r}")

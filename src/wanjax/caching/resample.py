@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from wanjax.caching.curve import Curve, CurveError
+from wanjax.caching.curve import Curve
 from wanjax.caching.plan import EXPERT_NAMES, Schedule
+from wanjax.errors import CurveError
 
 if TYPE_CHECKING:  # at run time it costs a third of the start-up
     from jaxtyping import Float

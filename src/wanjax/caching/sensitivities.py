@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import numpy as np
+from jaxtyping import Float
+from pydantic import AfterValidator, Field
 
+from wanjax.caching.measured import Measured, Sigmas, array_of
 from wanjax.caching.plan import Schedule
-from wanjax.errors import UsageError
-from wanjax.files import write_json
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Float
+from wanjax.errors import SensitivityError, UsageError
+from wanjax.files import read_own, write_json
+from wanjax.validation import Number, checked, named
 
 FORMAT = "wanjax-sensitivities"
 VERSION = 1
 _ARRAYS = ("timesteps", "alpha_x", "alpha_t")
 
+_Timesteps = Annotated[list[Annotated[Number, Field(ge=0, le=1000)]], Field(min_length=1)]
+_Alphas = list[Annotated[Number, Field(ge=0)]]
 
-class SensitivityError(UsageError):
-    """A file or list of sensitivities that is unreadable."""
+
+@checked(SensitivityError, kw_only=True)
+class _About(Measured):
+    sigmas: Sigmas | None = None
 
 
-@dataclass(frozen=True, eq=False)
+def _known(about: Mapping[str, Any]) -> Mapping[str, Any]:
+    _About(**about)
+    return about
+
+
+@checked(SensitivityError, eq=False)
 class Sensitivities:
     """Relative change of the guided output v per unit of change of the sample x and the time.
 
@@ -36,22 +45,19 @@ class Sensitivities:
     Raises `SensitivityError` for values that cannot be.
     """
 
-    timesteps: Float[np.ndarray, " steps"]
-    alpha_x: Float[np.ndarray, " steps"]
-    alpha_t: Float[np.ndarray, " steps"]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    timesteps: Annotated[Float[np.ndarray, " steps"], array_of(_Timesteps)]
+    alpha_x: Annotated[Float[np.ndarray, " steps"], array_of(_Alphas)]
+    alpha_t: Annotated[Float[np.ndarray, " steps"], array_of(_Alphas)]
+    about: Annotated[Mapping[str, Any], AfterValidator(_known)] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS:
-            try:
-                values = np.array(getattr(self, name), np.float64)
-            except (TypeError, ValueError) as error:
-                raise SensitivityError(f"{name} must be a list of numbers") from error
-            if values.ndim != 1 or len(values) != len(self.timesteps) or not len(values):
-                raise SensitivityError(f"{name} must have a number for each of the timesteps")
-            if not np.isfinite(values).all() or (values < 0).any():
-                raise SensitivityError(f"{name} must be finite and at least 0")
-            object.__setattr__(self, name, values)
+        for name in ("alpha_x", "alpha_t"):
+            if len(getattr(self, name)) != len(self.timesteps):
+                raise ValueError(f"{name} must have a number for each of the timesteps")
+        if (np.diff(self.timesteps) > 0).any():
+            raise ValueError("timesteps must fall")
 
     def at(self, timestep: float) -> tuple[float, float]:
         """(alpha_x, alpha_t) of the nearest timestep, as SenCache's authors take them."""
@@ -60,27 +66,11 @@ class Sensitivities:
 
     @classmethod
     def load(cls, path: str | Path) -> Sensitivities:
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SensitivityError(
-                f"sensitivities {path} cannot be read: {error.strerror}"
-            ) from error
-        except ValueError as error:
-            raise SensitivityError(f"sensitivities {path} are no JSON: {error}") from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise SensitivityError(f'sensitivities {path}: format must be "{FORMAT}"')
-        if content.get("version") != VERSION:
-            raise SensitivityError(
-                f"sensitivities {path}: version {content.get('version')!r} is not known; this "
-                f"release reads {VERSION}"
-            )
-        arrays = {name: content.pop(name, None) for name in _ARRAYS}
-        about = {key: content[key] for key in content if key not in ("format", "version")}
-        try:
-            return cls(**arrays, about=about)
-        except SensitivityError as error:
-            raise SensitivityError(f"sensitivities {path}: {error}") from error
+        """Read a file that `save` has written. Raises `SensitivityError`."""
+        content = read_own(Path(path), FORMAT, VERSION, SensitivityError)
+        arrays = {name: content.pop(name) for name in _ARRAYS if name in content}
+        with named(path):
+            return cls(**arrays, about=content)
 
     def save(self, path: str | Path) -> None:
         """Write them as JSON, all of it or nothing."""
@@ -102,7 +92,7 @@ def as_sensitivities(value: SensitivitiesLike) -> Sensitivities:
             f"sen_cache_sensitivities={list(value)}: a list is [alpha_x, alpha_t]; "
             "sensitivities of each step go in a file, which `wanjax calibrate` writes"
         )
-    return Sensitivities(np.zeros(1), np.array([value[0]]), np.array([value[1]]))
+    return Sensitivities(np.zeros(1), np.asarray(value[:1]), np.asarray(value[1:]))
 
 
 def average_sensitivities(

@@ -24,6 +24,7 @@ from wanjax.parallel.sharding import parameter_sharding
 Model = TypeVar("Model", bound=nnx.Module)
 
 _LISTED = 8  # names in an error text
+_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class TensorFiles:
@@ -52,6 +53,11 @@ class TensorFiles:
         handle, key = self._source[name]
         return tuple(handle.get_slice(key).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """As safetensors names it, such as BF16."""
+        handle, key = self._source[name]
+        return handle.get_slice(key).get_dtype()
+
     def read(self, name: str) -> np.ndarray:
         handle, key = self._source[name]
         return handle.get_tensor(key)
@@ -77,7 +83,8 @@ def load_parameters(
 
     Parameters declared `keep_float32` stay float32, the others become `dtype`. On a mesh
     each device receives its own part. `unused` are patterns of tensors that may lie about.
-    Raises `CheckpointError` listing every missing, unexpected and wrongly shaped tensor.
+    Raises `CheckpointError` listing every missing, unexpected and wrongly shaped tensor, and
+    every one of numbers that cannot be read, such as FP8.
     """
     graph, abstract = nnx.split(model)
     wanted = entries(abstract, rules)
@@ -127,10 +134,16 @@ def _check(wanted: Sequence[Entry], files: TensorFiles, unused: Sequence[str]) -
         for key, shape in sorted(shapes.items())
         if key in present and files.shape(key) != shape
     ]
+    unreadable = [
+        f"{key} is {files.dtype(key)}, expected {', '.join(_DTYPES)}"
+        for key in sorted(shapes.keys() & present)
+        if files.dtype(key) not in _DTYPES
+    ]
     faults = [
         _listing("missing", [f"{key} {list(shapes[key])}" for key in missing]),
         _listing("unexpected", [f"{key} {list(files.shape(key))}" for key in unexpected]),
         _listing("wrong shape", misshapen),
+        _listing("wrong type of numbers", unreadable),
     ]
     if any(faults):
         raise CheckpointError(

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from wanjax import files
 from wanjax.errors import CheckpointError
+from wanjax.validation import Fraction, FromJSON, Parsed, Positive, Size, checked, named
+
+Component = tuple[str | None, str | None] | None  # library and class; null where there is none
 
 _PACKAGE = "wanjax/tiny/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@checked(CheckpointError)
+class ModelIndex(FromJSON):
+    """What is read of `model_index.json`. Old ones leave `transformer_2` out, or say null."""
+
+    _class_name: Literal["WanPipeline", "WanImageToVideoPipeline"]
+    transformer: Component = None
+    transformer_2: Component = None
+    boundary_ratio: Fraction | None = None
+
+    def __post_init__(self) -> None:
+        if not any(self.transformer or ()):
+            raise ValueError("transformer is missing: there is no model without")
+        if self.num_experts == 2 and self.boundary_ratio is None:
+            raise ValueError("boundary_ratio is missing: two transformers need one, such as 0.875")
+
+    @property
+    def num_experts(self) -> int:
+        return 2 if any(self.transformer_2 or ()) else 1
+
+
+@checked(CheckpointError)
+class _Channels(FromJSON):
+    """Of `transformer/config.json`, what tells the task; the rest is the model's to read."""
+
+    in_channels: Size = 16
+    out_channels: Size = 16
+
+
+@checked(CheckpointError)
+class _Scheduler(FromJSON):
+    """Of `scheduler/scheduler_config.json`. Its key has been `shift` and is `flow_shift`."""
+
+    flow_shift: Positive | None = None
+    shift: Positive | None = None
 
 
 def locate(model: str) -> Path | None:
@@ -20,10 +59,12 @@ def locate(model: str) -> Path | None:
     """
     if model.startswith(_PACKAGE):
         return Path(__file__).parents[1] / model.removeprefix("wanjax/")
-    path = Path(model).expanduser()
-    if path.exists() or not _HUB_ID.fullmatch(model):
-        return path
-    return None
+    try:
+        path = Path(model).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name, the home of nobody
+        raise CheckpointError(f"model={model[:200]} can be no folder: {error}") from error
+    return path if there or not _HUB_ID.fullmatch(model) else None
 
 
 def require_folder(model: str) -> None:
@@ -33,7 +74,7 @@ def require_folder(model: str) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(f"model={model}: there is no folder {folder}")
-    read_json(folder / "model_index.json")
+    parse(ModelIndex, folder / "model_index.json")
 
 
 def folder_values(folder: Path) -> dict[str, Any]:
@@ -42,37 +83,27 @@ def folder_values(folder: Path) -> dict[str, Any]:
     `task` and `boundary_ratio` (None with one expert) go with the model; `flow_shift` is its
     scheduler's, which for the published models is not the official sampling value.
     """
-    index = read_json(folder / "model_index.json")
-    transformer = read_json(folder / "transformer/config.json")
-    scheduler = read_json(folder / "scheduler/scheduler_config.json")
-    conditioned = transformer.get("in_channels", 16) > transformer.get("out_channels", 16)
+    index = parse(ModelIndex, folder / "model_index.json")
+    transformer = parse(_Channels, folder / "transformer/config.json")
+    scheduler = parse(_Scheduler, folder / "scheduler/scheduler_config.json")
     values: dict[str, Any] = {
         "model": str(folder),
-        "task": "i2v" if conditioned else "t2v",
-        "boundary_ratio": None,
+        "task": "i2v" if transformer.in_channels > transformer.out_channels else "t2v",
+        "boundary_ratio": index.boundary_ratio if index.num_experts == 2 else None,
     }
-    if any(index.get("transformer_2") or ()):
-        if index.get("boundary_ratio") is None:
-            raise CheckpointError(
-                f"{folder}/model_index.json: two transformers need a boundary_ratio"
-            )
-        values["boundary_ratio"] = float(index["boundary_ratio"])
-    shift = scheduler.get("flow_shift", scheduler.get("shift"))
-    if shift is not None:
-        values["flow_shift"] = float(shift)
-    return values
+    shift = scheduler.flow_shift or scheduler.shift
+    return values if shift is None else values | {"flow_shift": shift}
+
+
+def parse(kind: type[Parsed], path: Path) -> Parsed:
+    """A JSON file of a checkpoint folder as `kind`; raises `CheckpointError` naming the file."""
+    values = read_json(path)
+    with named(path):
+        return kind.from_dict(values)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint folder; raises `CheckpointError` naming the file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: not a whole checkpoint folder") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing: not a whole checkpoint folder")
+    return files.read_json(path, CheckpointError)

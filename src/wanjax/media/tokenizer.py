@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import ftfy
 import numpy as np
 import tokenizers
 from jaxtyping import Int
+from pydantic import BeforeValidator
+
+from wanjax.errors import CheckpointError, UsageError
+from wanjax.files import read_json
+from wanjax.validation import FromJSON, checked, named
 
 
 def prompt_clean(text: str) -> str:
@@ -24,11 +28,26 @@ def prompt_clean(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip()
 
 
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+_Token = Annotated[str, BeforeValidator(_content)]
+
+
+@checked(CheckpointError)
+class _Config(FromJSON):
+    """What is read of `tokenizer_config.json`; tokens are text, or objects around it."""
+
+    pad_token: _Token = "<pad>"
+    eos_token: _Token = "</s>"
+
+
 class Tokenizer:
     """The fast tokenizer of a folder (`tokenizer.json`; `tokenizer_config.json` if there).
 
-    Raises `FileNotFoundError` without `tokenizer.json`, `ValueError` if a file cannot be
-    read or if its vocabulary lacks the padding or end-of-sequence token.
+    Raises `CheckpointError` where a file is missing or cannot be read, and where its vocabulary
+    lacks the padding or end-of-sequence token.
     """
 
     def __init__(self, folder: str | Path):
@@ -37,8 +56,8 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         config = _read_config(folder / "tokenizer_config.json")
-        self.pad_id = self._token_id("pad_token", config.get("pad_token", "<pad>"), folder)
-        self.eos_id = self._token_id("eos_token", config.get("eos_token", "</s>"), folder)
+        self.pad_id = self._token_id("pad_token", config.pad_token, folder)
+        self.eos_id = self._token_id("eos_token", config.eos_token, folder)
 
     def __call__(
         self, prompts: Sequence[str], max_sequence_length: int
@@ -49,10 +68,10 @@ class Tokenizer:
         that token, then padding up to `max_sequence_length`.
         """
         if isinstance(prompts, str):
-            raise TypeError(f"prompts is the string {prompts!r}; give a list: [{prompts!r}]")
+            raise UsageError(f"prompts is the string {prompts!r}; give a list: [{prompts!r}]")
         if max_sequence_length < 1:
-            raise ValueError(
-                f"max_sequence_length is {max_sequence_length}; at least 1 is needed, "
+            raise UsageError(
+                f"max_sequence_length={max_sequence_length}: must be at least 1, "
                 "for the end-of-sequence token"
             )
         ids = np.full((len(prompts), max_sequence_length), self.pad_id, np.int32)
@@ -64,12 +83,11 @@ class Tokenizer:
             mask[row, : len(tokens)] = 1
         return ids, mask
 
-    def _token_id(self, key: str, token: str | dict[str, Any], folder: Path) -> int:
-        content = token["content"] if isinstance(token, dict) else token
-        index = self._tokenizer.token_to_id(content)
+    def _token_id(self, key: str, token: str, folder: Path) -> int:
+        index = self._tokenizer.token_to_id(token)
         if index is None:
-            raise ValueError(
-                f"{key} is {content!r}, which is not in the vocabulary of "
+            raise CheckpointError(
+                f"{key} is {token!r}, which is not in the vocabulary of "
                 f"{folder / 'tokenizer.json'}: the tokenizer's files do not belong together"
             )
         return index
@@ -77,23 +95,21 @@ class Tokenizer:
 
 def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     if not path.is_file():
-        raise FileNotFoundError(
+        raise CheckpointError(
             f"{path} is missing. The fast tokenizer is needed (spiece.model alone is not "
             "enough): download the folder again with tokenizer/tokenizer.json"
         )
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exception
-        raise ValueError(
+        raise CheckpointError(
             f"{path} cannot be read as a tokenizer ({error}); it may be cut off or a Git LFS "
             "pointer: download it again"
         ) from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> _Config:
     if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): download it again") from error
+        return _Config()
+    with named(path):
+        return _Config.from_dict(read_json(path, CheckpointError))

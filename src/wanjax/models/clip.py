@@ -6,64 +6,59 @@ hidden states before the last layer, so neither that layer nor what follows is h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+from pydantic import Field
 
+from wanjax.errors import CheckpointError
 from wanjax.models.layers import LayerNorm, Linear, param, scan_layers, stack
+from wanjax.validation import Depth, Fraction, FromJSON, Size, checked
 
 
 def _quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+Activation = Literal["gelu", "quick_gelu"]
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "quick_gelu": _quick_gelu,
 }
 
 
-@dataclass(frozen=True)
-class CLIPVisionConfig:
-    """Fields of `image_encoder/config.json`; the defaults are those of ViT-H/14."""
+@checked(CheckpointError)
+class CLIPVisionConfig(FromJSON):
+    """Fields of `image_encoder/config.json`; the defaults are those of ViT-H/14.
 
-    hidden_size: int = 1280
-    intermediate_size: int = 5120
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 16
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 14
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-5
+    Raises `CheckpointError` for what cannot be.
+    """
+
+    hidden_size: Size = 1280
+    intermediate_size: Size = 5120
+    num_hidden_layers: Annotated[Depth, Field(ge=2)] = 32  # of which the last is not used
+    num_attention_heads: Size = 16
+    num_channels: Size = 3
+    image_size: Size = 224
+    patch_size: Size = 14
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: Fraction = 1e-5
 
     def __post_init__(self) -> None:
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"hidden_act is {self.hidden_act!r}; known are {', '.join(ACTIVATIONS)}"
-            )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
+                f"hidden_size={self.hidden_size}: must be a multiple of "
+                f"num_attention_heads={self.num_attention_heads}"
             )
-        if self.num_hidden_layers < 2:
+        if self.patch_size > self.image_size:
             raise ValueError(
-                f"num_hidden_layers is {self.num_hidden_layers}; at least 2 are needed, "
-                "since the last one is not used"
+                f"patch_size={self.patch_size}: must be at most image_size={self.image_size}"
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CLIPVisionConfig:
-        """From a parsed `config.json`; other keys are ignored."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
 
 
 class CLIPVisionModel(nnx.Module):
@@ -88,11 +83,11 @@ class CLIPVisionModel(nnx.Module):
         """Hidden states after the last layer but one; the class token comes first.
 
         `pixel_values` are normalised as `wanjax.media.clip_processor` does and square, of the
-        config's `image_size` (`ValueError` otherwise).
+        config's `image_size` (`CheckpointError` otherwise).
         """
         size = self.config.image_size
         if pixel_values.shape[1:3] != (size, size):
-            raise ValueError(
+            raise CheckpointError(
                 f"image of height and width {pixel_values.shape[1:3]}; this image encoder "
                 f"takes {size} by {size}: check crop_size of preprocessor_config.json"
             )

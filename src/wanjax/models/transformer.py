@@ -10,16 +10,15 @@ skipped step can leave out the middle one:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.attention import Kernel, attention
 from wanjax.models.layers import (
     LayerNorm,
@@ -34,6 +33,7 @@ from wanjax.models.layers import (
 )
 from wanjax.models.rope import apply_rope, rope_tables
 from wanjax.parallel.sharding import constrain
+from wanjax.validation import Depth, EvenSize, Fraction, FromJSON, Size, checked
 
 _EPS_IMAGE = 1e-5  # of the image embedder's norms, whatever `eps` says
 _MAX_PERIOD = 10000.0
@@ -41,44 +41,38 @@ _MAX_PERIOD = 10000.0
 Grid = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The fields of `transformer/config.json` that shape the model."""
+@checked(CheckpointError)
+class TransformerConfig(FromJSON):
+    """The fields of `transformer/config.json` that shape the model.
 
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    num_attention_heads: int = 40
-    attention_head_dim: int = 128
-    in_channels: int = 16
-    out_channels: int = 16
-    text_dim: int = 4096
-    freq_dim: int = 256
-    ffn_dim: int = 13824
-    num_layers: int = 40
-    cross_attn_norm: bool = True
-    qk_norm: str = "rms_norm_across_heads"
-    eps: float = 1e-6
-    image_dim: int | None = None
-    added_kv_proj_dim: int | None = None
-    rope_max_seq_len: int = 1024
-    pos_embed_seq_len: int | None = None
+    Raises `CheckpointError` for what cannot be, and for other architectures.
+    """
+
+    patch_size: tuple[Size, Size, Size] = (1, 2, 2)
+    num_attention_heads: Size = 40
+    attention_head_dim: EvenSize = 128
+    in_channels: Size = 16
+    out_channels: Size = 16
+    text_dim: Size = 4096
+    freq_dim: EvenSize = 256
+    ffn_dim: Size = 13824
+    num_layers: Depth = 40
+    cross_attn_norm: Literal[True] = True
+    qk_norm: Literal["rms_norm_across_heads"] = "rms_norm_across_heads"
+    eps: Fraction = 1e-6
+    image_dim: Size | None = None
+    added_kv_proj_dim: Size | None = None
+    rope_max_seq_len: Size = 1024
+    pos_embed_seq_len: EvenSize | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patch_size", tuple(self.patch_size))
-        if self.qk_norm != "rms_norm_across_heads" or not self.cross_attn_norm:
+        if self.added_kv_proj_dim != (None if self.image_dim is None else self.width):
             raise ValueError(
-                "transformer config: wanjax knows qk_norm 'rms_norm_across_heads' and "
-                f"cross_attn_norm true; got {self.qk_norm!r} and {self.cross_attn_norm}"
+                f"added_kv_proj_dim={self.added_kv_proj_dim}: must be {self.width}, the model's "
+                f"width, where there is an image_dim, else null; image_dim={self.image_dim}"
             )
-        if (self.image_dim is None) != (self.added_kv_proj_dim is None):
-            raise ValueError(
-                "transformer config: image_dim and added_kv_proj_dim come together; got "
-                f"{self.image_dim} and {self.added_kv_proj_dim}"
-            )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> TransformerConfig:
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        if self.pos_embed_seq_len is not None and self.image_dim is None:
+            raise ValueError("pos_embed_seq_len is of image embeddings, and needs an image_dim")
 
     @property
     def width(self) -> int:
@@ -260,7 +254,7 @@ class ConditionEmbedder(nnx.Module):
 
     def context(self, text: Array, image: Array | None) -> Context:
         if (image is None) != (self.image_embedder is None):
-            raise ValueError(
+            raise UsageError(
                 "image embeddings are needed by models with image_dim, and by them alone; "
                 f"got {'none' if image is None else 'some'}"
             )

@@ -7,9 +7,7 @@ differs from T5: every layer has its own table of relative position biases.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,37 +15,40 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
+from pydantic import Field
 
+from wanjax.errors import CheckpointError
 from wanjax.models.layers import Linear, RMSNorm, gelu_tanh, param, scan_layers, stack
+from wanjax.validation import Depth, EvenSize, Fraction, FromJSON, Size, checked
 
 
-@dataclass(frozen=True)
-class UMT5Config:
-    """Fields of `text_encoder/config.json`; the defaults are those of UMT5-XXL."""
+@checked(CheckpointError)
+class UMT5Config(FromJSON):
+    """Fields of `text_encoder/config.json`; the defaults are those of UMT5-XXL.
 
-    vocab_size: int = 256384
-    d_model: int = 4096
-    d_kv: int = 64
-    d_ff: int = 10240
-    num_layers: int = 24
-    num_heads: int = 64
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
-    feed_forward_proj: str = "gated-gelu"
+    Keys of the decoder or of training are ignored. Raises `CheckpointError` for what cannot
+    be, and for text encoders of another kind.
+    """
+
+    vocab_size: Size = 256384
+    d_model: Size = 4096
+    d_kv: Size = 64
+    d_ff: Size = 10240
+    num_layers: Depth = 24
+    num_heads: Size = 64
+    relative_attention_num_buckets: Annotated[EvenSize, Field(ge=4)] = 32
+    relative_attention_max_distance: Size = 128
+    layer_norm_epsilon: Fraction = 1e-6
+    feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
 
     def __post_init__(self) -> None:
-        if self.feed_forward_proj != "gated-gelu":
+        if self.relative_attention_max_distance <= (
+            near := self.relative_attention_num_buckets // 4
+        ):
             raise ValueError(
-                f"feed_forward_proj is {self.feed_forward_proj!r}; every UMT5 encoder has "
-                "'gated-gelu': is this folder's text encoder a UMT5?"
+                f"relative_attention_max_distance={self.relative_attention_max_distance}: must be "
+                f"above {near}, a quarter of relative_attention_num_buckets"
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> UMT5Config:
-        """From a parsed `config.json`; keys of the decoder or of training are ignored."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
 
 
 class UMT5Encoder(nnx.Module):

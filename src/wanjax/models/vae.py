@@ -7,15 +7,16 @@ decoded one chunk after the other (`encode_chunk`, `decode_chunk`, `wanjax.pipel
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+from pydantic import Field
 
+from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.vae_layers import (
     Cache,
     CausalConv,
@@ -26,6 +27,7 @@ from wanjax.models.vae_layers import (
     ResidualBlock,
     Upsample,
 )
+from wanjax.validation import Flag, FromJSON, Number, Positive, Size, Whole, checked
 
 # statistics of the published Wan 2.1 latents, diffusers' defaults
 _MEAN: tuple[float, ...] = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
@@ -34,43 +36,37 @@ _STD: tuple[float, ...] = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.605
 _STD += (3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
 
 
-@dataclass(frozen=True)
-class VAEConfig:
-    """The fields of `vae/config.json`."""
+@checked(CheckpointError)
+class VAEConfig(FromJSON):
+    """The fields of `vae/config.json`.
 
-    base_dim: int = 96
-    decoder_base_dim: int | None = None  # null: base_dim
-    z_dim: int = 16
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    attn_scales: tuple[float, ...] = ()
-    temperal_downsample: tuple[bool, ...] = (False, True, True)
-    dropout: float = 0.0
-    latents_mean: tuple[float, ...] = _MEAN
-    latents_std: tuple[float, ...] = _STD
-    is_residual: bool = False
-    in_channels: int = 3
-    out_channels: int = 3
-    patch_size: int | None = None
-    scale_factor_temporal: int = 4
-    scale_factor_spatial: int = 8
+    Raises `CheckpointError` for what cannot be, and for a form of the VAE other than Wan 2.1's.
+    """
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> VAEConfig:
-        """Unknown keys are ignored, missing ones take their defaults.
-
-        Raises ValueError for a form of the VAE other than Wan 2.1's.
-        """
-        known = {field.name for field in fields(cls)} & values.keys()
-        return cls(**{key: _frozen(values[key]) for key in known})
+    base_dim: Size = 96
+    decoder_base_dim: Size | None = None  # null: base_dim
+    z_dim: Size = 16
+    dim_mult: Annotated[tuple[Size, ...], Field(min_length=1, max_length=6)] = (1, 2, 4, 4)
+    num_res_blocks: Annotated[Whole, Field(ge=1, le=8)] = 2
+    attn_scales: tuple[Number, ...] = ()
+    temperal_downsample: tuple[Flag, ...] = (False, True, True)
+    dropout: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    latents_mean: tuple[Number, ...] = _MEAN
+    latents_std: tuple[Positive, ...] = _STD
+    is_residual: Flag = False
+    in_channels: Size = 3
+    out_channels: Size = 3
+    patch_size: Size | None = None
+    scale_factor_temporal: Size = 4
+    scale_factor_spatial: Size = 8
 
     def __post_init__(self) -> None:
         only = {"is_residual": False, "patch_size": None, "attn_scales": ()}
         for key, allowed in only.items():
             if (value := getattr(self, key)) != allowed:
                 raise ValueError(
-                    f"vae/config.json: {key}={value!r}, but only {key}={allowed!r}, the Wan 2.1 "
-                    "form of the VAE, is implemented; use a Wan 2.1 or Wan 2.2 14B folder"
+                    f"{key}={value!r}: must be {allowed!r}, as in the VAE of Wan 2.1, whose form "
+                    "alone is implemented; use a Wan 2.1 or Wan 2.2 14B folder"
                 )
         lengths = {
             "temperal_downsample": len(self.dim_mult) - 1,
@@ -80,7 +76,7 @@ class VAEConfig:
         for key, length in lengths.items():
             if (given := len(getattr(self, key))) != length:
                 raise ValueError(
-                    f"vae/config.json: {key} has {given} values, expected {length} "
+                    f"{key} has {given} values, expected {length} "
                     f"for z_dim={self.z_dim} and dim_mult={list(self.dim_mult)}"
                 )
 
@@ -95,17 +91,13 @@ class VAEConfig:
         return 2 ** (len(self.dim_mult) - 1)
 
     def check_frames(self, frames: int) -> None:
-        """Raises ValueError for a number of frames which the VAE cannot encode."""
+        """Raises `UsageError` for a number of frames which the VAE cannot encode."""
         factor = self.temporal_factor
         if frames < 1 or (frames - 1) % factor:
-            raise ValueError(
+            raise UsageError(
                 f"num_frames={frames}: must be 1 + a multiple of {factor}, "
                 f"such as {1 + frames // factor * factor}"
             )
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 class Encoder(nnx.Module):
@@ -195,7 +187,7 @@ class WanVAE(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs)
 
     def encode(self, video: Float[Array, "b T H W rgb"]) -> Float[Array, "b t h w z"]:
-        """Mean of the posterior, not normalised. Raises ValueError unless T = 1 + 4n."""
+        """Mean of the posterior, not normalised. Raises `UsageError` unless T = 1 + 4n."""
         return self.posterior(video)[0]
 
     def posterior(
@@ -218,7 +210,7 @@ class WanVAE(nnx.Module):
     ) -> tuple[Array, Array, Cache]:
         factor = self.config.spatial_factor
         if video.shape[2] % factor or video.shape[3] % factor:
-            raise ValueError(
+            raise UsageError(
                 f"video of {video.shape[2]}x{video.shape[3]} pixels: height and width must be "
                 f"multiples of {factor}"
             )

@@ -46,7 +46,7 @@ def encode_frames(
 ) -> Iterator[Float[np.ndarray, "b 1 h w z"]]:
     """Mean latents (not normalised) of a video in [-1, 1], one latent frame after the other.
 
-    Raises ValueError unless T = 1 + 4n.
+    Raises `UsageError` unless T = 1 + 4n.
     """
     factor = vae.config.temporal_factor
     vae.config.check_frames(video.shape[1])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from wanjax.errors import UsageError
 from wanjax.tiny.shapes import OUTLINES, coverage
 from wanjax.tiny.world import BACKGROUND_RGB, COLOR_RGB, VELOCITY, parse
 
@@ -52,11 +53,11 @@ class Score:
 def score_videos(videos: Sequence[Video], prompts: Sequence[str]) -> Score:
     """Score each video against its prompt.
 
-    Raises ValueError if the numbers of videos and prompts differ, or if a prompt names no
+    Raises `UsageError` if the numbers of videos and prompts differ, or if a prompt names no
     attribute of the tiny world.
     """
     if len(videos) != len(prompts):
-        raise ValueError(
+        raise UsageError(
             f"{len(videos)} videos, but {len(prompts)} prompts: give one prompt to each video"
         )
     results = [score_video(frames, prompt) for frames, prompt in zip(videos, prompts, strict=True)]
@@ -65,7 +66,7 @@ def score_videos(videos: Sequence[Video], prompts: Sequence[str]) -> Score:
         for attribute, right in result.items():
             verdicts.setdefault(attribute, []).append(right)
     if not verdicts:
-        raise ValueError("no videos: give at least one video with its prompt")
+        raise UsageError("no videos: give at least one video with its prompt")
     return Score(
         overall=float(np.mean([right for result in results for right in result.values()])),
         perfect=float(np.mean([all(result.values()) for result in results])),
@@ -78,7 +79,7 @@ def score_video(frames: Video, prompt: str) -> dict[str, bool]:
     """Whether the video shows each attribute named in `prompt`; all False without an object."""
     named = parse(prompt)
     if not named:
-        raise ValueError(
+        raise UsageError(
             f"prompt {prompt!r} names no colour, shape, motion or background of the tiny world; "
             "write it like 'a red ball moving right on a dark background'"
         )
@@ -107,12 +108,12 @@ def read_video(frames: Video) -> Reading:
 
 def _check(frames: Video) -> None:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
-        raise ValueError(
+        raise UsageError(
             f"frames are {frames.dtype} of shape {frames.shape}; give uint8 RGB of shape "
             "(frames, height, width, 3)"
         )
     if min(frames.shape[1:3]) < _LEAST_SIDE:
-        raise ValueError(
+        raise UsageError(
             f"frames are {frames.shape[1]} by {frames.shape[2]} pixels; the scorer needs at least "
             f"{_LEAST_SIDE} on each side: generate at a larger size"
         )
