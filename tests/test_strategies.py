@@ -66,7 +66,7 @@ def test_strategies_exclude_one_another(pair):
     [
         (["plan", "cfg_cache_interval=3"], "cfg_cache_interval acts only with use_cfg_cache=True"),
         (["plan", "sen_cache_epsilon=3"], "sen_cache_epsilon acts only with use_sen_cache=True"),
-        (["plan", "use_sen_cache=True", "sen_cache_sensitivities=no.json"], "No such file"),
+        (["plan", "use_sen_cache=True", "sen_cache_sensitivities=no.json"], "no such file"),
         (["calibrate", "use_cfg_cache=True"], "use_cfg_cache has nothing to calibrate"),
         (["plan", "use_cfg_cache=True", "cfg_cache_interval=1"], "must be at least 2"),
     ],

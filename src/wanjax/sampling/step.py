@@ -169,7 +169,8 @@ def _estimate_output(
     if source == "output":
         return _combine(weights, cache.outputs)
     assert cache.samples is not None
-    return sample + _combine(weights, cache.outputs - cache.samples)
+    pairs = zip(cache.outputs, cache.samples, strict=False)
+    return sample + _combine(weights, [output - at for output, at in pairs])
 
 
 def evaluate(
@@ -308,6 +309,10 @@ def _sampler_step(state: SamplerState, velocity: Latents, inputs: StepInputs) ->
 def _combine(
     weights: Float[Array, " n"], arrays: Sequence[Float[Array, "..."]] | Float[Array, "n ..."]
 ) -> Float[Array, "..."]:
-    """The weighted sum of as many arrays as there are, in the weights' precision."""
-    terms = [weights[k] * x for k, x in enumerate(arrays)]
+    """The weighted sum in the weights' precision; what one of the two has more does not count.
+
+    The weights of a step are filled up with zeros to the most that the plan has, a history is
+    as long as whoever looks farthest back needs it.
+    """
+    terms = [weights[k] * x for k, x in zip(range(len(weights)), arrays, strict=False)]
     return sum(terms[1:], terms[0])
