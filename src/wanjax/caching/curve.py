@@ -12,15 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from wanjax.errors import UsageError
 from wanjax.files import write_json
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Float
 
 FORMAT = "wanjax-curve"
 VERSION = 1
@@ -243,8 +241,11 @@ def _fields(content: Any) -> dict[str, Any]:
             raise CurveError(f"{name} is missing")
     for name, value in fields.items():
         _check_type(name, value)
-        fields[name] = tuple(value) if name in _TUPLES and value is not None else value
-    if not isinstance(fields["ratios"], list) or len(fields["ratios"]) != steps:
+        if value is not None and name in _TUPLES:
+            fields[name] = tuple(value)
+        elif value is not None and name in _ARRAYS:
+            fields[name] = _numbers(name, value)
+    if len(fields["ratios"]) != steps:
         raise CurveError(f"ratios must be a list of steps={steps!r} pairs")
     return fields
 

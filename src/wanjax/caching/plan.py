@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Action = Literal["compute", "reuse", "predict", "reuse_output"]
 COMPUTE: Action = "compute"  # run the transformer blocks
@@ -90,6 +90,7 @@ class Step:
 Decide = Callable[[Step, Callable[[], float]], Step]
 
 
+@runtime_checkable
 class Decisions(Protocol):
     """How a method decides during a run."""
 

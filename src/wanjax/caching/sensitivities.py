@@ -6,15 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from wanjax.errors import UsageError
 from wanjax.files import write_json
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Float
 
 FORMAT = "wanjax-sensitivities"
 VERSION = 1
@@ -42,10 +40,7 @@ class Sensitivities:
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
-            try:
-                values = np.array(getattr(self, name), np.float64)
-            except (TypeError, ValueError) as error:
-                raise SensitivityError(f"{name} must be a list of numbers") from error
+            values = _numbers(name, getattr(self, name))
             if values.ndim != 1 or len(values) != len(self.timesteps) or not len(values):
                 raise SensitivityError(f"{name} must have a number for each of the timesteps")
             if not np.isfinite(values).all() or (values < 0).any():
@@ -74,9 +69,13 @@ class Sensitivities:
                 f"sensitivities {path}: version {content.get('version')!r} is not known; this "
                 f"release reads {VERSION}"
             )
-        arrays = {name: content.pop(name, None) for name in _ARRAYS}
-        about = {key: content[key] for key in content if key not in ("format", "version")}
+        about = {
+            key: value
+            for key, value in content.items()
+            if key not in ("format", "version", *_ARRAYS)
+        }
         try:
+            arrays = {name: _numbers(name, content.get(name)) for name in _ARRAYS}
             return cls(**arrays, about=about)
         except SensitivityError as error:
             raise SensitivityError(f"sensitivities {path}: {error}") from error
@@ -85,6 +84,13 @@ class Sensitivities:
         """Write them as JSON, all of it or nothing."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         write_json(Path(path), {"format": FORMAT, "version": VERSION, **self.about, **arrays})
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.array(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SensitivityError(f"{name} must be a list of numbers") from error
 
 
 SensitivitiesLike = Sensitivities | str | Path | Sequence[float]

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
@@ -84,7 +85,7 @@ class Folder:
         self,
         name: str,
         *,
-        dtype: jnp.dtype = jnp.bfloat16,
+        dtype: DTypeLike = jnp.bfloat16,
         kernel: Kernel = "auto",
         mesh: Mesh | None = None,
     ) -> WanTransformer:
@@ -105,7 +106,7 @@ class Folder:
         return _load(lambda: WanVAE(config, rngs=nnx.Rngs(0)), vae_keys.RULES, files)
 
     def load_text_encoder(
-        self, *, dtype: jnp.dtype = jnp.bfloat16, mesh: Mesh | None = None
+        self, *, dtype: DTypeLike = jnp.bfloat16, mesh: Mesh | None = None
     ) -> UMT5Encoder:
         config = self._parsed(UMT5Config.from_dict, "text_encoder")
         return _load(
@@ -116,7 +117,7 @@ class Folder:
             mesh=mesh,
         )
 
-    def load_image_encoder(self, *, dtype: jnp.dtype = jnp.float32) -> CLIPVisionModel:
+    def load_image_encoder(self, *, dtype: DTypeLike = jnp.float32) -> CLIPVisionModel:
         """Of Wan 2.1 image to video."""
         config = self._parsed(CLIPVisionConfig.from_dict, "image_encoder")
         return _load(
@@ -143,7 +144,7 @@ def _load(
     rules: Sequence[Rule],
     files: TensorFiles,
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
     unused: Sequence[str] = (),
 ) -> Model:

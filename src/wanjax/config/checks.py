@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wanjax.caching import METHODS, shipped_curves
 from wanjax.checkpoints.locate import require_folder
+from wanjax.config.keys import Config
 from wanjax.errors import UsageError
-
-if TYPE_CHECKING:
-    from wanjax.config.keys import Config
 
 
 def check(config: Config, command: str, given: Mapping[str, Any]) -> None:

@@ -118,7 +118,8 @@ def average(runs: Sequence[Changes], about: dict, schedule: Schedule) -> Curve:
         # nothing comes before the first step, and across the boundary two networks would compare
         mean[first], spread[first], distance[first] = 1.0, 0.0, 0.0
     pairs = [np.broadcast_to(x, (schedule.num_steps, 2)) for x in (mean, spread, distance)]
-    return Curve(ratios=pairs[0], spread=pairs[1], cosine_distance=pairs[2], **about)
+    known = about | {"sigmas": np.array(schedule.sigmas)}
+    return Curve(ratios=pairs[0], spread=pairs[1], cosine_distance=pairs[2], **known)
 
 
 def average_sensitivities(

@@ -63,7 +63,6 @@ class TransformerConfig:
     pos_embed_seq_len: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "patch_size", tuple(self.patch_size))
         if self.qk_norm != "rms_norm_across_heads" or not self.cross_attn_norm:
             raise ValueError(
                 "transformer config: wanjax knows qk_norm 'rms_norm_across_heads' and "
@@ -78,7 +77,10 @@ class TransformerConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TransformerConfig:
         known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        given = {key: value for key, value in values.items() if key in known}
+        if "patch_size" in given:
+            given["patch_size"] = tuple(given["patch_size"])
+        return cls(**given)
 
     @property
     def width(self) -> int:
@@ -115,8 +117,8 @@ def _part(x: Array, index: int | Array, total: int, axis: int) -> Array:
 class Time(NamedTuple):
     """Timestep embedding, one for all tokens (`n` = 1) or one each."""
 
-    embedding: Float[Array, "batch n width"]
-    modulation: Float[Array, "batch n 6 width"]
+    embedding: Float[Array, "#batch n width"]
+    modulation: Float[Array, "#batch n 6 width"]
 
 
 class WanTransformer(nnx.Module):
@@ -135,7 +137,7 @@ class WanTransformer(nnx.Module):
     def __call__(
         self,
         latents: Float[Array, "batch channels frames height w"],
-        timestep: Float[Array, " batch *n"],
+        timestep: Float[Array, "#batch *n"],
         context: Context,
     ) -> Float[Array, "batch out frames height w"]:
         """Flow velocity of `latents` at `timestep` (0..999, per video or per token)."""
@@ -160,7 +162,7 @@ class WanTransformer(nnx.Module):
     def embed(
         self,
         latents: Float[Array, "batch channels frames height w"],
-        timestep: Float[Array, " batch *n"],
+        timestep: Float[Array, "#batch *n"],
     ) -> tuple[Float[Array, "batch tokens width"], Time]:
         """Tokens of the latents, and the timestep's embedding."""
         tokens = constrain(self.patch_embedding(latents), "batch", "tokens", None)
@@ -243,7 +245,7 @@ class ConditionEmbedder(nnx.Module):
             None if config.image_dim is None else ImageEmbedder(config, rngs=rngs)
         )
 
-    def time(self, timestep: Float[Array, " batch *n"], dtype: jnp.dtype) -> Time:
+    def time(self, timestep: Float[Array, "#batch *n"], dtype: jnp.dtype) -> Time:
         per_token = timestep.reshape(timestep.shape[0], -1).astype(jnp.float32)
         embedding = self.time_embedder(_sinusoid(per_token, self.freq_dim), jax.nn.silu)
         embedding = embedding.astype(dtype)
@@ -319,7 +321,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
-        modulation: Float[Array, "batch n 6 width"],
+        modulation: Float[Array, "#batch n 6 width"],
         context: KeysValues,
         rope: tuple[Array, Array],
     ) -> Float[Array, "batch tokens width"]:

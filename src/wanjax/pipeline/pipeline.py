@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ from wanjax.schedulers import SAMPLERS
 ImageLike = Image.Image | str | Path
 
 
+@runtime_checkable
 class CachingMethod(Protocol):
     """Anything that makes a plan from a schedule, such as `wanjax.MagCache`."""
 
@@ -110,10 +111,10 @@ class WanPipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_scale_2: float | None = None,
-        seed: int | Sequence[int] | None = None,
-        latents: Float[Array, "batch z t h w"] | None = None,
-        prompt_embeds: Float[Array, "batch length dim"] | None = None,
-        negative_prompt_embeds: Float[Array, "batch length dim"] | None = None,
+        seed: int | np.integer | Sequence[int] | None = None,
+        latents: Float[Array | np.ndarray, "batch z t h w"] | None = None,
+        prompt_embeds: Float[Array | np.ndarray, "batch length dim"] | None = None,
+        negative_prompt_embeds: Float[Array | np.ndarray, "batch length dim"] | None = None,
         cache: CachingMethod | Plan | None = None,
         output_type: str = "np",
         measure: Measure | None = None,
@@ -201,7 +202,7 @@ class WanPipeline:
         return program(*arguments)
 
     def decode(
-        self, latents: Float[Array, "batch z t h w"], dtype: str = "uint8"
+        self, latents: Float[Array | np.ndarray, "batch z t h w"], dtype: str = "uint8"
     ) -> Shaped[np.ndarray, "batch frames height width 3"]:
         """Pixels of denoised latents: from 0 to 255, or with "float32" from 0 to 1, unrounded."""
         latents = self.vae.denormalize(jnp.moveaxis(jnp.asarray(latents, jnp.float32), 1, -1))
@@ -232,8 +233,8 @@ class WanPipeline:
         self,
         prompt: str | Sequence[str] | None,
         negative_prompt: str | Sequence[str] | None,
-        prompt_embeds: Array | None,
-        negative_prompt_embeds: Array | None,
+        prompt_embeds: Array | np.ndarray | None,
+        negative_prompt_embeds: Array | np.ndarray | None,
         guided: bool,
     ) -> tuple[Array, ...]:
         """Conditional and, where guidance acts, unconditional text embeddings."""
@@ -260,8 +261,8 @@ class WanPipeline:
 
     def _noise(
         self,
-        latents: Array | None,
-        seed: int | Sequence[int] | None,
+        latents: Array | np.ndarray | None,
+        seed: int | np.integer | Sequence[int] | None,
         batch: int,
         config: Config,
     ) -> Float[Array, "batch z t h w"]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
+from jaxtyping import Bool
 
 from wanjax.caching.curve import Curve, CurveLike, as_curve, differences
 from wanjax.caching.methods.budget import cheapest_skips
@@ -18,9 +19,6 @@ from wanjax.caching.methods.magcache_rules import forced_steps, official_skips, 
 from wanjax.caching.plan import COMPUTE, REUSE, Plan, Schedule, make_plan
 from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
 from wanjax.errors import UsageError
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Bool
 
 Rule = Literal["per_phase", "official"]
 
