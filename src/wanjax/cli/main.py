@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+import wanjax
 from wanjax.config.values import nearest
 from wanjax.errors import UsageError
 
@@ -58,9 +59,7 @@ def _dispatch(args: list[str]) -> int:
         print(_usage(), end="")
         return 0 if args else 2
     if args[0] == "--version":
-        from importlib.metadata import version  # slow to import
-
-        print(f"wanjax {version('wanjax')}")
+        print(f"wanjax {wanjax.__version__}")
         return 0
     command, *rest = args
     if command not in COMMANDS:
