@@ -3,10 +3,13 @@
 import importlib.util
 import os
 
+import jaxtyping
 import pytest
 
 if not all(map(importlib.util.find_spec, ("torch", "diffusers", "transformers"))):
     collect_ignore = ["parity"]
+
+pytest.register_assert_rewrite("browser")
 
 # Tests compile many small programs and run each for milliseconds: unoptimised code halves the
 # suite's time. JAX reads this when it starts, so nothing here may start it.
@@ -15,6 +18,14 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 def pytest_report_header() -> str:
     return "comparisons with torch and diffusers: `pytest tests/parity` (needs the extra `parity`)"
+
+
+@pytest.fixture
+def unchecked_types():
+    """Lets a test give what annotations forbid, to see the error that a user would see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

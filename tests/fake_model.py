@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from wanjax.caching import Plan
-from wanjax.models.transformer import Context
+from wanjax.models.transformer import Context, Time, WanTransformer
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Expert, Measure, Settings, keeps_of
@@ -20,7 +20,7 @@ SHAPE = (2, 2, 4, 6)  # of a video's latents
 SIZE = int(np.prod(SHAPE))
 
 
-class FakeModel(nnx.Module):
+class FakeModel(WanTransformer):
     """`v = gain * x + drive * t / 1000 + context`: a branch differs by its context alone."""
 
     def __init__(self, gain: float, drive: float):
@@ -30,10 +30,10 @@ class FakeModel(nnx.Module):
         return shape[-3:]
 
     def embed(self, x, timestep):
-        return x.reshape(len(x), 1, -1), timestep
+        return x.reshape(len(x), 1, -1), Time(timestep, timestep)
 
     def run_blocks(self, tokens, time, context, grid):
-        return self.gain[...] * tokens + self.drive[...] * time / 1000 + context.text
+        return self.gain[...] * tokens + self.drive[...] * time.embedding / 1000 + context.text
 
     def head(self, tokens, time, grid):
         return tokens.reshape(-1, *SHAPE)

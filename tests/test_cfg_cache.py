@@ -111,6 +111,7 @@ def test_refused_with_the_reason(schedule, settings, text):
         ({"weight": -0.5}, "cfg_cache_weight=-0.5: must be at least 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_settings_out_of_range(settings, text):
     with pytest.raises(UsageError, match=text):
         CFGCache(**settings)

@@ -135,6 +135,7 @@ def ratios(last, count=40):
         ({"colour": 1}, "unknown field colour"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_broken_files_name_file_and_field(tmp_path, changes, text):
     path = broken(tmp_path, **changes)
     with pytest.raises(CurveError, match=text) as caught:

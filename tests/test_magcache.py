@@ -175,6 +175,7 @@ def test_guidance_in_one_phase_alone():
         ({"skip_steps": 3, "target_speedup": 2}, "exclude one another"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_settings_out_of_range(settings, text):
     with pytest.raises(UsageError, match=text):
         MagCache(**settings)

@@ -182,7 +182,7 @@ def test_a_configured_cache_is_honoured_and_none_is_dense(small_folder):
 
 
 @pytest.mark.parametrize("cache", ["magcach", 3, MagCache], ids=repr)
-def test_what_is_no_cache_is_refused(cache):
+def test_what_is_no_cache_is_refused(cache, unchecked_types):
     with pytest.raises(UsageError, match="cache"):
         prepare(resolve(["tiny-t2v"], "plan"), cache)
 

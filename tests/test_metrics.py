@@ -112,6 +112,7 @@ def test_flicker_is_in_8_bit_levels():
         ((2, 8, 16, 3), (2, 8, 16, 3), "window of 11x11"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_videos_that_cannot_be_compared(shape, other, text):
     with pytest.raises(UsageError, match=text):
         closeness(np.zeros(shape, np.float32), np.zeros(other, np.float32))

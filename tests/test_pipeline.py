@@ -281,6 +281,7 @@ def test_given_noise_and_embeddings(pipe):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_mistakes(pipe, arguments, text):
     with pytest.raises(ValueError, match=text) as error:
         pipe(**({"prompt": PROMPTS[0]} | arguments))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Page
+from browser import chromium, opened
 
 from wanjax.evaluate import Comparison, save
 from wanjax.evaluate.folders import compare_folders
@@ -55,8 +55,8 @@ def _record(frames, reference, strip, position):
 
 @pytest.fixture(scope="module")
 def browser():
-    with Page() as page:
-        yield page
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +99,12 @@ def report(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, report):
-    browser.open(report.as_uri())
-    browser.wait("[...document.querySelectorAll('video')].every((v) => v.readyState >= 2)")
-    yield browser
-    assert browser.errors == []
-    assert all(url.startswith(("file://", "blob:", "data:")) for url in browser.requests)
+    with opened(browser, report.as_uri()) as page:
+        page.wait_for_function(LOADED)
+        yield page
 
 
+LOADED = "[...document.querySelectorAll('video')].every((v) => v.readyState >= 2)"
 TIMES = "[...document.querySelectorAll('video')].map((v) => v.currentTime)"
 
 
@@ -115,23 +114,23 @@ def _shown(page):
 
 
 def _wait_for_frame(page, frame):
-    page.wait(f"{TIMES}.every((t) => Math.floor(t * {FPS}) === {frame})")
-    page.wait("[...document.querySelectorAll('video')].every((v) => !v.seeking)")
+    page.wait_for_function(f"{TIMES}.every((t) => Math.floor(t * {FPS}) === {frame})")
+    page.wait_for_function("[...document.querySelectorAll('video')].every((v) => !v.seeking)")
     assert page.evaluate("document.getElementById('scrubber').value") == str(frame)
 
 
 def test_all_videos_play_in_step(page):
     """They start by themselves; space stops them."""
     assert page.evaluate("document.querySelectorAll('video').length") == len(VARIANTS)
-    page.wait(f"{TIMES}.every((t) => t > 0.5)")
+    page.wait_for_function(f"{TIMES}.every((t) => t > 0.5)")
     times = page.evaluate(TIMES)
     assert max(times) - min(times) < 2 / FPS
-    page.press(" ")
-    page.wait("[...document.querySelectorAll('video')].every((v) => v.paused)")
-    page.press(" ")
-    page.wait("[...document.querySelectorAll('video')].every((v) => !v.paused)")
+    page.keyboard.press(" ")
+    page.wait_for_function("[...document.querySelectorAll('video')].every((v) => v.paused)")
+    page.keyboard.press(" ")
+    page.wait_for_function("[...document.querySelectorAll('video')].every((v) => !v.paused)")
     before = page.evaluate(TIMES)[0]
-    page.wait(f"{TIMES}[0] !== {before}")
+    page.wait_for_function(f"{TIMES}[0] !== {before}")
 
 
 def test_the_scrubber_moves_all_videos(page):
@@ -141,36 +140,36 @@ def test_the_scrubber_moves_all_videos(page):
     )
     _wait_for_frame(page, 5)
     for key, frame in (("ArrowRight", 6), ("ArrowLeft", 5), ("End", FRAMES - 1), ("Home", 0)):
-        page.press(key)
+        page.keyboard.press(key)
         _wait_for_frame(page, frame)
     assert page.evaluate("document.getElementById('frame').value") == f"frame 1 of {FRAMES}"
     assert page.evaluate("document.querySelector('#curves .cursor').getAttribute('x1') > 0")
 
 
 def test_difference(page):
-    page.press("Home")
+    page.keyboard.press("Home")
     _wait_for_frame(page, 0)
-    page.press("d")
+    page.keyboard.press("d")
     bright = (
         "[...document.querySelectorAll('#cards canvas')].map((c) => Math.max(...c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data.filter((_, i) => i % 4 < 3)))"
     )
-    page.wait(f"{bright}[3] > 0")
+    page.wait_for_function(f"{bright}[3] > 0")
     values = dict(zip(VARIANTS, page.evaluate(bright), strict=True))
     assert values["dense"] == values["same"] == 0
     assert 0 < values["magcache"] <= values["fewer-steps"]
     visibility = "getComputedStyle(document.querySelector('canvas')).visibility"
     assert page.evaluate(visibility) == "visible"
-    page.press("d")
+    page.keyboard.press("d")
     assert page.evaluate(visibility) == "hidden"
 
 
 def test_the_other_clip(page):
-    page.press("n")
-    page.wait("[...document.querySelectorAll('video')].every((v) => v.readyState >= 2)")
+    page.keyboard.press("n")
+    page.wait_for_function(LOADED)
     chosen = "document.getElementById('clip').selectedOptions[0].textContent"
     assert page.evaluate(chosen) == "2. a blue cross, seed 1"
-    page.press("p")
+    page.keyboard.press("p")
     assert page.evaluate(chosen) == "1. a red ball </script>, seed 0"
 
 
@@ -192,13 +191,12 @@ def test_numbers(page):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_narrow(browser, report, dark):
-    browser.open(report.as_uri(), width=360, height=740, dark=dark)
-    browser.wait("document.querySelectorAll('video').length > 0")
-    assert browser.evaluate("document.documentElement.scrollWidth") <= 360
-    paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
-    brightness = sum(map(int, paper.strip("rgb()").split(","))) / 3
-    assert (brightness < 60) == dark
-    assert browser.errors == []
+    with opened(browser, report.as_uri(), width=360, height=740, dark=dark) as page:
+        page.wait_for_function("document.querySelectorAll('video').length > 0")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        brightness = sum(map(int, paper.strip("rgb()").split(","))) / 3
+        assert (brightness < 60) == dark
 
 
 def test_folders_without_times(browser, report, tmp_path):
@@ -206,11 +204,10 @@ def test_folders_without_times(browser, report, tmp_path):
     folders = [report.parent / "videos" / name for name in ("dense", "magcache")]
     about = {"command": "wanjax compare videos=dense,magcache", "created": "today"}
     comparison = compare_folders(",".join(map(str, folders)), tmp_path, None, about, [])
-    browser.open(save(comparison)[0].as_uri())
-    browser.wait(f"{TIMES}.length === 2")
-    assert browser.evaluate("document.getElementById('cost').hidden")
-    assert browser.evaluate("document.querySelectorAll('#curves path').length") == 1
-    assert browser.errors == []
+    with opened(browser, save(comparison)[0].as_uri()) as page:
+        page.wait_for_function(f"{TIMES}.length === 2")
+        assert page.evaluate("document.getElementById('cost').hidden")
+        assert page.evaluate("document.querySelectorAll('#curves path').length") == 1
 
 
 def test_page_files_are_in_the_package():

@@ -140,6 +140,7 @@ def test_scoring_is_deterministic(truth):
         (np.zeros((17, 64, 64, 3), np.uint8), "a cat in the snow", "'a cat in the snow'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_unusable_input_is_refused(frames, prompt, message):
     with pytest.raises(UsageError, match=message):
         score_video(frames, prompt)

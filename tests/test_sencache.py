@@ -115,7 +115,9 @@ def test_published_counts():
 def test_calibrated_rule_against_a_second_implementation(seed, max_reuse):
     rng = np.random.default_rng(seed)
     for schedule in schedules():
-        measured = Sensitivities(np.array(schedule.timesteps[::3]), *rng.uniform(0.2, 2, (2, 14)))
+        measured = Sensitivities(
+            np.array(schedule.timesteps[::3], float), *rng.uniform(0.2, 2, (2, 14))
+        )
         samples = trajectory(schedule, seed)
         for epsilon in (0.03, 0.1, 0.4):
             method = SenCache(epsilon, max_reuse, sensitivities=measured)
@@ -184,6 +186,7 @@ def test_without_guidance():
         ({"end": 1.1}, "sen_cache_end=1.1: must be at least 0, at most 1"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_settings_out_of_range(settings, text):
     with pytest.raises(UsageError, match=text):
         SenCache(**settings)
@@ -240,7 +243,9 @@ def test_an_expert_of_one_step_has_no_sensitivity():
 
 def test_file(tmp_path):
     path = tmp_path / "s.json"
-    made = Sensitivities([999, 500.0], [1, 2], [0.5, 0.25], {"model": "small", "height": 64})
+    made = Sensitivities(
+        *np.array([[999, 500], [1, 2], [0.5, 0.25]]), {"model": "small", "height": 64}
+    )
     made.save(path)
     read = Sensitivities.load(path)
     for field in dataclasses.fields(made):
@@ -271,9 +276,10 @@ def test_file(tmp_path):
         ({"colour": "red"}, "about: unknown field colour"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_mistakes_in_a_file(changes, text, tmp_path):
     path = tmp_path / "s.json"
-    Sensitivities([999, 500.0], [1, 2], [0.5, 0.25]).save(path)
+    Sensitivities(*np.array([[999, 500], [1, 2], [0.5, 0.25]])).save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(SensitivityError, match=text) as caught:
         SenCache(sensitivities=path).plan(schedules()[0])

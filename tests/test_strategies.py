@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -125,7 +126,7 @@ def test_cached_keys_and_values_change_nothing(image_dim):
     def both(params, latents, text, image):
         model = nnx.merge(graph, params)
         context = model.embed_context(text, image)
-        tokens, time = model.embed(latents, np.full(2, 700.0, np.float32))
+        tokens, time = model.embed(latents, jnp.full(2, 700.0))
         grid = model.grid(latents.shape)
         contexts = (context, model.keys_values(context))
         whole = [model.run_blocks(tokens, time, c, grid) for c in contexts]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -62,7 +63,7 @@ def test_vae_round_trip(pipe):
     rng = np.random.default_rng(40_000)
     clips = render_scenes([sample_scene(rng, held_out=True) for _ in range(16)])
     vae = pipe.components.vae
-    latents = vae.normalize(vae.encode(clips.astype(np.float32) / 127.5 - 1))
+    latents = vae.normalize(vae.encode(jnp.asarray(clips, jnp.float32) / 127.5 - 1))
     assert psnr(pipe.decode(np.moveaxis(np.asarray(latents), -1, 1)), clips) > 30
 
 

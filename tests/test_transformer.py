@@ -124,7 +124,7 @@ def test_cached_keys_and_values_change_nothing(load, stored):
 
 def test_branches_of_a_context(t2v):
     text = np.random.default_rng(0).normal(size=(4, 3, t2v.config.text_dim)).astype(np.float32)
-    context = t2v.embed_context(text)
+    context = t2v.embed_context(jnp.asarray(text))
     np.testing.assert_array_equal(context.branch(1, 2).text, context.text[2:])
     keys_values = t2v.keys_values(context)
     for whole, part in zip(keys_values.text, keys_values.branch(0, 2).text, strict=True):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from wanjax.pipeline.pipeline import WanPipeline
     from wanjax.pipeline.video import Video
 
+    __version__: str
+
 _HOME = {
     "CFGCache": "wanjax.caching",
     "CheckpointError": "wanjax.errors",
@@ -36,10 +38,15 @@ __all__ = [
     "UsageError",
     "Video",
     "WanPipeline",
+    "__version__",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import
+
+        return version("wanjax")
     if name.startswith("_"):
         raise AttributeError(f"module 'wanjax' has no attribute {name!r}")
     home = importlib.import_module(_HOME.get(name, "wanjax.caching"))  # which has any method

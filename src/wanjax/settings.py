@@ -139,7 +139,7 @@ def _frozen(field: dataclasses.Field[Any]) -> tuple[Any, ...]:
 
 
 @functools.cache
-def _adapter(kind: Any, limited: tuple[Any, ...]) -> TypeAdapter[Any]:
+def _adapter(kind: Any, limited: tuple[Any, ...]) -> Any:
     *limits, grid = limited
     low, high, above, below = (value for _, value in limits)
     bounds = Field(ge=low, le=high, gt=above, lt=below)

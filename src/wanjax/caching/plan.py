@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from wanjax.errors import PlanError
 
@@ -176,6 +176,7 @@ class Step:
         return replace(self, actions=(action,) * len(self.actions))
 
 
+@runtime_checkable
 class Decisions(Protocol):
     """How a method decides during a run.
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from wanjax.caching.curve import Curve
 from wanjax.caching.plan import EXPERT_NAMES, Schedule
 from wanjax.errors import CurveError
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Float
 
 Resample = Literal["noise_level", "nearest"]
 _SIGMA_TOLERANCE = 1e-4  # rounding in the file, and samplers that differ in the first sigma
@@ -52,7 +50,7 @@ def angles_for(
 
 def _resampled(
     curve: Curve,
-    changes: Float[np.ndarray, "steps 2"],
+    changes: Float[np.ndarray, "calibrated 2"],
     schedule: Schedule,
     resample: Resample,
 ) -> Float[np.ndarray, "steps 2"]:
@@ -113,8 +111,8 @@ def _log_snr(sigmas: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]
 
 
 def _sums(
-    calibrated: Float[np.ndarray, " calibrated+1"],
-    changes: Float[np.ndarray, "calibrated 2"],
+    calibrated: Float[np.ndarray, " levels"],
+    changes: Float[np.ndarray, "levels-1 2"],
     known: range,
     sigmas: Float[np.ndarray, " steps"],
 ) -> Float[np.ndarray, "steps 2"]:

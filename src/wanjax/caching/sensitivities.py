@@ -78,6 +78,13 @@ class Sensitivities:
         write_json(Path(path), {"format": FORMAT, "version": VERSION, **self.about, **arrays})
 
 
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.array(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise SensitivityError(f"{name} must be a list of numbers") from error
+
+
 SensitivitiesLike = Sensitivities | str | Path | Sequence[float]
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
@@ -59,7 +60,7 @@ class Folder:
         self,
         name: str,
         *,
-        dtype: jnp.dtype = jnp.bfloat16,
+        dtype: DTypeLike = jnp.bfloat16,
         kernel: Kernel = "auto",
         mesh: Mesh | None = None,
     ) -> WanTransformer:
@@ -80,7 +81,7 @@ class Folder:
         return _load(lambda: WanVAE(config, rngs=nnx.Rngs(0)), vae_keys.RULES, files)
 
     def load_text_encoder(
-        self, *, dtype: jnp.dtype = jnp.bfloat16, mesh: Mesh | None = None
+        self, *, dtype: DTypeLike = jnp.bfloat16, mesh: Mesh | None = None
     ) -> UMT5Encoder:
         config = parse(UMT5Config, self.path / "text_encoder/config.json")
         return _load(
@@ -91,7 +92,7 @@ class Folder:
             mesh=mesh,
         )
 
-    def load_image_encoder(self, *, dtype: jnp.dtype = jnp.float32) -> CLIPVisionModel:
+    def load_image_encoder(self, *, dtype: DTypeLike = jnp.float32) -> CLIPVisionModel:
         """Of Wan 2.1 image to video."""
         config = parse(CLIPVisionConfig, self.path / "image_encoder/config.json")
         return _load(
@@ -114,7 +115,7 @@ def _load(
     rules: Sequence[Rule],
     files: TensorFiles,
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
     unused: Sequence[str] = (),
 ) -> Model:

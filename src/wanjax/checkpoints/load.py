@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 from jaxtyping import Array
 from safetensors import SafetensorError, safe_open
 
@@ -75,7 +76,7 @@ def load_parameters(
     rules: Sequence[Rule],
     files: TensorFiles,
     *,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
     unused: Sequence[str] = (),
 ) -> Model:

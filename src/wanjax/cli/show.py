@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from wanjax.cli.text import print_table
 from wanjax.config.keys import config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.settings import describe
@@ -18,8 +19,10 @@ from wanjax.settings import describe
 
 def run(args: Sequence[str]) -> None:
     config = resolve(args, "show")
+    rows = []
     for name, field in keys().items():
         value = json.dumps(getattr(config, name), ensure_ascii=False)
         allowed, only = describe(config_class(), field), field.metadata["commands"]
         where = f"; {', '.join(only)} alone" if only else ""
-        print(f"{name}: {value}\n    {field.metadata['help']} ({allowed}{where})")
+        rows.append((name, value, f"{field.metadata['help']} ({allowed}{where})"))
+    print_table(("key", "value", "what it means"), rows, wrapped=("value", "what it means"))

@@ -34,7 +34,9 @@ def attention(
     return jax.nn.dot_product_attention(query, key, value, implementation=kernel)
 
 
-def _choose(query: Array, key: Array) -> Literal["xla", "chunked", "cudnn"]:
+def _choose(
+    query: Array | jax.ShapeDtypeStruct, key: Array | jax.ShapeDtypeStruct
+) -> Literal["xla", "chunked", "cudnn"]:
     if jax.default_backend() == "gpu" and query.dtype == jnp.bfloat16:
         return "cudnn"
     return "xla" if query.shape[1] * key.shape[1] <= _MAX_SCORES else "chunked"

@@ -109,8 +109,8 @@ def _part(x: Array, index: int | Array, total: int, axis: int) -> Array:
 class Time(NamedTuple):
     """Timestep embedding, one for all tokens (`n` = 1) or one each."""
 
-    embedding: Float[Array, "batch n width"]
-    modulation: Float[Array, "batch n 6 width"]
+    embedding: Float[Array, "#batch n width"]
+    modulation: Float[Array, "#batch n 6 width"]
 
 
 class WanTransformer(nnx.Module):
@@ -129,7 +129,7 @@ class WanTransformer(nnx.Module):
     def __call__(
         self,
         latents: Float[Array, "batch channels frames height w"],
-        timestep: Float[Array, " batch *n"],
+        timestep: Float[Array, "#batch *n"],
         context: Context,
     ) -> Float[Array, "batch out frames height w"]:
         """Flow velocity of `latents` at `timestep` (0..999, per video or per token)."""
@@ -154,7 +154,7 @@ class WanTransformer(nnx.Module):
     def embed(
         self,
         latents: Float[Array, "batch channels frames height w"],
-        timestep: Float[Array, " batch *n"],
+        timestep: Float[Array, "#batch *n"],
     ) -> tuple[Float[Array, "batch tokens width"], Time]:
         """Tokens of the latents, and the timestep's embedding."""
         tokens = constrain(self.patch_embedding(latents), "batch", "tokens", None)
@@ -245,7 +245,7 @@ class ConditionEmbedder(nnx.Module):
             None if config.image_dim is None else ImageEmbedder(config, rngs=rngs)
         )
 
-    def time(self, timestep: Float[Array, " batch *n"], dtype: jnp.dtype) -> Time:
+    def time(self, timestep: Float[Array, "#batch *n"], dtype: jnp.dtype) -> Time:
         per_token = timestep.reshape(timestep.shape[0], -1).astype(jnp.float32)
         embedding = self.time_embedder(_sinusoid(per_token, self.freq_dim), jax.nn.silu)
         embedding = embedding.astype(dtype)
@@ -321,7 +321,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
-        modulation: Float[Array, "batch n 6 width"],
+        modulation: Float[Array, "#batch n 6 width"],
         context: KeysValues,
         rope: tuple[Array, Array],
     ) -> Float[Array, "batch tokens width"]:

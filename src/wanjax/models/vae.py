@@ -119,7 +119,9 @@ class Encoder(nnx.Module):
         self.norm_out = ChannelNorm(widths[-1], rngs=rngs)
         self.conv_out = CausalConv(widths[-1], 2 * config.z_dim, (3, 3, 3), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b T H W rgb"], past: Past) -> Float[Array, "b t h w 2*z"]:
+    def __call__(
+        self, x: Float[Array, "b T H W rgb"], past: Past
+    ) -> Float[Array, "b t h w moments"]:
         x = self.conv_in(x, past)
         for block in self.down_blocks:
             x = block(x, past)

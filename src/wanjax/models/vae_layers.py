@@ -37,8 +37,8 @@ class Past:
         self,
         x: Float[Array, "b t h w c"],
         frames: int,
-        initial: Float[Array, "b frames h w c"] | None = None,
-    ) -> Float[Array, "b frames+t h w c"]:
+        initial: Float[Array, "b {frames} h w c"] | None = None,
+    ) -> Float[Array, "b {frames}+t h w c"]:
         """`x` with its `frames` predecessors; before the first frame `initial`, or zeros."""
         if not self.first:
             left = next(self._tails)
@@ -265,7 +265,7 @@ def _behind_first_frame(
     past: Past,
     frames: int,
     body: Callable[[Array], Array],
-    initial: Float[Array, "b frames h w c"] | None = None,
+    initial: Float[Array, "b {frames} h w c"] | None = None,
 ) -> Float[Array, "b t2 h w c"]:
     """`body` of all frames but the video's first, which passes unchanged.
 

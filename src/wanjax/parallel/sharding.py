@@ -15,7 +15,7 @@ import contextvars
 from collections.abc import Iterator, Sequence
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")
@@ -27,7 +27,10 @@ _active_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh
 
 
 def partition_spec(
-    axes: Sequence[str | None], shape: Sequence[int], rules: dict[str, str], mesh: Mesh
+    axes: Sequence[str | None],
+    shape: Sequence[int],
+    rules: dict[str, str],
+    mesh: Mesh | AbstractMesh,
 ) -> PartitionSpec:
     """Mesh axes for an array; a dimension that its mesh axis does not divide stays whole."""
     names: list[str | None] = []

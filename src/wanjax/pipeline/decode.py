@@ -16,7 +16,7 @@ from wanjax.sampling.programs import Programs
 def decode_latents(
     vae: WanVAE,
     programs: Programs,
-    latents: Float[Array, "batch z t h w"],
+    latents: Float[Array | np.ndarray, "batch z t h w"],
     dtype: Literal["uint8", "float32"],
 ) -> Shaped[np.ndarray, "batch frames height width 3"]:
     """Pixels from 0 to 255, or with "float32" from 0 to 1, unrounded."""

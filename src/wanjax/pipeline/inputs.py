@@ -18,7 +18,7 @@ from wanjax.media.images import load_image, to_rgb
 
 ImageLike = Image.Image | str | Path
 OneOrMore = str | Sequence[str] | None
-Embeds = Float[Array, "batch length dim"]
+Embeds = Float[Array | np.ndarray, "batch length dim"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def repeat(values: Sequence[Any], count: int, name: str) -> list[Any]:
 def start_latents(
     shape: tuple[int, ...],
     batch: int,
-    seed: int | Sequence[int],
-    latents: Float[Array, "batch z t h w"] | None,
+    seed: int | np.integer | Sequence[int],
+    latents: Float[Array | np.ndarray, "batch z t h w"] | None,
 ) -> Float[Array, "batch z t h w"]:
     """Noise of `shape` for each video: given as `latents`, or from the seed, which counts up."""
     if latents is not None:

@@ -101,8 +101,8 @@ class WanPipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_scale_2: float | None = None,
-        seed: int | Sequence[int] | None = None,
-        latents: Float[Array, "batch z t h w"] | None = None,
+        seed: int | np.integer | Sequence[int] | None = None,
+        latents: Float[Array | np.ndarray, "batch z t h w"] | None = None,
         prompt_embeds: Embeds | None = None,
         negative_prompt_embeds: Embeds | None = None,
         cache: Caching = FROM_CONFIG,
@@ -156,8 +156,8 @@ class WanPipeline:
         prompts: Prompts,
         frames: Frames,
         *,
-        seed: int | Sequence[int],
-        latents: Float[Array, "batch z t h w"] | None = None,
+        seed: int | np.integer | Sequence[int],
+        latents: Float[Array | np.ndarray, "batch z t h w"] | None = None,
         decode: bool = True,
         measure: Measure | None = None,
         callback: Callable[[StepReport], None] | None = None,
@@ -215,7 +215,7 @@ class WanPipeline:
 
     def decode(
         self,
-        latents: Float[Array, "batch z t h w"],
+        latents: Float[Array | np.ndarray, "batch z t h w"],
         dtype: Literal["uint8", "float32"] = "uint8",
     ) -> Shaped[np.ndarray, "batch frames height width 3"]:
         """Pixels of denoised latents: from 0 to 255, or with "float32" from 0 to 1, unrounded."""

@@ -53,7 +53,7 @@ class StepInputs(NamedTuple):
     sigma: Float[Array, ""]
     before: Float[Array, "2"]  # timestep and sigma of the step before
     guidance_scale: Float[Array, ""]
-    weights: Float[Array, "branches n"]  # of estimates
+    weights: Float[Array, "branches most"]  # of estimates
     corrector: Float[Array, "5"]
     predictor: Float[Array, "3"]
 
@@ -245,8 +245,8 @@ def _run_branches(
     grid: Grid,
     kind: tuple[Source, ...],
     history: Float[Array, "n branches batch tokens width"] | None,
-    weights: Float[Array, "branches n"],
-) -> tuple[Hidden, Hidden | None]:
+    weights: Float[Array, "branches most"],
+) -> tuple[Float[Array, "evaluated batch tokens width"], Hidden | None]:
     """Tokens after the blocks, computed or by earlier residuals, and the residuals if kept."""
     hidden: dict[int, Array] = {}
     kept: dict[int, Array] = {} if history is None else dict(enumerate(history[0]))

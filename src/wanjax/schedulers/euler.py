@@ -13,8 +13,8 @@ def euler(num_inference_steps: int, flow_shift: float) -> SamplerTable:
     Noise levels as diffusers' `FlowMatchEulerDiscreteScheduler`: an even grid from 1 down to
     the shifted 1/1000, shifted (once more), with timesteps that are not whole numbers.
     """
-    last = shift_sigmas(np.array(1 / NUM_TRAIN_TIMESTEPS, np.float32), flow_shift)  # as there
-    sigmas = shift_sigmas(np.linspace(1, float(last), num_inference_steps), flow_shift)
+    last = shift_sigmas(np.array([1 / NUM_TRAIN_TIMESTEPS], np.float32), flow_shift)  # as there
+    sigmas = shift_sigmas(np.linspace(1, float(last[0]), num_inference_steps), flow_shift)
     corrector = np.zeros((num_inference_steps, 5))
     corrector[:, 0] = 1  # keep x
     s = np.append(sigmas, 0.0)

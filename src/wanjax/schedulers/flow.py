@@ -8,12 +8,9 @@ the host, in float64. What the device executes is one fixed linear combination p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Float, Num
+from jaxtyping import Float, Num
 
 NUM_TRAIN_TIMESTEPS = 1000
 
@@ -31,10 +28,10 @@ class SamplerTable:
     and shifts the state: x' = x_c, m'' = m', m' = m.
     """
 
-    sigmas: Float[np.ndarray, " steps+1"]
-    timesteps: Num[np.ndarray, " steps"]
-    corrector: Float[np.ndarray, "steps 5"]
-    predictor: Float[np.ndarray, "steps 3"]
+    sigmas: Float[np.ndarray, " levels"]
+    timesteps: Num[np.ndarray, " levels-1"]
+    corrector: Float[np.ndarray, "levels-1 5"]
+    predictor: Float[np.ndarray, "levels-1 3"]
 
 
 def shift_sigmas(sigmas: Float[np.ndarray, "*n"], flow_shift: float) -> Float[np.ndarray, "*n"]:
@@ -44,7 +41,7 @@ def shift_sigmas(sigmas: Float[np.ndarray, "*n"], flow_shift: float) -> Float[np
 
 def flow_sigmas(
     num_inference_steps: int, flow_shift: float
-) -> tuple[Float[np.ndarray, " steps+1"], Num[np.ndarray, " steps"]]:
+) -> tuple[Float[np.ndarray, " levels"], Num[np.ndarray, " levels-1"]]:
     """Sigmas (float32, from about 1 down to a final 0) and whole timesteps in 0..999.
 
     An even grid from 1 down to, but without, 1/1000, shifted, as diffusers'

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from jaxtyping import Float
 
 from wanjax.schedulers.flow import SamplerTable, flow_sigmas
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Float
 
 _ORDER = 2
 
@@ -35,7 +31,7 @@ def _log_snr(sigma: float) -> float:
     return float(np.log1p(-sigma) - np.log(sigma))
 
 
-def _corrector(s: Float[np.ndarray, " steps+1"], i: int, order: int) -> tuple[float, ...]:
+def _corrector(s: Float[np.ndarray, " levels"], i: int, order: int) -> tuple[float, ...]:
     """Weights over (x, x', m, m', m'') which redo step i-1 knowing m, the output at its end."""
     h = _log_snr(s[i]) - _log_snr(s[i - 1])
     alpha, b = 1 - s[i], float(np.expm1(-h))
@@ -51,7 +47,7 @@ def _corrector(s: Float[np.ndarray, " steps+1"], i: int, order: int) -> tuple[fl
     return (0, s[i] / s[i - 1], scale * latest, scale * (1 - latest - oldest), scale * oldest)
 
 
-def _predictor(s: Float[np.ndarray, " steps+1"], i: int, order: int) -> tuple[float, ...]:
+def _predictor(s: Float[np.ndarray, " levels"], i: int, order: int) -> tuple[float, ...]:
     """Weights over (x_c, m, m') for the step from sigma i to sigma i+1 > 0."""
     h = _log_snr(s[i + 1]) - _log_snr(s[i])
     scale = -(1 - s[i + 1]) * float(np.expm1(-h))

@@ -18,6 +18,7 @@ from wanjax.tiny.shapes import OUTLINES, coverage
 from wanjax.tiny.world import BACKGROUND_RGB, COLOR_RGB, VELOCITY, parse
 
 Video = UInt8[np.ndarray, "frames height width 3"]
+Videos = UInt8[np.ndarray, "videos frames height width 3"]
 Mask = Float[np.ndarray, "frames height width"]
 
 _LEAST_SIDE = 48
@@ -50,7 +51,7 @@ class Score:
     videos: list[dict[str, bool]]
 
 
-def score_videos(videos: Sequence[Video], prompts: Sequence[str]) -> Score:
+def score_videos(videos: Sequence[Video] | Videos, prompts: Sequence[str]) -> Score:
     """Score each video against its prompt.
 
     Raises `UsageError` if the numbers of videos and prompts differ, or if a prompt names no
@@ -119,7 +120,7 @@ def _check(frames: Video) -> None:
         )
 
 
-def _shrink(frames: Video) -> Float[np.ndarray, "frames height width 3"]:
+def _shrink(frames: Video) -> Float[np.ndarray, "frames rows columns 3"]:
     """Average blocks of pixels, so that large videos cost no more than small ones."""
     count, height, width, _ = frames.shape
     block = max(1, min(height, width) // _WORKING_SIDE)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-Field = Float[np.ndarray, "*points"]
+Field = Float[np.ndarray, "*#points"]  # broadcast against one another
 
 _SQUARE = 0.88  # half the side of the square, in radii
 _TRIANGLE = 1.1  # half the side of the triangle

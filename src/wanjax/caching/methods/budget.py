@@ -10,15 +10,12 @@ skipped steps.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from wanjax.caching.plan import Schedule
 from wanjax.errors import UsageError
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Bool, Float, Int
 
 # An Euler step moves the latents by the change of sigma times the velocity, but the steps after
 # an early error make more of it than those after a late one. Measured: docs/magcache.md.

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Bool
 
 from wanjax.caching.curve import (
     Curve,
@@ -30,9 +31,6 @@ from wanjax.caching.methods.magcache_rules import (
 from wanjax.caching.plan import COMPUTE, REUSE, Plan, Schedule, make_plan
 from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
 from wanjax.settings import setting
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Bool
 
 Rule = Literal["per_phase", "official"]
 

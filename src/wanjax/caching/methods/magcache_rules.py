@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from jaxtyping import Bool, Float
 
 from wanjax.caching.plan import Schedule
-
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    from jaxtyping import Bool, Float
 
 
 def forced_steps(schedule: Schedule, retention_ratio: float) -> Bool[np.ndarray, " steps"]:
