@@ -98,11 +98,11 @@ class Folder:
             unused=transformer_keys.UNUSED,
         )
 
-    def load_vae(self) -> WanVAE:
+    def load_vae(self, *, mesh: Mesh | None = None) -> WanVAE:
         """The VAE, always in float32."""
         config = self.vae_config()
         files = TensorFiles(self.path / "vae")
-        return _load(lambda: WanVAE(config, rngs=nnx.Rngs(0)), vae_keys.RULES, files)
+        return _load(lambda: WanVAE(config, rngs=nnx.Rngs(0)), vae_keys.RULES, files, mesh=mesh)
 
     def load_text_encoder(
         self, *, dtype: jnp.dtype = jnp.bfloat16, mesh: Mesh | None = None
@@ -116,7 +116,9 @@ class Folder:
             mesh=mesh,
         )
 
-    def load_image_encoder(self, *, dtype: jnp.dtype = jnp.float32) -> CLIPVisionModel:
+    def load_image_encoder(
+        self, *, dtype: jnp.dtype = jnp.float32, mesh: Mesh | None = None
+    ) -> CLIPVisionModel:
         """Of Wan 2.1 image to video."""
         config = self._parsed(CLIPVisionConfig.from_dict, "image_encoder")
         return _load(
@@ -124,6 +126,7 @@ class Folder:
             clip_keys.RULES,
             TensorFiles(self.path / "image_encoder", prefix=clip_keys.PREFIX),
             dtype=dtype,
+            mesh=mesh,
             unused=clip_keys.unused(config.num_hidden_layers),
         )
 
