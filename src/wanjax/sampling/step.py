@@ -11,16 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from wanjax.caching.plan import COMPUTE, PREDICT, REUSE, REUSE_OUTPUT, Action
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
+from wanjax.parallel.sharding import activation_sharding, constrain
 from wanjax.sampling.change import output_change, residual_change
 from wanjax.sampling.predict import predict_unconditional
 
 Latents = Float[Array, "batch z t h w"]
 Outputs = Float[Array, "branches batch z t h w"]
 Hidden = Float[Array, "branches batch tokens width"]
+
+# Their axes on a mesh. A step returns what it takes where it took it, so that the next can too.
+LATENTS = ("batch", None, None, None, None)
+OUTPUTS = (None, *LATENTS)
+HIDDEN = (None, "batch", "tokens", None)
 
 # What a dense run can measure: how the residual changes, or the output (for a curve, or for
 # sensitivities).
@@ -107,17 +114,32 @@ def run_step(
         fresh = settings.keep_outputs and set(actions) == {COMPUTE}
         cache = Cache(residual, outputs if fresh else cache.outputs)
     velocity = _guide(outputs, inputs.guidance_scale)
-    return _sampler_step(state, velocity, inputs), cache, change
+    state = _sampler_step(state, velocity, inputs)
+    return SamplerState(*(constrain(x, *LATENTS) for x in state)), _constrain_cache(cache), change
 
 
-def empty_cache(settings: Settings, branches: int, sample: Latents) -> Cache:
+def empty_cache(
+    settings: Settings, branches: int, sample: Latents, mesh: Mesh | None = None
+) -> Cache:
     """Zeros in the cache's shapes, so that first and later steps run the same program."""
+
+    def zeros(shape: tuple[int, ...], dtype: Any, axes: tuple[str | None, ...]) -> Array:
+        return jnp.zeros(shape, dtype, device=activation_sharding(axes, shape, mesh))
+
     residual = outputs = None
     if settings.keep_residual:
-        residual = jnp.zeros((branches, len(sample), *settings.tokens), settings.dtype)
+        residual = zeros((branches, len(sample), *settings.tokens), settings.dtype, HIDDEN)
     if settings.keep_outputs:
-        outputs = jnp.zeros((branches, *sample.shape), jnp.float32)
+        outputs = zeros((branches, *sample.shape), jnp.float32, OUTPUTS)
     return Cache(residual, outputs)
+
+
+def _constrain_cache(cache: Cache) -> Cache:
+    residual, outputs = cache
+    return Cache(
+        None if residual is None else constrain(residual, *HIDDEN),
+        None if outputs is None else constrain(outputs, *OUTPUTS),
+    )
 
 
 def _evaluate(
