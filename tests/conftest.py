@@ -12,8 +12,9 @@ if not all(map(importlib.util.find_spec, ("torch", "diffusers", "transformers"))
 pytest.register_assert_rewrite("browser")
 
 # Tests compile many small programs and run each for milliseconds: unoptimised code halves the
-# suite's time. JAX reads this when it starts, so nothing here may start it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# suite's time. JAX reads this when it is imported, so nothing here may import it. Comparisons
+# with the reference run as users run (parity/conftest.py).
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def pytest_report_header() -> str:

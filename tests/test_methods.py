@@ -149,7 +149,7 @@ def test_every_setting_declares_its_key_and_help(method):
     assert method().described()
 
 
-def test_settings_take_numpy_numbers():
+def test_settings_take_numpy_numbers(unchecked_types):
     assert MagCache(K=np.int64(3), thresh=np.float32(0.5)) == MagCache(K=3, thresh=0.5)
 
 

@@ -6,20 +6,20 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
 
 from wanjax.caching.plan import Plan, Schedule
 from wanjax.errors import UsageError
 from wanjax.settings import parse
 
-if TYPE_CHECKING:  # at run time it costs a third of the start-up
-    import numpy as np
-    from jaxtyping import Float
-
 # The names of the plan's facts that a calibration may have been measured under others than these.
 Conditions = Mapping[str, Any]
 
 
+@runtime_checkable
 class Calibrated(Protocol):
     """What a calibration found, as a file holds it."""
 

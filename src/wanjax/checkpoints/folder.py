@@ -74,11 +74,11 @@ class Folder:
             unused=transformer_keys.UNUSED,
         )
 
-    def load_vae(self) -> WanVAE:
+    def load_vae(self, *, mesh: Mesh | None = None) -> WanVAE:
         """The VAE, always in float32."""
         config = self.vae_config()
         files = TensorFiles(self.path / "vae")
-        return _load(lambda: WanVAE(config, rngs=nnx.Rngs(0)), vae_keys.RULES, files)
+        return _load(lambda: WanVAE(config, rngs=nnx.Rngs(0)), vae_keys.RULES, files, mesh=mesh)
 
     def load_text_encoder(
         self, *, dtype: DTypeLike = jnp.bfloat16, mesh: Mesh | None = None
@@ -92,7 +92,9 @@ class Folder:
             mesh=mesh,
         )
 
-    def load_image_encoder(self, *, dtype: DTypeLike = jnp.float32) -> CLIPVisionModel:
+    def load_image_encoder(
+        self, *, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
+    ) -> CLIPVisionModel:
         """Of Wan 2.1 image to video."""
         config = parse(CLIPVisionConfig, self.path / "image_encoder/config.json")
         return _load(
@@ -100,6 +102,7 @@ class Folder:
             clip_keys.RULES,
             TensorFiles(self.path / "image_encoder", prefix=clip_keys.PREFIX),
             dtype=dtype,
+            mesh=mesh,
             unused=clip_keys.unused(config.num_hidden_layers),
         )
 

@@ -96,20 +96,28 @@ def load_parameters(
         variable = variables[entry.path]
         target = jnp.float32 if variable.get_metadata("keep_float32") else dtype
         shape = tuple(variable.get_value().shape)
-        sharding = mesh and parameter_sharding(logical_axes(variable), shape, mesh)
-        loaded.append(variable.replace(_read(entry, files, shape, target, sharding)))
+        axes = logical_axes(variable)
+        loaded.append(variable.replace(_read(entry, files, shape, target, axes, mesh)))
     paths = [path for path, _ in nnx.to_flat_state(abstract)]
     return nnx.merge(graph, nnx.from_flat_state(list(zip(paths, loaded, strict=True))))
 
 
 def _read(
-    entry: Entry, files: TensorFiles, shape: tuple[int, ...], dtype: Any, sharding: Any
+    entry: Entry,
+    files: TensorFiles,
+    shape: tuple[int, ...],
+    dtype: Any,
+    axes: Sequence[str | None],
+    mesh: Mesh | None,
 ) -> Array:
+    sharding = parameter_sharding(axes, shape, mesh)
     if not entry.stacked:
         return jax.device_put(_tensor(entry, entry.keys[0], files, dtype), sharding)
     buffer = jnp.zeros(shape, dtype, device=sharding)
+    layer_sharding = parameter_sharding(axes[1:], shape[1:], mesh)
     for i, key in enumerate(entry.keys):
-        buffer = _set_layer(buffer, _tensor(entry, key, files, dtype), i, sharding)
+        layer = jax.device_put(_tensor(entry, key, files, dtype), layer_sharding)
+        buffer = _set_layer(buffer, layer, i, sharding)
         buffer.block_until_ready()  # else tensors pile up on the host
     return buffer
 

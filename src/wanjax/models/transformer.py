@@ -197,7 +197,8 @@ class WanTransformer(nnx.Module):
         modulation = self.scale_shift_table[...] + time.embedding.astype(jnp.float32)[:, :, None]
         shift, scale = modulation[:, :, 0], modulation[:, :, 1]
         x = layer_norm(tokens, self.config.eps) * (1 + scale) + shift
-        x = self.proj_out(x.astype(tokens.dtype))
+        # named before the latents are put together: they are small, the tokens are not
+        x = constrain(self.proj_out(x.astype(tokens.dtype)), "batch", "tokens", None)
         return _unpatchify(x, grid, self.config.patch_size)
 
 
@@ -260,7 +261,8 @@ class ConditionEmbedder(nnx.Module):
             )
         tokens = self.text_embedder(text, gelu_tanh)
         embedder = self.image_embedder
-        return Context(tokens, None if image is None or embedder is None else embedder(image))
+        both = Context(tokens, None if image is None or embedder is None else embedder(image))
+        return jax.tree.map(lambda x: constrain(x, "batch", None, None), both)
 
 
 def _sinusoid(t: Float[Array, "batch n"], dim: int) -> Float[Array, "batch n dim"]:
@@ -385,11 +387,14 @@ class CrossAttention(Attention):
     def keys_values(self, context: Context) -> KeysValues:
         """Of text and image, each [batch, length, heads, dim]."""
         k, v = self.norm_k(self.to_k(context.text)), self.to_v(context.text)
-        text = (_split_heads(k, self.heads), _split_heads(v, self.heads))
+        text = (self._heads(k), self._heads(v))
         if not self.has_image or context.image is None:
             return KeysValues(text, None)
         k, v = self.norm_added_k(self.add_k_proj(context.image)), self.add_v_proj(context.image)
-        return KeysValues(text, (_split_heads(k, self.heads), _split_heads(v, self.heads)))
+        return KeysValues(text, (self._heads(k), self._heads(v)))
+
+    def _heads(self, x: Float[Array, "b n width"]) -> Float[Array, "b n heads dim"]:
+        return constrain(_split_heads(x, self.heads), "batch", None, "heads", None)
 
     def __call__(
         self, x: Float[Array, "batch tokens width"], context: KeysValues

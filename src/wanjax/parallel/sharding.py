@@ -1,67 +1,116 @@
-"""Sharding: logical axes of parameters and activations, mapped to the axes of a mesh.
+"""Arrays on a mesh: parameters where they are loaded, activations where programs are traced.
 
-A mesh has up to four axes:
-
-- `data`: each device holds other videos of the batch (and guidance branches);
-- `fsdp`: each holds a part of every parameter, gathered where it is used;
-- `context`: each holds a part of the video's tokens;
-- `tensor`: each holds some attention heads and a part of the feed-forward width.
+Models name the axes of their arrays (`constrain`), `parallel.mesh` says which mesh axes share
+them, and the mesh is the one under which the program is compiled (`jax.set_mesh`, as
+`sampling.programs.Programs` does): JAX's own caches know it, so no program of one mesh runs
+on another.
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-MESH_AXES = ("data", "fsdp", "context", "tensor")
+from wanjax.parallel.mesh import (
+    ACTIVATION_RULES,
+    MESH_AXES,
+    PARAMETER_RULES,
+    MeshShape,
+    Rules,
+    check_devices,
+    share,
+)
 
-PARAMETER_RULES = {"embed": "fsdp", "vocab": "fsdp", "heads": "tensor", "mlp": "tensor"}
-ACTIVATION_RULES = {"batch": "data", "tokens": "context", "heads": "tensor", "mlp": "tensor"}
+Tree = TypeVar("Tree")
 
-_active_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+class UndividedWarning(UserWarning):
+    """A dimension stays whole on devices that were to share it; see `mesh.Undivided`."""
+
+
+@runtime_checkable
+class _Sized(Protocol):
+    """A mesh of devices, or an abstract one."""
+
+    @property
+    def shape(self) -> Mapping[str, int]: ...
+
+
+def make_mesh(shape: MeshShape, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over the first `shape.devices` of `devices`, by default of all that are here.
+
+    Its axes are automatic: arrays are laid out by `constrain` and the compiler. Raises
+    `UsageError` for a product that does not divide the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    check_devices(shape, len(devices))
+    return jax.make_mesh(
+        tuple(shape.sizes.values()),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+        devices=devices[: shape.devices],
+    )
 
 
 def partition_spec(
-    axes: Sequence[str | None],
-    shape: Sequence[int],
-    rules: dict[str, str],
-    mesh: Mesh | AbstractMesh,
+    axes: Sequence[str | None], shape: Sequence[int], rules: Rules, mesh: _Sized
 ) -> PartitionSpec:
-    """Mesh axes for an array; a dimension that its mesh axis does not divide stays whole."""
-    names: list[str | None] = []
-    for axis, size in zip(axes, shape, strict=True):
-        name = rules.get(axis) if axis else None
-        usable = name in mesh.shape and name not in names and size % mesh.shape[name] == 0
-        names.append(name if usable else None)
-    return PartitionSpec(*names)
+    """Mesh axes for an array; a dimension that its mesh axes do not divide stays whole.
+
+    That is said by an `UndividedWarning`, which Python shows once.
+    """
+    shared, undivided = share(axes, shape, rules, mesh.shape)
+    for note in undivided:
+        warnings.warn(str(note), UndividedWarning, stacklevel=1)  # one place, so that it is once
+    while shared and not shared[-1]:  # no trailing None, as JAX writes it: equal ones compare equal
+        shared.pop()
+    return PartitionSpec(*map(_entry, shared))
+
+
+def _entry(names: tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """One dimension's mesh axes as `PartitionSpec` has them."""
+    return names if len(names) > 1 else (names[0] if names else None)
 
 
 def parameter_sharding(
-    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh
-) -> NamedSharding:
-    """Where the parts of a parameter with these logical axes live."""
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | None
+) -> NamedSharding | None:
+    """Where the parts of a parameter with these logical axes live; without a mesh, anywhere."""
+    if mesh is None:
+        return None
     return NamedSharding(mesh, partition_spec(axes, shape, PARAMETER_RULES, mesh))
 
 
-@contextlib.contextmanager
-def use_mesh(mesh: Mesh | None) -> Iterator[None]:
-    """Programs traced inside shard their activations over `mesh`."""
-    token = _active_mesh.set(mesh)
-    try:
-        yield
-    finally:
-        _active_mesh.reset(token)
+def activation_sharding(
+    axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | None
+) -> NamedSharding | None:
+    """Where `constrain` with the same axes keeps the parts of an array; without a mesh, anywhere.
+
+    For arguments that a program returns in the same place, such as a sample or a cache.
+    """
+    if mesh is None:
+        return None
+    return NamedSharding(mesh, partition_spec(axes, shape, ACTIVATION_RULES, mesh))
+
+
+def place(arrays: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
+    """The arrays, all with these logical axes, put on the mesh; without one as they are."""
+
+    def put(x: Array) -> Array:
+        return jax.device_put(x, activation_sharding(axes, x.shape, mesh))
+
+    return arrays if mesh is None else jax.tree.map(put, arrays)
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-    """Name the logical axes of an activation; on a mesh this shards it, else it does nothing."""
-    mesh = _active_mesh.get()
-    if mesh is None:
+    """Name the logical axes of an activation; compiled for a mesh this shards it there."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
     spec = partition_spec(axes, x.shape, ACTIVATION_RULES, mesh)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+    return jax.lax.with_sharding_constraint(x, spec)

@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wanjax.caching.plan import Plan, Step
+from wanjax.parallel.sharding import place
 from wanjax.sampling.probe import run_probe
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import (
+    LATENTS,
     Cache,
     Expert,
     Latents,
@@ -50,11 +52,12 @@ def denoise(
     """Denoise `latents` from pure noise as `plan` says; returns them and the plan as executed.
 
     `condition` is concatenated to the latents' channels in every step. All programs are
-    compiled before the first step runs. The executed plan differs from `plan` only where
-    that leaves decisions to the run.
+    compiled, for the mesh of `programs`, before the first step runs. The executed plan differs
+    from `plan` only where that leaves decisions to the run.
     """
     zeros = [jnp.zeros_like(latents) for _ in range(3)]
-    state = SamplerState(latents, *zeros)
+    state = place(SamplerState(latents, *zeros), programs.mesh, *LATENTS)
+    condition = place(condition, programs.mesh, *LATENTS)
     decisions = plan.decisions
 
     def arguments(step: Step, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
@@ -62,7 +65,7 @@ def denoise(
         return experts[step.expert], state, cache, inputs, condition
 
     def dropped_cache(step: Step) -> Cache:
-        return empty_cache(settings, len(step.actions), state.sample)
+        return empty_cache(settings, len(step.actions), state.sample, programs.mesh)
 
     compiled, probes = {}, {}
     for step in plan.distinct_steps:

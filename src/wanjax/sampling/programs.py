@@ -4,44 +4,91 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+
+from wanjax.errors import UsageError
+
+
+class Compilation(NamedTuple):
+    """What compiling one program took."""
+
+    name: str  # the function's
+    seconds: float
 
 
 class Programs:
-    """Compiled programs by function, static arguments and argument shapes.
+    """Programs compiled for one mesh, by function, static arguments and the arguments' layout.
 
-    `seconds` is the time spent compiling so far, `len()` the number of programs. `watch`, if
-    set, is told of each use: function, arguments and compiled program.
+    Everything is compiled under `jax.set_mesh(mesh)`, which is how models know it; without a
+    mesh everything is compiled for none, whatever mesh the caller has set. Raises
+    `UsageError` for a mesh whose axes are not automatic.
+
+    `compilations` are those so far, `len()` is the number of programs kept. `watch`, if set,
+    is told of each use: function, arguments and compiled program.
     """
 
-    def __init__(self) -> None:
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
-        self.seconds = 0.0
+    def __init__(self, mesh: Mesh | None = None) -> None:
+        if mesh is not None and set(mesh.axis_types) - {AxisType.Auto}:
+            raise UsageError(
+                "mesh: the models need automatic axes; make the mesh with "
+                "wanjax.parallel.sharding.make_mesh, or with axis_types of AxisType.Auto"
+            )
+        self.mesh = mesh
+        self.compilations: list[Compilation] = []
         self.watch: Callable[[Any, tuple[Any, ...], Any], None] | None = None
+        self._compiled: dict[Hashable, Callable[..., Any]] = {}
 
     def __len__(self) -> int:
         return len(self._compiled)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent compiling so far."""
+        return sum(compilation.seconds for compilation in self.compilations)
 
     def get(
         self, function: Any, static: tuple[Hashable, ...], args: tuple[Any, ...]
     ) -> Callable[..., Any]:
         """The program of a `jax.jit` function whose static arguments come first.
 
-        It takes `args`-like arguments, without the static ones.
+        It takes `args`-like arguments, without the static ones: of the same shapes, and lying
+        where these lie. `args` may be abstract (`jax.ShapeDtypeStruct`).
         """
         leaves, structure = jax.tree.flatten(args)
         key = (function, static, structure, tuple(map(_signature, leaves)))
         program = self._compiled.get(key)  # hashing the key takes long: once only
         if program is None:
-            began = time.perf_counter()
-            program = self._compiled[key] = function.lower(*static, *args).compile()
-            self.seconds += time.perf_counter() - began
+            program = self._compiled[key] = self._compile(function, (*static, *args))
         if self.watch is not None:
             self.watch(function, args, program)
         return program
 
+    def clear(self) -> None:
+        """Forget all programs, so that those which nobody holds give their memory back."""
+        self._compiled.clear()
+
+    def _compile(self, function: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
+        began = time.perf_counter()
+        with jax.set_mesh(_NO_MESH if self.mesh is None else self.mesh):
+            program: Callable[..., Any] = function.lower(*args).compile()
+        name = function.__name__.strip("_")
+        self.compilations.append(Compilation(name, time.perf_counter() - began))
+        return program
+
+
+_NO_MESH = Mesh(np.empty((), object), ())
+
 
 def _signature(x: Any) -> Hashable:
-    return (x.shape, str(x.dtype))
+    return (x.shape, str(x.dtype), _placed(x))
+
+
+def _placed(x: Any) -> Hashable:
+    """Where an array was put; None for one that goes wherever the program wants it."""
+    if isinstance(x, jax.Array) and not x.committed:
+        return None
+    return getattr(x, "sharding", None)

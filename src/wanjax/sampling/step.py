@@ -11,16 +11,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from wanjax.caching.plan import Keeps, Source
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
+from wanjax.parallel.sharding import activation_sharding, constrain
 from wanjax.sampling.change import output_change, residual_change
 from wanjax.sampling.predict import predict_unconditional
 
 Latents = Float[Array, "batch z t h w"]
 Outputs = Float[Array, "branches batch z t h w"]
 Hidden = Float[Array, "branches batch tokens width"]
+
+# Their axes on a mesh. A step returns what it takes where it took it, so that the next can too.
+LATENTS = ("batch", None, None, None, None)
+OUTPUTS = (None, *LATENTS)
+HIDDEN = (None, "batch", "tokens", None)
+
+CACHE_AXES = (  # of the fields of `Cache`
+    (None, *HIDDEN),
+    (None, *LATENTS),
+    (None, *LATENTS),
+    (None, *OUTPUTS),
+    LATENTS,
+)
 
 # What a dense run can measure: how the residual changes, or the output (for a curve, or for
 # sensitivities).
@@ -109,25 +124,30 @@ def run_step(
         cache = _remember(cache, kind, state.sample, residuals, outputs, velocity)
     if settings.keeps.previous:
         cache = cache._replace(previous=state.sample)
-    return _sampler_step(state, velocity, inputs), cache, change
+    state = _sampler_step(state, velocity, inputs)
+    # where they came from, so that the next step takes them as they are
+    state = SamplerState(*(constrain(x, *LATENTS) for x in state))
+    kept = zip(cache, CACHE_AXES, strict=True)
+    cache = Cache(*(None if x is None else constrain(x, *axes) for x, axes in kept))
+    return state, cache, change
 
 
-def empty_cache(settings: Settings, branches: int, sample: Latents) -> Cache:
+def empty_cache(
+    settings: Settings, branches: int, sample: Latents, mesh: Mesh | None = None
+) -> Cache:
     """Zeros in the cache's shapes, so that first and later steps run the same program."""
-    keeps, size = settings.keeps, sample.shape
-
-    def zeros(count: int, *shape: int, dtype: Any = jnp.float32) -> Array | None:
-        return jnp.zeros((count, *shape), dtype) if count else None
-
-    return Cache(
-        residuals=zeros(
-            keeps.residuals, branches, len(sample), *settings.tokens, dtype=settings.dtype
-        ),
-        outputs=zeros(keeps.outputs, *size),
-        samples=zeros(keeps.samples, *size),
-        branches=zeros(keeps.branches, branches, *size),
-        previous=jnp.zeros_like(sample) if keeps.previous else None,
-    )
+    size, hidden = sample.shape, (branches, len(sample), *settings.tokens)
+    shapes = (hidden, size, size, (branches, *size), size)
+    found: dict[str, Array | None] = {}
+    for name, shape, count, axes in zip(
+        Cache._fields, shapes, settings.keeps, CACHE_AXES, strict=True
+    ):
+        if name != "previous":
+            shape = (count, *shape)
+        dtype = settings.dtype if name == "residuals" else jnp.float32
+        sharding = activation_sharding(axes, shape, mesh)
+        found[name] = jnp.zeros(shape, dtype, device=sharding) if count else None
+    return Cache(**found)
 
 
 def _remember(

@@ -1,0 +1,58 @@
+"""Programs compiled ahead of time: which are shared, what is counted, how they are forgotten."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from wanjax.sampling.programs import Programs
+
+
+@partial(jax.jit, static_argnums=0)
+def _scale(factor, x):
+    return factor * x
+
+
+def test_one_program_for_arguments_that_look_alike():
+    programs = Programs()
+    (x,) = given = (np.ones((2, 3), np.float32),)
+    program = programs.get(_scale, (2,), given)
+    np.testing.assert_array_equal(program(x), 2 * x)
+    assert programs.get(_scale, (2,), (np.zeros((2, 3), np.float32),)) is program
+    abstract = jax.ShapeDtypeStruct((2, 3), np.float32)
+    assert programs.get(_scale, (2,), (abstract,)) is program
+    assert programs.get(_scale, (2,), (program(x),)) is program
+    assert len(programs) == 1
+
+
+def test_another_program_for_what_a_program_depends_on():
+    programs = Programs()
+    x = np.ones((2, 3), np.float32)
+    placed = jax.device_put(x, SingleDeviceSharding(jax.devices()[0]))
+    for static, argument in ((2, x), (3, x), (2, x[:1]), (2, x.astype(np.int32)), (2, placed)):
+        programs.get(_scale, (static,), (argument,))
+    assert len(programs) == 5
+
+
+def test_what_compiling_took():
+    programs = Programs()
+    for _ in range(2):
+        programs.get(_scale, (2,), (np.ones(3),))
+    programs.get(_scale, (2,), (np.ones(4),))
+    assert [compilation.name for compilation in programs.compilations] == ["scale", "scale"]
+    assert programs.seconds == sum(compilation.seconds for compilation in programs.compilations) > 0
+
+
+def test_programs_can_be_forgotten():
+    programs = Programs()
+    given = (np.ones(3),)
+    first = programs.get(_scale, (2,), given)
+    spent = programs.seconds
+    programs.clear()
+    assert len(programs) == 0
+    assert programs.seconds == spent
+    assert programs.get(_scale, (2,), given) is not first
+    assert len(programs.compilations) == 2
