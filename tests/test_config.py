@@ -154,7 +154,7 @@ def test_mistakes(args, text):
         (["prompt=x", "output=ball.gif", "model={model}"], "ends in .mp4"),
         (["prompt=x", "output=videos", "model={model}"], "ends in .mp4"),
         (["prompt=x", "output=/dev/null/a.mp4", "model={model}"], "is a file, no folder"),
-        (["prompt=x", "json=True"], "json is a key of `wanjax plan` alone"),
+        (["prompt=x", "json=True"], "json is a key of `wanjax plan`, `wanjax compile` alone"),
     ],
 )
 def test_mistakes_of_generate(args, text, tmp_path):

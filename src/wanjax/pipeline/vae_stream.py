@@ -6,8 +6,9 @@ which has no cache, and one for all others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -33,12 +34,8 @@ def decode_frames(
 
     `latents` are not normalised (see `WanVAE.denormalize`).
     """
-    graph, params = nnx.split(vae)
-    cache: Cache | None = None
-    for i in range(latents.shape[1]):
-        args = (params, latents[:, i : i + 1], cache)
-        frames, cache = programs.get(_chunk, (graph, "decode_chunk"), args)(*args)
-        yield np.asarray(frames)
+    chunks = (latents[:, i : i + 1] for i in range(latents.shape[1]))
+    yield from map(np.asarray, run_chunks(vae, "decode_chunk", chunks, programs))
 
 
 def encode_frames(
@@ -50,10 +47,21 @@ def encode_frames(
     """
     factor = vae.config.temporal_factor
     vae.config.check_frames(video.shape[1])
+    ends = range(1, video.shape[1] + 1, factor)
+    chunks = (video[:, max(end - factor, 0) : end] for end in ends)
+    yield from map(np.asarray, run_chunks(vae, "encode_chunk", chunks, programs))
+
+
+def run_chunks(
+    vae: WanVAE,
+    method: Literal["decode_chunk", "encode_chunk"],
+    chunks: Iterable[Any],
+    programs: Programs,
+) -> Iterator[Array]:
+    """Each chunk's result, on the device. Chunks may be abstract, where `programs` are."""
     graph, params = nnx.split(vae)
     cache: Cache | None = None
-    for end in range(1, video.shape[1] + 1, factor):
-        chunk = video[:, max(end - factor, 0) : end]
+    for chunk in chunks:
         args = (params, chunk, cache)
-        latents, cache = programs.get(_chunk, (graph, "encode_chunk"), args)(*args)
-        yield np.asarray(latents)
+        result, cache = programs.get(_chunk, (graph, method), args)(*args)
+        yield result
