@@ -34,7 +34,7 @@ def residuals_of_a_run(pipe, prompt: str, seed: int) -> list[np.ndarray]:
     )
     noise = start_latents((Z, 2, 4, 6), 1, seed, None)
     found = []
-    for step, sample in zip(video.plan.steps, [noise, *samples], strict=False):
+    for step, sample in zip(video.plan.steps, map(jnp.asarray, [noise, *samples]), strict=False):
         model: WanTransformer = pipe.components.transformers[step.expert]
         branches = []
         for text in (prompt, ""):
