@@ -46,7 +46,7 @@ def run_fake(
     drive: float = 0.4,
     contexts: Sequence[float | np.ndarray] = (0.0, 0.5),
     seed: int = 0,
-    measure: Measure | None = None,
+    measures: Sequence[Measure] = (),
     programs: Programs | None = None,
     sampler: str = "unipc",
     on_step: Callable[[StepReport], None] | None = None,
@@ -71,8 +71,8 @@ def run_fake(
         graph,
         "float32",
         tokens=(1, SIZE),
-        keeps=plan.keeps.and_also(keeps_of(measure)),
-        measure=measure,
+        keeps=plan.keeps.and_also(keeps_of(measures)),
+        measures=tuple(measures),
     )
     _, executed = denoise(
         start,

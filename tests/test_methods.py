@@ -17,8 +17,9 @@ from small_folder import SMALL_RUN
 
 import wanjax
 from wanjax.caching import METHODS, Curve, MagCache, Method, dense_plan, make_plan
+from wanjax.caching.actions import COMPUTE, REUSE, REUSE_OUTPUT, Keeps
 from wanjax.caching.method import keys_of
-from wanjax.caching.plan import COMPUTE, REUSE, REUSE_OUTPUT, Keeps, Step
+from wanjax.caching.plan import Step
 from wanjax.cli.main import main
 from wanjax.config.keys import method_of
 from wanjax.config.resolve import resolve

@@ -15,7 +15,7 @@ from test_media import interrupt_writing
 
 import wanjax
 from wanjax.caching import Curve, make_plan
-from wanjax.caching.plan import COMPUTE, REUSE
+from wanjax.caching.actions import COMPUTE, REUSE
 from wanjax.errors import UsageError
 from wanjax.media.mp4 import read_video
 from wanjax.planning.schedule import make_schedule
@@ -184,7 +184,12 @@ def test_a_residual_reused_twice_does_not_drift(small_folder):
     plan = ALL_SKIPPED.plan(schedule())
     assert plan.skipped_steps[:2] == (1, 2)
     changes = []
-    latents_of(pipe, cache=plan, measure="residual", callback=lambda r: changes.append(r.change))
+    latents_of(
+        pipe,
+        cache=plan,
+        measures=("residual",),
+        callback=lambda r: changes.append(r.changes["residual"]),
+    )
     for step in plan.skipped_steps:
         ratio, spread, distance = np.moveaxis(np.asarray(changes[step]), -1, 0)
         np.testing.assert_allclose(ratio, 1, atol=1e-6)

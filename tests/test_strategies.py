@@ -220,13 +220,15 @@ def test_kv_cache_with_other_settings(pipes):
 @pytest.mark.slow
 def test_calibrated_sensitivities(pipes, tmp_path):
     pipe, file = pipes[False, True], tmp_path / "s.progress.json"
-    found = calibrate(pipe, [Prompt(PROMPT)], (0, 1), method=SenCache, progress=file)
-    finished = calibrate(pipe, [Prompt(PROMPT)], (0, 1), method=SenCache, progress=file)
+    kinds = {"methods": [SenCache], "progress": file}
+    found = calibrate(pipe, [Prompt(PROMPT)], (0, 1), **kinds)
+    finished = calibrate(pipe, [Prompt(PROMPT)], (0, 1), **kinds)
     np.testing.assert_array_equal(finished.alpha_x, found.alpha_x)
     assert len(found.timesteps) == STEPS
     assert (found.alpha_x > 0).all()
     assert (found.alpha_t > 0).all()
-    assert found.about["seeds"] == (0, 1)
+    assert found.seeds == (0, 1)
+    assert found.inner_products is None  # nobody asked
     found.save(tmp_path / "s.json")
     assert Sensitivities.load(tmp_path / "s.json").about["flow_shift"] == 5.0
     cache = SenCache(epsilon=1e6, sensitivities=str(tmp_path / "s.json"))

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
-from wanjax.caching.plan import Plan, Schedule
+from wanjax.caching.plan import Plan
+from wanjax.caching.schedule import Schedule
 from wanjax.errors import UsageError
 from wanjax.settings import parse
 
@@ -19,28 +20,23 @@ from wanjax.settings import parse
 Conditions = Mapping[str, Any]
 
 
-@runtime_checkable
-class Calibrated(Protocol):
-    """What a calibration found, as a file holds it."""
-
-    def save(self, path: str | Path) -> None: ...
+Rows = Sequence[Float[np.ndarray, "..."]]  # what was measured in each step of a run
+Fields = Mapping[str, Any]  # of a calibration's file, which is a `Curve`
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What a method needs calibrated.
 
-    Dense runs measure `quantity` (see `sampling.step.Measure`); `average` makes of all runs,
-    what they were measured with and their schedule what is stored; `key` is the configuration's
-    key that takes the file, `name` what the file is called.
+    Dense runs measure `quantity` in each step (see `sampling.step.Measure`); `reduce` makes of a
+    run's rows what is kept of it, `average` of all runs and their schedule the fields of the
+    file; `key` is the configuration's key that takes the file.
     """
 
     quantity: str
-    name: str
     key: str
-    average: Callable[
-        [Sequence[Float[np.ndarray, "steps ... 3"]], Mapping[str, Any], Schedule], Calibrated
-    ]
+    reduce: Callable[[Rows], Float[np.ndarray, "..."]]
+    average: Callable[[Rows, Schedule], Fields]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wanjax.caching.curve import Curve
-from wanjax.caching.plan import EXPERT_NAMES, Schedule
+from wanjax.caching.schedule import EXPERT_NAMES, Schedule
 from wanjax.errors import CurveError
 
 Resample = Literal["noise_level", "nearest"]
@@ -46,6 +46,28 @@ def angles_for(
     if same_schedule(curve, schedule):
         return angles
     return _resampled(curve, angles, schedule, resample)
+
+
+def carried_inner_products(curve: Curve, schedule: Schedule) -> Float[np.ndarray, "steps steps"]:
+    """The calibration's inner products between the steps of `schedule`.
+
+    Between calibrated steps an output is taken to lie on the line, in log-SNR, between those of
+    its neighbours, of the same expert. Raises `CurveError` as `check_fit` does.
+    """
+    assert curve.inner_products is not None
+    if same_schedule(curve, schedule):
+        return curve.inner_products
+    check_fit(curve, schedule, "noise_level")
+    assert curve.sigmas is not None
+    shares = np.zeros((schedule.num_steps, curve.steps))
+    sigmas = np.array(schedule.sigmas)
+    for phase in schedule.phases:
+        known = _calibrated_phase(curve, schedule, phase)
+        x = _log_snr(curve.sigmas[known.start : known.stop])
+        at = _log_snr(sigmas[phase.start : phase.stop])
+        for column, one in zip(known, np.eye(len(known)), strict=True):
+            shares[phase.start : phase.stop, column] = np.interp(at, x, one)
+    return shares @ curve.inner_products @ shares.T
 
 
 def _resampled(

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wanjax.caching.plan import EXPERT_NAMES, Plan
+from wanjax.caching.plan import Plan
+from wanjax.caching.schedule import EXPERT_NAMES
 from wanjax.config.resolve import resolve
 from wanjax.files import write_json
 from wanjax.planning.run import Run, prepare

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from wanjax.caching import METHODS
 from wanjax.checkpoints.locate import folder_values, locate
 from wanjax.config.checks import check
 from wanjax.config.keys import Config, config_class, keys
@@ -85,11 +84,9 @@ def _with_guidance(config: Config) -> Config:
 
 
 def _default_output(command: str, preset: str | None, values: Mapping[str, Any]) -> str | None:
-    calibrations = [m.calibration for n, m in METHODS.items() if values.get(f"use_{n}")]
-    measured = next((c.name for c in calibrations if c is not None), "curve")
     names = {
         "generate": "wanjax.mp4",
-        "calibrate": f"{preset or 'wanjax'}-{measured}.json",
+        "calibrate": f"{preset or 'wanjax'}-calibration.json",
         "compare": f"{(not values.get('videos') and preset) or 'wanjax'}-compare",
     }
     return names.get(command)

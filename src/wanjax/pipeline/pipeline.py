@@ -107,7 +107,7 @@ class WanPipeline:
         negative_prompt_embeds: Embeds | None = None,
         cache: Caching = FROM_CONFIG,
         output_type: str = "np",
-        measure: Measure | None = None,
+        measures: Sequence[Measure] = (),
         callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
         """Generate one video per prompt.
@@ -122,9 +122,9 @@ class WanPipeline:
         `prompt_embeds` take the place of prompts; rows beyond a prompt's end must be zero.
         `cache` is a caching method (settings that it was not given are the configuration's),
         the name of one, a plan of your own, or None for a dense run; left out, it is what the
-        configuration switches on. `callback(report)` is called after each step; with `measure`
-        the report says how the block "residual" or the model's "output" changed. Arguments
-        left out have the values of the preset or folder.
+        configuration switches on. `callback(report)` is called after each step; its report
+        has what `measures` ask for (see `sampling.step.Measure`). Arguments left out have the
+        values of the preset or folder.
         """
         if output_type not in ("np", "latent"):
             raise UsageError(f'output_type={output_type!r}: must be "np" or "latent"')
@@ -146,7 +146,7 @@ class WanPipeline:
             seed=config.seed if seed is None else seed,
             latents=latents,
             decode=output_type == "np",
-            measure=measure,
+            measures=measures,
             callback=callback,
         )
 
@@ -159,7 +159,7 @@ class WanPipeline:
         seed: int | np.integer | Sequence[int],
         latents: Float[Array | np.ndarray, "batch z t h w"] | None = None,
         decode: bool = True,
-        measure: Measure | None = None,
+        measures: Sequence[Measure] = (),
         callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
         """A prepared run, from what a call was given to its video."""
@@ -194,7 +194,7 @@ class WanPipeline:
             if callback is not None:
                 callback(report)
 
-        settings = self._settings(run, start.shape, measure)
+        settings = self._settings(run, start.shape, measures)
         with timings.measure("denoise"):
             final, plan = denoise(
                 start, run.plan, run.table, experts, settings, self.programs, condition, on_step
@@ -297,15 +297,15 @@ class WanPipeline:
         t = (config.num_frames - 1) // vae.temporal_factor + 1
         return vae.z_dim, t, config.height // vae.spatial_factor, config.width // vae.spatial_factor
 
-    def _settings(self, run: Run, shape: tuple[int, ...], measure: Measure | None) -> Settings:
+    def _settings(self, run: Run, shape: tuple[int, ...], measures: Sequence[Measure]) -> Settings:
         model = self.components.transformers[0]
         return Settings(
             graph=nnx.graphdef(model),
             dtype=run.config.activations_dtype,
             tokens=(math.prod(model.grid(shape)), model.config.width),
             batch_guidance=run.config.batch_guidance,
-            keeps=run.plan.keeps.and_also(keeps_of(measure)),
-            measure=measure,
+            keeps=run.plan.keeps.and_also(keeps_of(measures)),
+            measures=tuple(measures),
         )
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wanjax.caching.method import Chart
-from wanjax.caching.plan import EXPERT_NAMES, Plan
+from wanjax.caching.plan import Plan
+from wanjax.caching.schedule import EXPERT_NAMES
 from wanjax.errors import UsageError
 from wanjax.planning.run import Run
 

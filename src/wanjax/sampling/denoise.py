@@ -19,6 +19,7 @@ from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import (
     LATENTS,
     Cache,
+    Changes,
     Expert,
     Latents,
     SamplerState,
@@ -31,12 +32,12 @@ from wanjax.schedulers import SamplerTable
 
 
 class StepReport(NamedTuple):
-    """What a step did. `change` is what the settings ask to measure; see `step.run_step`."""
+    """What a step did. `changes` are what the settings ask to measure; see `step.Measure`."""
 
     step: Step
     latents: Latents
     seconds: float
-    change: Float[Array, "... batch 3"] | None = None
+    changes: Changes
 
 
 def denoise(
@@ -61,7 +62,7 @@ def denoise(
     decisions = plan.decisions
 
     def arguments(step: Step, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
-        inputs = step_inputs(step, table, plan.num_weights)
+        inputs = step_inputs(step, table, plan)
         return experts[step.expert], state, cache, inputs, condition
 
     def dropped_cache(step: Step) -> Cache:
@@ -83,24 +84,31 @@ def denoise(
         if decisions is not None:
             read = partial(_read, probes[len(step.actions)], arguments(step, state, cache))
             step, decided = decisions.decide(decided, step, read)
-        state, cache, change = compiled[step.kind](*arguments(step, state, cache))
+        state, cache, changes = compiled[step.kind](*arguments(step, state, cache))
         state.sample.block_until_ready()
         executed.append(step)
         if on_step is not None:
-            on_step(StepReport(step, state.sample, time.perf_counter() - began, change))
+            on_step(StepReport(step, state.sample, time.perf_counter() - began, changes))
     return state.sample, plan.executed(executed)
 
 
-def step_inputs(step: Step, table: SamplerTable, num_weights: int) -> StepInputs:
-    """The traced values of a step, as float32."""
+def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:
+    """The traced values of a step of `plan`, as float32."""
     previous = max(step.index - 1, 0)
     before = (table.timesteps[previous], table.sigmas[previous])
-    weights = np.zeros((len(step.actions), num_weights), np.float32)
+    weights = np.zeros((len(step.actions), plan.num_weights))
     for branch, action in enumerate(step.actions):
         weights[branch, : len(action.weights)] = action.weights
-    values = (step.timestep, step.sigma, before, step.guidance_scale, weights)
+    correction = None
+    if plan.corrects:
+        correction = np.zeros((4, 1 + plan.keeps.outputs))
+        for row, made in zip(correction, step.correction, strict=False):
+            row[: len(made)] = made
+    values = (step.timestep, step.sigma, before, step.guidance_scale, weights, correction)
     rows = (table.corrector[step.index], table.predictor[step.index])
-    arrays: list[Any] = [np.asarray(value, np.float32) for value in (*values, *rows)]
+    arrays: list[Any] = [
+        None if value is None else np.asarray(value, np.float32) for value in (*values, *rows)
+    ]
     return StepInputs(*arrays)
 
 

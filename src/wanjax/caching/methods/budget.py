@@ -14,7 +14,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from wanjax.caching.plan import Schedule
+from wanjax.caching.schedule import Schedule
 from wanjax.errors import UsageError
 
 # An Euler step moves the latents by the change of sigma times the velocity, but the steps after

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from wanjax.caching.actions import REUSE_OFFSET, Keeps
 from wanjax.caching.method import Conditions, Method
-from wanjax.caching.plan import REUSE_OFFSET, Keeps, Plan, Schedule, Step, dense_plan
+from wanjax.caching.plan import Plan, Step, dense_plan
+from wanjax.caching.schedule import Schedule
 from wanjax.errors import UsageError
 from wanjax.settings import setting
 
