@@ -22,6 +22,7 @@ from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
+from wanjax.pipeline.timings import Stopwatch
 from wanjax.planning.plans import caching_method, plan_for
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.programs import Programs
@@ -59,7 +60,7 @@ def generate(
             output_type="latent",
             callback=callback,
         )
-        with video.timings.measure("decode"):
+        with Stopwatch(pipe.programs, video.timings).measure("decode"):
             frames = decode(pipe, video.latents[0])
     record = {
         "prompt": clip.prompt.text,

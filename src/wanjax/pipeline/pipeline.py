@@ -27,8 +27,9 @@ from wanjax.media.images import load_image, to_rgb
 from wanjax.media.tokenizer import prompt_clean
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.pipeline.conditioning import fit_size, image_condition, to_batch
+from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.vae_stream import decode_frames
-from wanjax.pipeline.video import Timings, Video
+from wanjax.pipeline.video import Video
 from wanjax.planning.plans import conditions_of, schedule_for
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
@@ -145,19 +146,19 @@ class WanPipeline:
             num_inference_steps=num_inference_steps,
             **self._guidance(guidance_scale, guidance_scale_2),
         )
-        timings = Timings(self.programs)
+        stopwatch = Stopwatch(self.programs)
         schedule = schedule_for(config)
         table = SAMPLERS[config.sampler](config.num_inference_steps, config.flow_shift)
         plan = _plan(cache, schedule, config)
         guided = any(scale > 1 for scale in schedule.guidance_scales)
-        with timings.measure("text"):
+        with stopwatch.measure("text"):
             embeds = self._embeds(
                 prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, guided
             )
             jax.block_until_ready(embeds)  # else the next stage waits for it
         batch = len(embeds[0])
         start = self._noise(latents, seed, batch, config)
-        with timings.measure("condition"):
+        with stopwatch.measure("condition"):
             condition = self._condition(first, last, batch, config)
             image_embeds = self._image_embeds(first, last, batch)
             experts = self._experts(embeds, image_embeds, schedule)
@@ -165,7 +166,7 @@ class WanPipeline:
             jax.block_until_ready(contexts)
 
         def on_step(report: StepReport) -> None:
-            timings.steps.append(report.seconds)
+            stopwatch.timings.steps.append(report.seconds)
             if callback is not None:
                 callback(report)
 
@@ -182,15 +183,15 @@ class WanPipeline:
         if config.use_kv_cache:
             held = sum(x.nbytes for x in jax.tree.leaves(contexts))
             plan = replace(plan, kv_cache_bytes=held)
-        with timings.measure("denoise"):
+        with stopwatch.measure("denoise"):
             final, plan = denoise(
                 start, plan, table, experts, settings, self.programs, condition, on_step
             )
         frames = None
         if output_type == "np":
-            with timings.measure("decode"):
+            with stopwatch.measure("decode"):
                 frames = self.decode(final)
-        return Video(frames, np.asarray(final), plan, timings, config.fps)
+        return Video(frames, np.asarray(final), plan, stopwatch.timings, config.fps)
 
     def encode_prompt(self, prompts: Sequence[str]) -> Float[Array, "batch length dim"]:
         """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
