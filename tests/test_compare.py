@@ -13,8 +13,8 @@ from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.evaluate import compare, findings, markdown, psnr, save
-from wanjax.media.mp4 import save_video
 from wanjax.media.prompts import Prompt
+from wanjax.media.video_files import save_video
 from wanjax.pipeline.pipeline import WanPipeline
 
 PROMPTS = ["a red ball moving right", "a blue square </script> & <b>left</b>"]

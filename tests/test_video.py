@@ -1,8 +1,9 @@
-"""What a call returns: plain data that outlives the programs, what it cost."""
+"""What a call returns: plain data that outlives the programs, the files it writes, what it cost."""
 
 from __future__ import annotations
 
 import gc
+import json
 import pickle
 import sys
 import types
@@ -13,9 +14,13 @@ import pytest
 from small_folder import SMALL_RUN
 
 import wanjax
+from wanjax.caching.plan import dense_plan
 from wanjax.config.resolve import resolve
 from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.pipeline.record import make_record
 from wanjax.pipeline.timings import Stopwatch, Timings, peak_of_process
+from wanjax.pipeline.video import Video
+from wanjax.planning.plans import make_schedule
 from wanjax.sampling.programs import Programs
 
 PROMPT = "a red ball moving left"
@@ -29,6 +34,13 @@ def load_pipe(small_folder) -> WanPipeline:
 @pytest.fixture(scope="module")
 def pipe(small_folder):
     return load_pipe(small_folder)
+
+
+def some_video(batch=1):
+    shape = (batch, 5, 32, 48, 3)
+    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    plan = dense_plan(make_schedule(4, flow_shift=3.0, guidance_scale=1.0))
+    return Video(frames, np.zeros((batch, 16, 2, 4, 6), np.float32), plan, Timings(), fps=8)
 
 
 # Kept and pickled
@@ -102,3 +114,38 @@ def test_peak_memory_on_windows_which_has_no_resource(monkeypatch):
 def test_peak_memory_here_is_in_bytes():
     held = np.ones(2**28, np.uint8)
     assert held.nbytes < peak_of_process() < 2**38  # a wrong unit is a factor of 1024
+
+
+# Files
+
+
+def test_a_batch_is_saved_in_numbered_files_of_the_asked_quality(tmp_path):
+    files = some_video(batch=2).save(tmp_path / "ball.webm", quality="lossless")
+    assert [file.path for file in files] == [tmp_path / "ball-0.webm", tmp_path / "ball-1.webm"]
+    assert [file.psnr for file in files] == [np.inf, np.inf]
+
+
+def test_a_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    (file,) = some_video().save("~/clips/ball.gif")
+    assert file.path == tmp_path / "clips/ball.gif"
+    assert file.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "expected"),
+    [
+        ("ball.mp4", "high", ("mp4", "h264", "yuv444p")),
+        ("ball.webp", "lossless", ("webp", "webp", "bgra")),
+    ],
+)
+def test_the_record_says_what_the_file_is_and_lost(tmp_path, name, quality, expected):
+    video = some_video()
+    (file,) = video.save(tmp_path / name, quality)
+    record = json.loads(json.dumps(make_record(resolve([], "show"), video, file), allow_nan=False))
+    about = record["video"]
+    assert (about["format"], about["codec"], about["pixel_format"]) == expected
+    assert (about["file"], about["quality"]) == (name, quality)
+    assert about["bytes"] == (tmp_path / name).stat().st_size
+    assert about["psnr_db"] == ("inf" if quality == "lossless" else round(file.psnr, 2))

@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt8
 
 from wanjax.caching.plan import Plan
 from wanjax.errors import UsageError
-from wanjax.media.mp4 import save_video
+from wanjax.media.formats import Quality
+from wanjax.media.video_files import VideoFile, save_video
 from wanjax.pipeline.timings import Timings
 
 
@@ -27,14 +28,20 @@ class Video:
     timings: Timings
     fps: int
 
-    def save(self, path: str | Path) -> list[Path]:
-        """Write an mp4, or NAME-0.mp4, NAME-1.mp4, ... for a batch; returns what was written."""
+    def save(self, path: str | Path, quality: Quality = "standard") -> list[VideoFile]:
+        """Write .mp4, .webm, .webp or .gif, as `path` ends; NAME-0.mp4, ... for a batch.
+
+        Returns what was written, with what its codec lost. For `quality` see
+        `wanjax.media.video_files.save_video`. Raises `UsageError` for another suffix, or a
+        quality or size that the format cannot have.
+        """
         if self.frames is None:
             raise UsageError('this call returned latents (output_type="latent"), no frames')
         path = Path(path)
         names = [path]
         if len(self.frames) > 1:
             names = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.frames))]
-        for frames, name in zip(self.frames, names, strict=True):
-            save_video(frames, name, self.fps)
-        return names
+        return [
+            save_video(frames, name, self.fps, quality)
+            for frames, name in zip(self.frames, names, strict=True)
+        ]
