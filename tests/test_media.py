@@ -286,7 +286,6 @@ def test_another_suffix_is_refused(tmp_path, clip, name):
         ("clip.mp4", "lossless", r"\.mp4 has standard or high.* lossless in \.webm or \.webp"),
         ("clip.webp", "high", r"\.webp has standard or lossless.* high in \.mp4 or \.webm"),
         ("clip.gif", "lossless", r"\.gif has standard; .* lossless in \.webm or \.webp"),
-        ("clip.mp4", "best", r"video_quality=best: \.mp4 has standard or high; take that$"),
     ],
 )
 def test_a_quality_that_a_format_cannot_have_is_refused(tmp_path, clip, name, quality, text):
