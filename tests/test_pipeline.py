@@ -17,7 +17,7 @@ import wanjax
 from wanjax.caching import Curve, make_plan
 from wanjax.caching.actions import COMPUTE, REUSE
 from wanjax.errors import UsageError
-from wanjax.media.mp4 import read_video
+from wanjax.media.video_files import read_video
 from wanjax.planning.schedule import make_schedule
 from wanjax.sampling.step import run_step
 
@@ -299,12 +299,12 @@ def test_mistakes(pipe, arguments, text):
 def test_saved_video_can_be_read(pipe, tmp_path):
     video = pipe(*PROMPTS)
     assert (video.frames.shape, video.frames.dtype) == ((1, 5, 32, 48, 3), np.uint8)
-    assert video.save(tmp_path / "ball.mp4") == [tmp_path / "ball.mp4"]
+    assert [file.path for file in video.save(tmp_path / "ball.mp4")] == [tmp_path / "ball.mp4"]
     assert read_video(tmp_path / "ball.mp4").shape == (5, 32, 48, 3)
 
 
 def test_a_batch_is_saved_as_numbered_files(pipe, tmp_path):
-    names = pipe(list(PROMPTS)).save(tmp_path / "ball.mp4")
+    names = [file.path for file in pipe(list(PROMPTS)).save(tmp_path / "ball.mp4")]
     assert [name.name for name in names] == ["ball-0.mp4", "ball-1.mp4"]
     assert all(name.exists() for name in names)
 

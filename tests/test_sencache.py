@@ -263,7 +263,8 @@ def test_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"format": "wanjax-curve"}, "format='wanjax-curve': must be 'wanjax-sensitivities'"),
+        ({"format": "mine"}, "format='mine': must be 'wanjax-sensitivities'"),
+        ({"format": "wanjax-curve"}, "ratios is missing"),
         ({"version": 9}, "version=9 is not known"),
         ({"alpha_x": [1]}, "alpha_x must have a number for each"),
         ({"alpha_t": None}, "alpha_t=None: must be a list"),

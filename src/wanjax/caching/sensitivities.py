@@ -15,7 +15,7 @@ from wanjax.caching.curve import FORMAT as CALIBRATION
 from wanjax.caching.curve import Curve
 from wanjax.caching.measured import Measured, Sigmas, array_of
 from wanjax.caching.schedule import Schedule
-from wanjax.errors import SensitivityError, UsageError
+from wanjax.errors import CurveError, SensitivityError, UsageError
 from wanjax.files import read_json, read_own, write_json
 from wanjax.validation import Number, checked, named
 
@@ -73,7 +73,10 @@ class Sensitivities:
         Raises `SensitivityError`.
         """
         if read_json(Path(path), SensitivityError).get("format") == CALIBRATION:
-            return cls.of(Curve.load(path))
+            try:
+                return cls.of(Curve.load(path))
+            except CurveError as error:
+                raise SensitivityError(str(error)) from error
         content = read_own(Path(path), FORMAT, VERSION, SensitivityError)
         arrays = {name: content.pop(name) for name in _ARRAYS if name in content}
         with named(path):

@@ -51,11 +51,11 @@ def run(args: Sequence[str]) -> None:
         )
     assert config.output is not None
     output = Path(config.output).expanduser()
-    video.save(output)
+    (file,) = video.save(output, config.video_quality)
     record = output.with_suffix(".json")
-    write_json(record, make_record(config, video))
+    write_json(record, make_record(config, video, file))
     _summarise(video)
-    print(f"wrote {output} and {record}", file=sys.stderr)
+    print(f"wrote {output} ({file.summary()}) and {record}", file=sys.stderr)
 
 
 class Progress:

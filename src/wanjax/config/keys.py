@@ -32,8 +32,14 @@ class Config:
     )
     output: str | None = setting(
         None,
-        "file to write (generate: .mp4, with a .json record beside it; calibrate: .json; "
-        "compare: a folder)",
+        "file to write (generate: .mp4, .webm, .webp or .gif, with a .json record beside it; "
+        "calibrate: .json; compare: a folder)",
+    )
+    video_quality: Literal["standard", "high", "lossless"] = setting(
+        "standard",
+        "plays everywhere, with the colours at half the resolution; high: the colours whole; "
+        "lossless: every pixel (.webm, .webp)",
+        commands=("generate", "plan"),
     )
     seed: int = setting(0, "of the starting noise", low=0, high=2**32 - 1)
 

@@ -22,6 +22,7 @@ from wanjax.evaluate.store import Record
 from wanjax.pipeline.inputs import Prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
+from wanjax.pipeline.timings import Stopwatch
 from wanjax.planning.run import Run
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.programs import Programs
@@ -56,7 +57,7 @@ def generate(
             decode=False,
             callback=callback,
         )
-        with video.timings.measure("decode"):
+        with Stopwatch(pipe.programs, video.timings).measure("decode"):
             frames = decode(pipe, video.latents[0])
     record = {
         "prompt": clip.prompt.text,

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanjax.files import atomic_path, write_json
-from wanjax.media.mp4 import save_video
+from wanjax.media.video_files import save_video
 
 Record = dict[str, Any]
 

@@ -33,7 +33,8 @@ from wanjax.pipeline.inputs import (
     repeat,
     start_latents,
 )
-from wanjax.pipeline.video import Timings, Video
+from wanjax.pipeline.timings import Stopwatch
+from wanjax.pipeline.video import Video
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
@@ -163,16 +164,16 @@ class WanPipeline:
         callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
         """A prepared run, from what a call was given to its video."""
-        config, timings = run.config, Timings(self.programs)
+        config, stopwatch = run.config, Stopwatch(self.programs)
         self._check_size(config)
-        with timings.measure("text"):
+        with stopwatch.measure("text"):
             embeds = self._embeds(prompts, run)
             jax.block_until_ready(embeds)  # else the next stage waits for it
         if config.low_memory:
             self.components.rest("text_encoder")
         batch = len(embeds[0])
         start = start_latents(self._latents_shape(config), batch, seed, latents)
-        with timings.measure("condition"):
+        with stopwatch.measure("condition"):
             ends = frames.repeated(batch)
             condition = self._condition(ends, config)
             image_embeds = encode_images(self.components, self.programs, ends)
@@ -190,23 +191,23 @@ class WanPipeline:
             self.components.rest("image_encoder")
 
         def on_step(report: StepReport) -> None:
-            timings.steps.append(report.seconds)
+            stopwatch.timings.steps.append(report.seconds)
             if callback is not None:
                 callback(report)
 
         settings = self._settings(run, start.shape, measures)
-        with timings.measure("denoise"):
+        with stopwatch.measure("denoise"):
             final, plan = denoise(
                 start, run.plan, run.table, experts, settings, self.programs, condition, on_step
             )
         pixels = None
         if decode:
-            with timings.measure("decode"):
+            with stopwatch.measure("decode"):
                 pixels = self.decode(final)
         memory = run.memory
         if config.use_kv_cache:
             memory = replace(memory, kv_cache_bytes=context_bytes(experts))
-        return Video(pixels, np.asarray(final), plan, timings, config.fps, memory)
+        return Video(pixels, np.asarray(final), plan, stopwatch.timings, config.fps, memory)
 
     def encode_prompt(self, prompts: Sequence[str]) -> Embeds:
         """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
