@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from wanjax.pipeline.pipeline import WanPipeline
     from wanjax.pipeline.video import Video
 
+    __version__: str
+
 _HOME = {
     "CFGCache": "wanjax.caching",
     "CheckpointError": "wanjax.errors",
@@ -36,10 +38,15 @@ __all__ = [
     "UsageError",
     "Video",
     "WanPipeline",
+    "__version__",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import
+
+        return version("wanjax")
     if name not in _HOME:
         raise AttributeError(f"module 'wanjax' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -11,7 +11,14 @@ Names are imported when first used: JAX only with `compare`.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wanjax.evaluate.comparing import compare
+    from wanjax.evaluate.comparison import Comparison, Stat
+    from wanjax.evaluate.metrics import closeness, flicker, mean_psnr, psnr, ssim
+    from wanjax.evaluate.report import save
+    from wanjax.evaluate.tables import findings, markdown
 
 _HOME = {
     "Comparison": "wanjax.evaluate.comparison",
@@ -27,7 +34,19 @@ _HOME = {
     "ssim": "wanjax.evaluate.metrics",
 }
 
-__all__ = list(_HOME)
+__all__ = [
+    "Comparison",
+    "Stat",
+    "closeness",
+    "compare",
+    "findings",
+    "flicker",
+    "markdown",
+    "mean_psnr",
+    "psnr",
+    "save",
+    "ssim",
+]
 
 
 def __getattr__(name: str) -> Any:
