@@ -1,13 +1,16 @@
 """The command line: output, exit codes, speed."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
 
 import pytest
+from rich.cells import cell_len
 
 from wanjax.cli.main import COMMANDS, main
+from wanjax.config.keys import KEYS
 
 T2V = ["plan", "wan2.2-t2v-a14b", "use_magcache=True"]
 
@@ -79,9 +82,34 @@ def test_presets_and_show(capsys):
     assert main(["presets"]) == 0
     assert "wan2.2-t2v-a14b" in capsys.readouterr().out
     assert main(["show", "wan2.2-t2v-a14b"]) == 0
+    rows = dict(re.findall(r"^(\w+) +(\S+)", capsys.readouterr().out, re.MULTILINE))
+    assert rows["flow_shift"] == "12.0"
+    assert rows["magcache_thresh"] == "0.04"
+
+
+def test_tables_in_a_pipe_are_plain_and_whole(monkeypatch, capsys):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setenv("COLUMNS", "40")  # of the terminal that it does not go to
+    assert main(["presets"]) == 0
+    assert main(["show", "model=models/[/a] folder"]) == 0
     out = capsys.readouterr().out
-    assert "flow_shift: 12.0" in out
-    assert "magcache_thresh: 0.04" in out
+    assert "\x1b" not in out
+    assert "wan2.2-i2v-a14b      1280x720  81      40     5      3.5 / 3.5  Wan-AI/Wan2.2-I" in out
+    assert '"models/[/a] folder"' in out
+    assert f"{KEYS['model'].metadata['help']} (text or null)\n" in out
+    assert all(line == line.rstrip() for line in out.splitlines())
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_tables_fit_a_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the output for a terminal
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["show", "wan2.1-t2v-1.3b"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b[" in out
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert max(map(cell_len, plain.splitlines())) <= columns
+    assert all(key in plain for key in ("num_inference_steps", "magcache_thresh"))
 
 
 def test_interrupt(monkeypatch, capsys):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wanjax.cli.text import guidance_scales, table
+from wanjax.cli.text import guidance_scales, print_table
 from wanjax.config.resolve import load_preset, preset_names
 from wanjax.errors import UsageError
 
@@ -16,7 +16,7 @@ from wanjax.errors import UsageError
 def run(args: Sequence[str]) -> None:
     if args:
         raise UsageError(f"`wanjax presets` takes no arguments; got {args[0]}")
-    rows = [("preset", "size", "frames", "steps", "shift", "guidance", "model")]
+    rows = []
     for name in preset_names():
         config = load_preset(name)
         size = f"{config.width}x{config.height}"
@@ -24,4 +24,5 @@ def run(args: Sequence[str]) -> None:
         numbers = (str(config.num_frames), str(config.num_inference_steps))
         shift = f"{config.flow_shift:g}"
         rows.append((name, size, *numbers, shift, guidance, str(config.model)))
-    print(table(rows))
+    titles = ("preset", "size", "frames", "steps", "shift", "guidance", "model")
+    print_table(titles, rows)

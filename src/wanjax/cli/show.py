@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from wanjax.cli.text import print_table
 from wanjax.config.keys import KEYS, Config
 from wanjax.config.resolve import resolve
 from wanjax.config.values import describe
@@ -18,7 +19,9 @@ from wanjax.config.values import describe
 
 def run(args: Sequence[str]) -> None:
     config = resolve(args, "show")
+    rows = []
     for name, field in KEYS.items():
         if not field.metadata["commands"]:
             value = json.dumps(getattr(config, name), ensure_ascii=False)
-            print(f"{name}: {value}\n    {field.metadata['help']} ({describe(Config, field)})")
+            rows.append((name, value, f"{field.metadata['help']} ({describe(Config, field)})"))
+    print_table(("key", "value", "what it means"), rows, wrapped=("value", "what it means"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from wanjax.caching import Plan
 from wanjax.config.keys import Config
+
+_WIDEST = 40  # characters of a value in a table
+_PIPE_WIDTH = 1000  # of a table that no terminal limits
 
 
 def plan_text(config: Config, plan: Plan) -> str:
@@ -63,9 +66,32 @@ def guidance_scales(config: Config) -> list[float]:
     return [scale for scale in scales if scale is not None]
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+def print_table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], *, wrapped: Sequence[str] = ()
+) -> None:
+    """A table on standard output: coloured and fitted to a terminal, plain and whole elsewhere.
+
+    Columns of `wrapped` take several lines where a terminal is too narrow. All of these but the
+    last do so anywhere for what is longer than `_WIDEST`, so that one value parts no columns.
+    """
+    from rich.console import Console  # takes as long to import as `plan` to answer
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, title in enumerate(titles):
+        table.add_column(
+            title,
+            style="" if number else "cyan",
+            overflow="fold",
+            no_wrap=title not in wrapped,
+            max_width=_WIDEST if title in wrapped and title != titles[-1] else None,
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))  # as text: brackets are no markup
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
