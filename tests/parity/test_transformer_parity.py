@@ -78,7 +78,7 @@ def test_call(models):
 def test_timestep_per_token(models):
     ours, reference = models
     if ours.config.image_dim:
-        pytest.skip("the published per-token model has no image embeddings")
+        pytest.skip("The published model with a timestep per token has no image embeddings.")
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(1, ours.config.in_channels, 2, 4, 4)).astype(np.float32)
     timestep = rng.integers(0, 1000, size=(1, 8))
