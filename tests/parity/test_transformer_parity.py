@@ -71,7 +71,7 @@ def test_call(models):
             None if image is None else torch.tensor(image),
         ).sample.numpy()
     context = ours.embed_context(jnp.asarray(text), None if image is None else jnp.asarray(image))
-    velocity = ours(jnp.asarray(latents), jnp.asarray(timestep), context)
+    velocity = ours(jnp.asarray(latents), jnp.asarray(timestep, jnp.float32), context)
     assert relative_error(velocity, expected) < 1e-5
 
 
@@ -87,7 +87,7 @@ def test_timestep_per_token(models):
         arrays = (torch.tensor(x) for x in (latents, timestep, text))
         expected = reference(*arrays).sample.numpy()
     context = ours.embed_context(jnp.asarray(text))
-    velocity = ours(jnp.asarray(latents), jnp.asarray(timestep), context)
+    velocity = ours(jnp.asarray(latents), jnp.asarray(timestep, jnp.float32), context)
     assert relative_error(velocity, expected) < 1e-5
 
 
