@@ -39,7 +39,7 @@ def residuals_of_a_run(pipe, prompt: str, seed: int) -> list[np.ndarray]:
         branches = []
         for text in (prompt, ""):
             context = model.embed_context(pipe.encode_prompt([text]))
-            tokens, time = model.embed(sample, jnp.array([step.timestep], jnp.float32))
+            tokens, time = model.embed(jnp.asarray(sample), jnp.array([step.timestep], jnp.float32))
             out = model.run_blocks(tokens, time, context, model.grid(sample.shape))
             branches.append(np.asarray(out - tokens)[0])
         found.append(np.stack(branches).astype(np.float64))
