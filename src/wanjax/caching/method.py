@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,10 @@ from wanjax.settings import parse
 
 # The names of the plan's facts that a calibration may have been measured under others than these.
 Conditions = Mapping[str, Any]
+
+# What a dense run can measure: how the residual changes, or the output (for a curve, or for
+# sensitivities).
+Measure = Literal["residual", "output"]
 
 
 @runtime_checkable
@@ -30,12 +34,12 @@ class Calibrated(Protocol):
 class Calibration:
     """What a method needs calibrated.
 
-    Dense runs measure `quantity` (see `sampling.step.Measure`); `average` makes of all runs,
-    what they were measured with and their schedule what is stored; `key` is the configuration's
-    key that takes the file, `name` what the file is called.
+    Dense runs measure `quantity`; `average` makes of all runs, what they were measured with and
+    their schedule what is stored; `key` is the configuration's key that takes the file, `name`
+    what the file is called.
     """
 
-    quantity: str
+    quantity: Measure
     name: str
     key: str
     average: Callable[
@@ -51,8 +55,8 @@ class Chart:
     """
 
     label: str
-    lines: Mapping[str, Sequence[float]]
-    errors: Sequence[float]
+    lines: Mapping[str, Float[np.ndarray, " steps"]]
+    errors: Float[np.ndarray, " steps"]
     threshold: float | None = None
 
 
@@ -72,7 +76,7 @@ class Method:
 
     def __new__(cls, *args: Any, **values: Any) -> Method:
         self = super().__new__(cls)
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = [field.name for field in settings_of(cls)]
         object.__setattr__(self, "given", frozenset([*names[: len(args)], *values]))
         return self
 
@@ -107,7 +111,7 @@ class Method:
 
 
 def settings_of(method: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(method)  # type: ignore[arg-type]
+    return dataclasses.fields(method)  # type: ignore[arg-type]  # every subclass is a dataclass
 
 
 def keys_of(method: type[Method]) -> dict[str, str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
 from wanjax.caching import MagCache, Method, Schedule
-from wanjax.caching.method import Calibrated
+from wanjax.caching.method import Calibrated, Measure
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.files import write_json
@@ -20,7 +21,6 @@ from wanjax.media.prompts import Prompt
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.schedule import schedule_for
 from wanjax.sampling.denoise import StepReport
-from wanjax.sampling.step import Measure
 
 # Of a run: of "residual" [steps, branches, 3], ratio, its spread over tokens, cosine distance;
 # of "output" [steps, 3], see `sampling.change.output_change`.
@@ -54,7 +54,7 @@ def _runs(
     seeds: Sequence[int],
     what: Measure,
     progress: Path | None,
-) -> tuple[list[Changes], dict, Schedule]:
+) -> tuple[list[Changes], dict[str, Any], Schedule]:
     """The changes in each run, what they are measured with, and the steps."""
     if not prompts or not seeds:
         raise UsageError("calibration needs at least one prompt and one seed")
@@ -68,7 +68,7 @@ def _runs(
             if kept.has(i, seed):
                 bar.update(schedule.num_steps)
             else:
-                kept.add(i, seed, measure_run(pipe, prompts[i], seed, what, bar))
+                kept.add(i, seed, measure_run(pipe, prompts[i], seed, what, bar.update))
     return list(kept.runs.values()), about, schedule
 
 
@@ -77,17 +77,17 @@ def measure_run(
     prompt: Prompt,
     seed: int,
     what: Measure = "residual",
-    bar: tqdm | None = None,
+    advance: Callable[[], object] | None = None,
 ) -> Changes:
-    """How the residuals or outputs of one dense run change from step to step."""
+    """How the residuals or outputs of one dense run change; `advance()` is called each step."""
     rows: list[np.ndarray] = []
 
     def collect(report: StepReport) -> None:
         assert report.change is not None
         change = np.asarray(report.change, np.float64)
         rows.append(change.mean(axis=-2))  # over the videos of the batch
-        if bar is not None:
-            bar.update()
+        if advance is not None:
+            advance()
 
     pipe(
         prompt.text,
@@ -107,7 +107,7 @@ def measure_run(
 
 def _about(
     config: Config, schedule: Schedule, prompts: Sequence[Prompt], seeds: Sequence[int]
-) -> dict:
+) -> dict[str, Any]:
     """What the curve is measured with."""
     boundary = schedule.boundary_step
     if boundary in (0, schedule.num_steps):
@@ -139,7 +139,7 @@ def _about(
 class _Progress:
     """Finished runs, on disk if there is a file; of other settings they do not count."""
 
-    def __init__(self, path: Path | None, about: dict):
+    def __init__(self, path: Path | None, about: dict[str, Any]):
         self.path, self.about = path, json.loads(json.dumps(about))
         self.runs: dict[str, np.ndarray] = {}
         if path is not None and path.exists():

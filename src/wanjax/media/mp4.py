@@ -14,7 +14,9 @@ from wanjax.files import atomic_path
 _CRF = "14"  # H.264 quality: visually lossless
 
 
-def save_video(frames: UInt8[np.ndarray, "frames height width 3"], path: str | Path, fps: int):
+def save_video(
+    frames: UInt8[np.ndarray, "frames height width 3"], path: str | Path, fps: int
+) -> None:
     """Write an H.264 mp4; height and width must be even."""
     height, width = frames.shape[1:3]
     options = {"movflags": "faststart"}

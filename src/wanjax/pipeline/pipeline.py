@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
+from wanjax.caching.method import Measure
 from wanjax.config.keys import Config, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
@@ -37,7 +38,7 @@ from wanjax.pipeline.video import Timings, Video
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.step import Measure, Settings, keeps_of
+from wanjax.sampling.step import Settings, keeps_of
 from wanjax.settings import parse
 
 
@@ -262,7 +263,7 @@ class WanPipeline:
             raise UsageError("this model was not made for a last frame; leave last_image out")
         return frames
 
-    def _embeds(self, given: Prompts, run: Run) -> tuple[Embeds, ...]:
+    def _embeds(self, given: Prompts, run: Run) -> tuple[Float[Array, "batch length dim"], ...]:
         """Conditional and, where guidance acts, unconditional text embeddings."""
         embeds = given.prompt_embeds
         if given.prompt is not None:

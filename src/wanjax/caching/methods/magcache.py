@@ -12,14 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool
 
-from wanjax.caching.curve import (
-    Curve,
-    CurveError,
-    CurveLike,
-    as_curve,
-    average_curve,
-    differences,
-)
+from wanjax.caching.curve import Curve, CurveLike, as_curve, average_curve, differences
 from wanjax.caching.method import Calibration, Chart, Conditions, Method, excluded
 from wanjax.caching.methods.budget import cheapest_skips
 from wanjax.caching.methods.magcache_rules import (
@@ -30,6 +23,7 @@ from wanjax.caching.methods.magcache_rules import (
 )
 from wanjax.caching.plan import COMPUTE, REUSE, Plan, Schedule, make_plan
 from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
+from wanjax.errors import CurveError
 from wanjax.settings import setting
 
 Rule = Literal["per_phase", "official"]
