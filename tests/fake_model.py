@@ -10,10 +10,11 @@ import numpy as np
 from flax import nnx
 
 from wanjax.caching import Plan
+from wanjax.caching.method import Measure
 from wanjax.models.transformer import Context, Time, WanTransformer
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.step import Expert, Measure, Settings, keeps_of
+from wanjax.sampling.step import Expert, Settings, keeps_of
 from wanjax.schedulers import SAMPLERS
 
 SHAPE = (2, 2, 4, 6)  # of a video's latents

@@ -199,7 +199,8 @@ def gram_of(
 ) -> Float[np.ndarray, "steps steps"]:
     """Inner products of a run's outputs between its steps, a mean over elements."""
     outputs = np.stack(rows)
-    return outputs @ outputs.T / outputs.shape[1]
+    gram: Float[np.ndarray, "steps steps"] = outputs @ outputs.T / outputs.shape[1]
+    return gram
 
 
 def average_grams(

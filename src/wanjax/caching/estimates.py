@@ -56,7 +56,8 @@ def fitted(gram: Gram, nodes: Sequence[int], i: Any) -> Weights:
     pull = ridge * (np.eye(len(differences)) + 1)
     slope = free[i].T - free[chosen].T @ usual
     moved = np.linalg.solve(differences + pull, slope)
-    return usual + np.concatenate([moved, -moved.sum(axis=0, keepdims=True)])
+    weights: Weights = usual + np.concatenate([moved, -moved.sum(axis=0, keepdims=True)])
+    return weights
 
 
 def weights_at(gram: Gram | None, nodes: Sequence[int], i: Any) -> Weights:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,9 @@ from wanjax.settings import parse
 # The names of the plan's facts that a calibration may have been measured under others than these.
 Conditions = Mapping[str, Any]
 
+# What a dense run can measure in each step: how the residual changed, or the guided output
+# (`sampling.change`), and elements of the guided output itself.
+Measure = Literal["residual", "output", "velocity"]
 
 Rows = Sequence[Float[np.ndarray, "..."]]  # what was measured in each step of a run
 Fields = Mapping[str, Any]  # of a calibration's file, which is a `Curve`
@@ -28,12 +31,12 @@ Fields = Mapping[str, Any]  # of a calibration's file, which is a `Curve`
 class Calibration:
     """What a method needs calibrated.
 
-    Dense runs measure `quantity` in each step (see `sampling.step.Measure`); `reduce` makes of a
+    Dense runs measure `quantity` in each step (a `Measure`); `reduce` makes of a
     run's rows what is kept of it, `average` of all runs and their schedule the fields of the
     file; `key` is the configuration's key that takes the file.
     """
 
-    quantity: str
+    quantity: Measure
     key: str
     reduce: Callable[[Rows], Float[np.ndarray, "..."]]
     average: Callable[[Rows, Schedule], Fields]
@@ -47,8 +50,8 @@ class Chart:
     """
 
     label: str
-    lines: Mapping[str, Sequence[float]]
-    errors: Sequence[float]
+    lines: Mapping[str, Float[np.ndarray, " steps"]]
+    errors: Float[np.ndarray, " steps"]
     threshold: float | None = None
 
 
@@ -68,7 +71,7 @@ class Method:
 
     def __new__(cls, *args: Any, **values: Any) -> Method:
         self = super().__new__(cls)
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = [field.name for field in settings_of(cls)]
         object.__setattr__(self, "given", frozenset([*names[: len(args)], *values]))
         return self
 
@@ -103,7 +106,7 @@ class Method:
 
 
 def settings_of(method: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(method)  # type: ignore[arg-type]
+    return dataclasses.fields(method)  # type: ignore[arg-type]  # every subclass is a dataclass
 
 
 def keys_of(method: type[Method]) -> dict[str, str]:

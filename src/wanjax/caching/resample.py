@@ -29,7 +29,10 @@ def ratios_for(
     """
     if same_schedule(curve, schedule):
         return curve.ratios
-    return np.exp(_resampled(curve, np.log(curve.ratios), schedule, resample))
+    ratios: Float[np.ndarray, "steps 2"] = np.exp(
+        _resampled(curve, np.log(curve.ratios), schedule, resample)
+    )
+    return ratios
 
 
 def angles_for(
@@ -42,7 +45,7 @@ def angles_for(
     """
     if curve.cosine_distance is None:
         return np.zeros((schedule.num_steps, 2))
-    angles = np.arccos(np.clip(1 - curve.cosine_distance, -1, 1))
+    angles: Float[np.ndarray, "calibrated 2"] = np.arccos(np.clip(1 - curve.cosine_distance, -1, 1))
     if same_schedule(curve, schedule):
         return angles
     return _resampled(curve, angles, schedule, resample)
@@ -67,7 +70,8 @@ def carried_inner_products(curve: Curve, schedule: Schedule) -> Float[np.ndarray
         at = _log_snr(sigmas[phase.start : phase.stop])
         for column, one in zip(known, np.eye(len(known)), strict=True):
             shares[phase.start : phase.stop, column] = np.interp(at, x, one)
-    return shares @ curve.inner_products @ shares.T
+    carried: Float[np.ndarray, "steps steps"] = shares @ curve.inner_products @ shares.T
+    return carried
 
 
 def _resampled(
@@ -129,7 +133,8 @@ def _calibrated_phase(curve: Curve, schedule: Schedule, phase: range) -> range:
 
 def _log_snr(sigmas: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
     sigmas = np.minimum(sigmas, 1 - 1e-4)  # samplers start at 1 or just below: the same here
-    return np.log1p(-sigmas) - np.log(sigmas)
+    log_snr: Float[np.ndarray, " steps"] = np.log1p(-sigmas) - np.log(sigmas)
+    return log_snr
 
 
 def _sums(

@@ -85,14 +85,18 @@ class Sensitivities:
     @classmethod
     def of(cls, calibration: Curve) -> Sensitivities:
         """Those that a calibration measured. Raises `SensitivityError` where it did not."""
-        if calibration.timesteps is None:
+        timesteps, alpha_x, alpha_t = (
+            calibration.timesteps,
+            calibration.alpha_x,
+            calibration.alpha_t,
+        )
+        if timesteps is None or alpha_x is None or alpha_t is None:
             raise SensitivityError(
                 "this calibration has no sensitivities; measure them with "
                 "`wanjax calibrate use_sen_cache=True`"
             )
         known = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(Measured)}
-        arrays = (calibration.timesteps, calibration.alpha_x, calibration.alpha_t)
-        return cls(*arrays, about=known)
+        return cls(timesteps, alpha_x, alpha_t, about=known)
 
     def save(self, path: str | Path) -> None:
         """Write them as JSON, all of it or nothing."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from wanjax.caching.plan import Plan
 from wanjax.caching.schedule import EXPERT_NAMES
@@ -66,7 +66,7 @@ class Progress:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.bar: tqdm | None = None
+        self.bar: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> Progress:
         print("loading and compiling ...", file=sys.stderr)

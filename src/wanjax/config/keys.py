@@ -129,7 +129,7 @@ def _with_methods(methods: tuple[type[Method], ...]) -> type[Config]:
     for method in methods:
         fields[f"use_{method.name}"] = (bool, setting(False, method.help))
         for field in settings_of(method):  # of a key that methods share the first one's
-            kind = Union[kinds_of(method, field)]  # noqa: UP007 (made at run time)
+            kind: Any = Union[kinds_of(method, field)]  # noqa: UP007 (made at run time)
             key = dataclasses.field(default=field.default, metadata=field.metadata)
             fields.setdefault(field.metadata["key"], (kind, key))
     triples = [(name, *typed) for name, typed in fields.items()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from wanjax.caching import METHODS, Curve, MagCache, Method, Schedule
-from wanjax.caching.method import Calibration
+from wanjax.caching.method import Calibration, Measure
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.files import write_json
@@ -21,7 +21,6 @@ from wanjax.media.prompts import Prompt
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.schedule import schedule_for
 from wanjax.sampling.denoise import StepReport
-from wanjax.sampling.step import Measure
 
 # What is kept of a run, by what was measured.
 Kept = dict[Measure, Float[np.ndarray, "..."]]
@@ -54,7 +53,7 @@ def calibrate(
             if kept.has(i, seed):
                 bar.update(schedule.num_steps)
             else:
-                kept.add(i, seed, measure_run(pipe, prompts[i], seed, calibrations, bar))
+                kept.add(i, seed, measure_run(pipe, prompts[i], seed, calibrations, bar.update))
     fields: dict[str, Any] = dict(about)
     for what, calibration in calibrations.items():
         fields |= calibration.average([run[what] for run in kept.runs.values()], schedule)
@@ -76,17 +75,17 @@ def measure_run(
     prompt: Prompt,
     seed: int,
     calibrations: Mapping[Measure, Calibration],
-    bar: tqdm | None = None,
+    advance: Callable[[], object] | None = None,
 ) -> Kept:
-    """What one dense run leaves for each calibration."""
+    """What one dense run leaves for each calibration; `advance()` is called each step."""
     rows: dict[Measure, list[np.ndarray]] = {what: [] for what in calibrations}
 
     def collect(report: StepReport) -> None:
         for what, change in report.changes.items():
             # over the videos of the batch
             rows[what].append(np.asarray(change, np.float64).mean(axis=-2))
-        if bar is not None:
-            bar.update()
+        if advance is not None:
+            advance()
 
     pipe(
         prompt.text,

@@ -77,7 +77,9 @@ def decode(
     pipe: WanPipeline, latents: Float[np.ndarray, "z t h w"]
 ) -> Float[np.ndarray, "frames height width 3"]:
     """Frames in [0, 1], not rounded to 8 bits."""
-    return pipe.decode(jnp.asarray(latents)[None], dtype="float32")[0]
+    frames: Float[np.ndarray, "frames height width 3"]
+    frames = pipe.decode(jnp.asarray(latents)[None], dtype="float32")[0]
+    return frames
 
 
 def fingerprint(run: Run, clip: Clip) -> str:

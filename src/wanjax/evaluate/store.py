@@ -58,7 +58,8 @@ class Store:
 
     def latents(self, variant: str, clip: str) -> Float[np.ndarray, "z t h w"]:
         with np.load(self._record(variant, clip).with_suffix(".npz")) as file:
-            return file["latents"]
+            latents: Float[np.ndarray, "z t h w"] = file["latents"]
+            return latents
 
     def video(self, variant: str, clip: str) -> Path:
         return self.folder / "videos" / variant / f"{clip}.mp4"

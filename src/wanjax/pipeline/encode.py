@@ -14,7 +14,9 @@ from PIL import Image
 
 from wanjax.caching import Schedule
 from wanjax.media.tokenizer import prompt_clean
+from wanjax.models.clip import CLIPVisionModel
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
+from wanjax.models.umt5 import UMT5Encoder
 from wanjax.pipeline.components import Components
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Expert
@@ -28,7 +30,8 @@ def encode_prompts(
     ids, mask = components.tokenizer(cleaned, max_sequence_length)
     graph, params = nnx.split(components.text_encoder)
     program = programs.get(_encode_text, (graph,), (params, ids, mask))
-    return program(params, ids, mask)
+    embeds: Array = program(params, ids, mask)
+    return embeds
 
 
 def encode_images(
@@ -45,7 +48,8 @@ def encode_images(
     pixels = np.stack([components.image_processor(image) for image in in_turn])
     graph, params = nnx.split(components.image_encoder)
     program = programs.get(_encode_images, (graph,), (params, pixels))
-    return program(params, pixels)
+    embeds: Array = program(params, pixels)
+    return embeds
 
 
 def embed_context(
@@ -84,19 +88,25 @@ def context_bytes(experts: Sequence[Expert | None]) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(contexts))
 
 
-def _encode_text_impl(graph: Any, params: Any, ids: Array, mask: Array) -> Array:
+def _encode_text_impl(
+    graph: nnx.GraphDef[UMT5Encoder], params: Any, ids: Array, mask: Array
+) -> Array:
     return nnx.merge(graph, params)(ids, mask) * mask[..., None]
 
 
-def _encode_images_impl(graph: Any, params: Any, pixels: Array) -> Array:
+def _encode_images_impl(graph: nnx.GraphDef[CLIPVisionModel], params: Any, pixels: Array) -> Array:
     return nnx.merge(graph, params)(pixels)
 
 
 def _embed_context_impl(
-    graph: Any, keys_values: bool, params: Any, text: Array, image: Array | None
+    graph: nnx.GraphDef[WanTransformer],
+    keys_values: bool,
+    params: Any,
+    text: Array,
+    image: Array | None,
 ) -> Context | KeysValues:
     """The context as the model projects it, or its `keys_values` in every layer."""
-    model: WanTransformer = nnx.merge(graph, params)
+    model = nnx.merge(graph, params)
     context = model.embed_context(text, image)
     return model.keys_values(context) if keys_values else context
 

@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
+from wanjax.caching.method import Measure
 from wanjax.config.keys import Config, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
@@ -38,7 +39,7 @@ from wanjax.pipeline.video import Video
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.step import Measure, Settings, keeps_of
+from wanjax.sampling.step import Settings, keeps_of
 from wanjax.settings import parse
 
 
@@ -124,7 +125,7 @@ class WanPipeline:
         `cache` is a caching method (settings that it was not given are the configuration's),
         the name of one, a plan of your own, or None for a dense run; left out, it is what the
         configuration switches on. `callback(report)` is called after each step; its report
-        has what `measures` ask for (see `sampling.step.Measure`). Arguments left out have the
+        has what `measures` ask for (see `caching.method.Measure`). Arguments left out have the
         values of the preset or folder.
         """
         if output_type not in ("np", "latent"):
@@ -263,7 +264,7 @@ class WanPipeline:
             raise UsageError("this model was not made for a last frame; leave last_image out")
         return frames
 
-    def _embeds(self, given: Prompts, run: Run) -> tuple[Embeds, ...]:
+    def _embeds(self, given: Prompts, run: Run) -> tuple[Float[Array, "batch length dim"], ...]:
         """Conditional and, where guidance acts, unconditional text embeddings."""
         embeds = given.prompt_embeds
         if given.prompt is not None:

@@ -51,7 +51,8 @@ def peak_memory() -> int:
     """Bytes: the device's peak so far or, on CPU, the process's."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
+        peak: int = stats["peak_bytes_in_use"]
+        return peak
     return peak_of_process()
 
 

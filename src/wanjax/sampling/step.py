@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from wanjax.caching.actions import Keeps, Source
+from wanjax.caching.method import Measure
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
 from wanjax.parallel.sharding import activation_sharding, constrain
 from wanjax.sampling.change import output_change, residual_change, sampled_elements
@@ -37,9 +38,7 @@ CACHE_AXES = (  # of the fields of `Cache`
     LATENTS,
 )
 
-# What a dense run can measure in each step: how the residual changed, or the guided output
-# (`sampling.change`), and elements of the guided output itself.
-Measure = Literal["residual", "output", "velocity"]
+# What a step measures, by what.
 Changes = dict[Measure, Float[Array, "..."]]
 
 
@@ -315,10 +314,11 @@ def _run_blocks(
 ) -> Hidden:
     """Run the blocks for some of the `total` branches that `context` has."""
     if not settings.batch_guidance:
-        return jax.lax.map(
+        apart: Hidden = jax.lax.map(
             lambda b: model.run_blocks(tokens, time, context.branch(b, total), grid),
             np.array(branches),
         )
+        return apart
     if len(branches) < total:
         (branch,) = branches
         context = context.branch(branch, total)
@@ -332,7 +332,8 @@ def _guide(outputs: Outputs, scale: Float[Array, ""]) -> Latents:
     if outputs.shape[0] == 1:
         return outputs[0]
     conditional, unconditional = outputs
-    return unconditional + scale * (conditional - unconditional)
+    guided: Latents = unconditional + scale * (conditional - unconditional)
+    return guided
 
 
 def _sampler_step(state: SamplerState, velocity: Latents, inputs: StepInputs) -> SamplerState:
@@ -352,5 +353,5 @@ def _combine(
     The weights of a step are filled up with zeros to the most that the plan has, a history is
     as long as whoever looks farthest back needs it.
     """
-    terms = [weights[k] * x for k, x in zip(range(len(weights)), arrays, strict=False)]
+    terms: list[Array] = [weights[k] * x for k, x in zip(range(len(weights)), arrays, strict=False)]
     return sum(terms[1:], terms[0])

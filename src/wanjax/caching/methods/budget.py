@@ -102,4 +102,5 @@ def _distance(
 ) -> Float[np.ndarray, "2"]:
     """Between two residuals, in units of the first: their ratio and the angle between them."""
     # (1 - r)^2 + 2 r (1 - cos a): exactly |1 - r| where there is no angle
-    return np.hypot(1 - ratio, 2 * np.sqrt(ratio) * np.sin(angle / 2))
+    distance: Float[np.ndarray, "2"] = np.hypot(1 - ratio, 2 * np.sqrt(ratio) * np.sin(angle / 2))
+    return distance

@@ -98,7 +98,7 @@ class _Rule:
     thresh: float
 
     keeps: ClassVar[Keeps] = Keeps(outputs=1, samples=2, branches=2, previous=1)
-    probe: ClassVar[Callable[[Any], Any]] = staticmethod(changes)
+    probe = staticmethod(changes)
 
     def options(self, step: Step) -> Sequence[Step]:
         return (step.instead(REUSE_OFFSET),) if step.index in self.open_steps else ()

@@ -15,7 +15,6 @@ from jaxtyping import Bool
 from wanjax.caching.actions import COMPUTE, REUSE
 from wanjax.caching.curve import (
     Curve,
-    CurveError,
     CurveLike,
     as_curve,
     average_changes,
@@ -33,6 +32,7 @@ from wanjax.caching.methods.magcache_rules import (
 from wanjax.caching.plan import Plan, make_plan
 from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
 from wanjax.caching.schedule import Schedule
+from wanjax.errors import CurveError
 from wanjax.settings import setting
 
 Rule = Literal["per_phase", "official"]

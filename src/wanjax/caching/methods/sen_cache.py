@@ -133,7 +133,7 @@ class _Rule:
     sensitivities: Sensitivities | None
 
     keeps: ClassVar[Keeps] = Keeps(samples=1)
-    probe: ClassVar[Callable[[Any], Any]] = staticmethod(distance_to_last_computed)
+    probe = staticmethod(distance_to_last_computed)
 
     def options(self, step: Step) -> Sequence[Step]:
         return (step.instead(REUSE_OUTPUT),) if step.index in self.open_steps else ()
