@@ -86,6 +86,28 @@ def test_dense_needs_one_program_and_magcache_two(pipe):
     assert (len(dense), len(cached)) == (1, 2)
 
 
+def test_a_phase_of_one_branch_has_programs_of_its_own(pipe):
+    """Computed and skipped, with guidance and without: four, which the documentation says."""
+    with denoising_programs(pipe) as cached:
+        video = pipe(*PROMPTS, guidance_scale_2=1.0, output_type="latent", cache=ALL_SKIPPED)
+    assert video.plan.strip() == "#..#.|#.#"
+    assert len(cached) == 4
+
+
+def test_what_has_encoded_may_leave_the_device(small_folder, pipe):
+    """With low_memory the text encoder rests on the host until the next call needs it."""
+    spare = load(small_folder, low_memory=True)
+    first = latents_of(spare)
+    assert spare.components.where("text_encoder") == "host"
+    assert spare.components.where("transformer") == "device"
+    np.testing.assert_array_equal(latents_of(spare), first)
+    np.testing.assert_array_equal(latents_of(pipe), first)
+    assert pipe.components.where("text_encoder") == "device"
+    spare.components.free("vae")
+    assert spare.components.where("vae") == "files"
+    np.testing.assert_array_equal(latents_of(spare), first)  # loaded again, for its sizes
+
+
 def test_a_skipped_step_runs_no_blocks(pipe):
     """The blocks are the one loop of a program: over the stacked layers."""
     with denoising_programs(pipe) as cached:

@@ -57,7 +57,7 @@ def embed_context(
     programs: Programs,
     schedule: Schedule,
     embeds: Sequence[Float[Array, "batch length dim"]],
-    image_embeds: Float[Array, "images tokens dim"] | None,
+    image_embeds: Float[Array, "images tokens image_dim"] | None,
     dtype: str,
     keys_values: bool,
 ) -> list[Expert | None]:
