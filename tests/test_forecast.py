@@ -114,7 +114,7 @@ def test_no_other_plan_that_skips_as_much_costs_less(order, correct, boundary):
     schedule = make_schedule(9, 3.0, 4.0, 4.0, boundary)
     inner = gram(smooth_outputs(9, seed=order))
     ones, free = np.ones(9, int), np.zeros(9, bool)
-    planner = Planner(inner, schedule.sigmas, schedule.phases, ones, free, order, correct)
+    planner = Planner(inner, -np.diff(schedule.sigmas), schedule.phases, ones, free, order, correct)
     always = {0, 8, *(phase.start for phase in schedule.phases)}
     for skips in range(1, planner.most + 1):
         found = planner.plan(skips)

@@ -36,7 +36,7 @@ def _matrix(kind: Any) -> GetPydanticSchema:
 
 
 _PER_STEP = (
-    "spread", "cosine_distance", "inner_products", "inner_products_spread", "timesteps",
+    "spread", "cosine_distance", "inner_products", "inner_products_spread", "growth", "timesteps",
     "alpha_x", "alpha_t",
 )  # fmt: skip
 _Spread = Annotated[Number, Field(ge=0)]
@@ -52,7 +52,8 @@ class Curve(Measured):
     ratios has none. `spread` (standard deviation over tokens, prompts and seeds) and
     `cosine_distance` are shaped like `ratios`. A calibration may have measured more, for other
     methods: `inner_products` of the guided outputs of any two steps, a mean over elements, and
-    their spread over videos (`caching.estimates`); `alpha_x` and `alpha_t` at `timesteps`
+    their spread over videos (`caching.estimates`), and the `growth` of an error of each step
+    until the end; `alpha_x` and `alpha_t` at `timesteps`
     (`caching.sensitivities`). Raises `CurveError` naming the field that is wrong.
     """
 
@@ -64,6 +65,7 @@ class Curve(Measured):
     inner_products_spread: Annotated[Float[np.ndarray, "steps steps"], _matrix(Number)] | None = (
         None
     )
+    growth: Annotated[Float[np.ndarray, " steps"], array_of(list[Positive])] | None = None
     timesteps: Annotated[Float[np.ndarray, " steps"], array_of(list[_Spread])] | None = None
     alpha_x: Annotated[Float[np.ndarray, " steps"], array_of(list[_Spread])] | None = None
     alpha_t: Annotated[Float[np.ndarray, " steps"], array_of(list[_Spread])] | None = None

@@ -33,13 +33,15 @@ class Calibration:
 
     Dense runs measure `quantity` in each step (a `Measure`); `reduce` makes of a
     run's rows what is kept of it, `average` of all runs and their schedule the fields of the
-    file; `key` is the configuration's key that takes the file.
+    file; `key` is the configuration's key that takes the file. With `growth` it is also measured
+    what becomes of a step's error until the end (`evaluate.growth`).
     """
 
     quantity: Measure
     key: str
     reduce: Callable[[Rows], Float[np.ndarray, "..."]]
     average: Callable[[Rows, Schedule], Fields]
+    growth: bool = False
 
 
 @dataclass(frozen=True)

@@ -61,17 +61,32 @@ def carried_inner_products(curve: Curve, schedule: Schedule) -> Float[np.ndarray
     if same_schedule(curve, schedule):
         return curve.inner_products
     check_fit(curve, schedule, "noise_level")
+    shares = _shares(curve, schedule)
+    carried: Float[np.ndarray, "steps steps"] = shares @ curve.inner_products @ shares.T
+    return carried
+
+
+def carried_growth(curve: Curve, schedule: Schedule) -> Float[np.ndarray, " steps"]:
+    """How much an error of each step of `schedule` grows until the end; 1 where nobody measured."""
+    if curve.growth is None:
+        return np.ones(schedule.num_steps)
+    if same_schedule(curve, schedule):
+        return curve.growth
+    return np.exp(_shares(curve, schedule) @ np.log(curve.growth))
+
+
+def _shares(curve: Curve, schedule: Schedule) -> Float[np.ndarray, "steps calibrated"]:
+    """Each step's place between calibrated ones of its expert, linear in log-SNR."""
     assert curve.sigmas is not None
     shares = np.zeros((schedule.num_steps, curve.steps))
     sigmas = np.array(schedule.sigmas)
     for phase in schedule.phases:
         known = _calibrated_phase(curve, schedule, phase)
-        x = _log_snr(curve.sigmas[known.start : known.stop])
-        at = _log_snr(sigmas[phase.start : phase.stop])
+        x = log_snr(curve.sigmas[known.start : known.stop])
+        at = log_snr(sigmas[phase.start : phase.stop])
         for column, one in zip(known, np.eye(len(known)), strict=True):
             shares[phase.start : phase.stop, column] = np.interp(at, x, one)
-    carried: Float[np.ndarray, "steps steps"] = shares @ curve.inner_products @ shares.T
-    return carried
+    return shares
 
 
 def _resampled(
@@ -131,7 +146,8 @@ def _calibrated_phase(curve: Curve, schedule: Schedule, phase: range) -> range:
     return curve.phases[schedule.experts[phase.start]]
 
 
-def _log_snr(sigmas: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+def log_snr(sigmas: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+    """Log of the signal-to-noise ratio, with the samplers' first sigma of about 1 cut off."""
     sigmas = np.minimum(sigmas, 1 - 1e-4)  # samplers start at 1 or just below: the same here
     log_snr: Float[np.ndarray, " steps"] = np.log1p(-sigmas) - np.log(sigmas)
     return log_snr
@@ -148,11 +164,11 @@ def _sums(
     Linear in log-SNR between calibrated steps, where leaving out every other step of the
     published curves is recovered best, and beyond them with the slope of the last interval.
     """
-    x = _log_snr(calibrated[known.start : known.stop])
+    x = log_snr(calibrated[known.start : known.stop])
     y = changes[known.start : known.stop].copy()
     y[0] = 0
     y = np.cumsum(y, axis=0)
-    at = _log_snr(sigmas)
+    at = log_snr(sigmas)
     result = np.stack([np.interp(at, x, branch) for branch in y.T], axis=1)
     if len(x) > 1:
         beyond = at > x[-1]

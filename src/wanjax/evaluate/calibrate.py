@@ -16,6 +16,7 @@ from wanjax.caching import METHODS, Curve, MagCache, Method, Schedule
 from wanjax.caching.method import Calibration, Measure
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
+from wanjax.evaluate.growth import PROMPTS, measure_growth
 from wanjax.files import write_json
 from wanjax.media.prompts import Prompt
 from wanjax.pipeline.pipeline import WanPipeline
@@ -57,6 +58,10 @@ def calibrate(
     fields: dict[str, Any] = dict(about)
     for what, calibration in calibrations.items():
         fields |= calibration.average([run[what] for run in kept.runs.values()], schedule)
+    if any(calibration.growth for calibration in calibrations.values()):
+        chosen = list(prompts[:PROMPTS])
+        grams = [kept.runs[f"{i} {seeds[0]}"]["velocity"] for i in range(len(chosen))]
+        fields["growth"] = measure_growth(pipe, chosen, seeds[0], grams, schedule)
     return Curve(**fields)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from wanjax.caching.curve import (
     Curve,
@@ -29,7 +30,7 @@ from wanjax.caching.method import Calibration, Chart, Conditions, Method, exclud
 from wanjax.caching.methods.forecast_planner import Found, Planner
 from wanjax.caching.methods.magcache_rules import forced_steps
 from wanjax.caching.plan import Plan, make_plan
-from wanjax.caching.resample import carried_inner_products
+from wanjax.caching.resample import carried_growth, carried_inner_products
 from wanjax.caching.schedule import Schedule
 from wanjax.errors import CurveError, UsageError
 from wanjax.settings import setting
@@ -52,7 +53,7 @@ class Forecast(Method):
     name: ClassVar[str] = "forecast"
     help: ClassVar[str] = "skip steps by forecasting the output, on the plan of least error"
     calibration: ClassVar[Calibration] = Calibration(
-        "velocity", "mag_ratios_base", gram_of, average_grams
+        "velocity", "mag_ratios_base", gram_of, average_grams, growth=True
     )
 
     target_speedup: float | None = setting(
@@ -84,7 +85,8 @@ class Forecast(Method):
         conditions = conditions or {}
         curve = self._calibrated(conditions.get("model"))
         gram = carried_inner_products(curve, schedule)
-        found, order = self._cheapest(schedule, gram)
+        moves = -np.diff(schedule.sigmas) * carried_growth(curve, schedule)
+        found, order = self._cheapest(schedule, gram, moves)
         made = forecasts(
             schedule,
             found.computed.tolist(),
@@ -154,7 +156,9 @@ class Forecast(Method):
             )
         return curve
 
-    def _cheapest(self, schedule: Schedule, gram: Gram) -> tuple[Found, int]:
+    def _cheapest(
+        self, schedule: Schedule, gram: Gram, moves: Float[np.ndarray, " steps"]
+    ) -> tuple[Found, int]:
         """The plan of least cost over the orders, and its order."""
         branches = np.array([schedule.num_branches(i) for i in range(schedule.num_steps)])
         gains = np.ones_like(branches) if self.skip_steps is not None else branches
@@ -167,7 +171,7 @@ class Forecast(Method):
         for order in (1, 2) if self.order == "auto" else (self.order,):
             planner = Planner(
                 gram,
-                schedule.sigmas,
+                moves,
                 schedule.phases,
                 gains,
                 forced_steps(schedule, 0.0),

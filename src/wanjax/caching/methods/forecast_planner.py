@@ -7,8 +7,10 @@ by (sigma_i - sigma_(i+1)) v_i in step i. So a run of skipped steps between two 
 
 with the inner products G of dense runs (`caching.estimates`) and `a` collecting the weights of
 all steps involved. Where the run is corrected afterwards, w are the weights of the interpolation.
-The cost of a run depends on the computed steps before it (the nodes of the forecast) and, if it
-is corrected, on the one after it: additive over runs, so dynamic programming is exact.
+An early error may grow until the end: each step's move is multiplied by a measured growth, where
+there is one. The cost of a run depends on the computed steps before it (the nodes of the
+forecast) and, if it is corrected, on the one after it: additive over runs, so dynamic programming
+is exact.
 
 With n steps and forecasts from p + 1 nodes it takes O(n^(p+3)) operations, most of them
 vectorised: about a tenth of a second for 40 steps and p = 1, a second for 50 and p = 2.
@@ -47,14 +49,16 @@ class _Reached(NamedTuple):
 class Planner:
     """Plans for every number of skipped steps at once.
 
-    `gram` has the inner products at the run's own steps, `order` is the forecast's (1 linear,
-    2 quadratic; 0 repeats), `fit` takes fitted weights instead of Lagrange's. `gains` is what
-    skipping each step saves (1, or its guidance branches), `forced` the steps that compute
-    besides the first of each phase and the run's last, `longest` the most skipped in a row.
+    `gram` has the inner products at the run's own steps; `moves` is how far the sample moves in
+    each step per unit of output, times what becomes of it until the end. `order` is the
+    forecast's (1 linear, 2 quadratic; 0 repeats), `fit` takes fitted weights instead of
+    Lagrange's. `gains` is what skipping each step saves (1, or its guidance branches), `forced`
+    the steps that compute besides the first of each phase and the run's last, `longest` the most
+    skipped in a row.
     """
 
     gram: Gram
-    sigmas: Sequence[float]
+    moves: Float[np.ndarray, " steps"]
     phases: Sequence[range]
     gains: Int[np.ndarray, " steps"]
     forced: Bool[np.ndarray, " steps"]
@@ -135,11 +139,6 @@ class Planner:
         count = int(self.gains.sum()) + 1
         return _Reached(np.full(count, np.inf), [None] * count)
 
-    @cached_property
-    def _moves(self) -> Float[np.ndarray, " steps"]:
-        """How far the sample moves in a step, per unit of output."""
-        return -np.diff(self.sigmas)
-
     def _weights(self, nodes: Sequence[int], steps: range) -> Float[np.ndarray, "nodes run"]:
         return weights_at(
             self.gram if self.fit else None, nodes, np.arange(steps.start, steps.stop)
@@ -148,7 +147,7 @@ class Planner:
     def _run_costs(self, history: History, phase: range) -> Float[np.ndarray, " lengths"]:
         """a^T G a of forecasting the next 0, 1, 2, ... steps of the phase."""
         nodes, run = list(history), range(history[0] + 1, phase.stop)
-        moves = self._moves[run.start : run.stop]
+        moves = self.moves[run.start : run.stop]
         given = np.cumsum(moves * self._weights(nodes, run), axis=1)  # to each node
         across = np.cumsum(moves * self.gram[nodes, run.start : run.stop], axis=1)
         among = np.einsum("ar,ab,br->r", given, self.gram[np.ix_(nodes, nodes)], given)
@@ -157,7 +156,7 @@ class Planner:
 
     def _squares(self, run: range) -> Float[np.ndarray, " run"]:
         """| sum of moves times outputs |^2 over the first 1, 2, ... steps of a run."""
-        moved = self._moves[run.start : run.stop]
+        moved = self.moves[run.start : run.stop]
         weighted = self.gram[run.start : run.stop, run.start : run.stop] * np.outer(moved, moved)
         return np.cumsum(np.cumsum(weighted, axis=0), axis=1).diagonal()
 
@@ -169,7 +168,7 @@ class Planner:
             for before in phase:
                 for after in range(before + 2, phase.stop):
                     inside = range(before + 1, after)
-                    moves = self._moves[inside.start : inside.stop]
+                    moves = self.moves[inside.start : inside.stop]
                     a = np.zeros(after + 1 - before)
                     a[1:-1] = moves
                     a[[-1, 0]] -= self._weights((after, before), inside) @ moves
