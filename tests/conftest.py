@@ -6,7 +6,9 @@ import os
 import jaxtyping
 import pytest
 
-if not all(map(importlib.util.find_spec, ("torch", "diffusers", "transformers"))):
+REFERENCE = ("torch", "diffusers", "transformers")
+MISSING = [name for name in REFERENCE if importlib.util.find_spec(name) is None]
+if MISSING:
     collect_ignore = ["parity"]
 
 pytest.register_assert_rewrite("browser")
@@ -17,8 +19,12 @@ pytest.register_assert_rewrite("browser")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
-def pytest_report_header() -> str:
-    return "comparisons with torch and diffusers: `pytest tests/parity` (needs the extra `parity`)"
+def pytest_terminal_summary(terminalreporter):
+    if MISSING:
+        terminalreporter.write_line(
+            f"not collected: tests/parity, the comparison with the reference, which needs "
+            f"{', '.join(MISSING)} (the extra `parity`)"
+        )
 
 
 @pytest.fixture

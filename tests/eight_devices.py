@@ -136,16 +136,16 @@ def video_facts(folder: Path, meshes: dict[str, Mesh]) -> dict[str, Any]:
     expected, _ = videos(folder, None)
     facts = {}
     for name, mesh in meshes.items():
-        found, moved = videos(folder, mesh)
+        found, shapes = videos(folder, mesh)
         errors = {key: relative_error(found[key], expected[key]) for key in expected}
-        facts[name] = errors | {"moved": moved}
+        facts[name] = errors | {"moved": shapes}
     return {"meshes": facts}
 
 
-def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], list[int]]:
+def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], list[list[int]]]:
     """Two videos at once, dense and with skipped steps.
 
-    Also the sizes of the arrays that a skipped step moves between devices.
+    Also the shapes of the arrays that a skipped step moves between devices.
     """
     config = resolve([f"model={folder}", *SMALL_RUN], "show")
     pipe = WanPipeline.from_config(config)
@@ -155,7 +155,7 @@ def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], list
         for name in pipe.folder.experts
     )
     cache = MagCache(retention_ratio=0.1, mag_ratios_base=[1.0] * (2 * STEPS))
-    arguments: dict[str, Any] = {"height": 64, "width": 64}  # 32 tokens
+    arguments: dict[str, Any] = {"height": 64, "width": 128}  # 64 tokens
     if pipe.takes_image:
         arguments["image"] = Image.linear_gradient("L")
     prompts = ["a red ball moving left", "a blue square"]
@@ -168,14 +168,14 @@ def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], list
     steps = [program for function, program in used if function is run_step]
     _computed, skipped = sorted(steps, key=lambda program: -len(program.as_text()))
     result = {"dense": dense.latents, "magcache": cached.latents, "frames": dense.frames}
-    return result, moved_sizes(skipped.as_text())
+    return result, moved(skipped.as_text())
 
 
-def moved_sizes(program: str) -> list[int]:
-    """Numbers of values in the results of a compiled program's collectives."""
+def moved(program: str) -> list[list[int]]:
+    """Shapes of the results of a compiled program's collectives."""
     kinds = "all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
     found = re.findall(rf"= \w+\[([\d,]*)\]\S* (?:{kinds})\(", program)
-    return [int(np.prod([int(n) for n in sizes.split(",") if n])) for sizes in found]
+    return [[int(size) for size in shape.split(",") if size] for shape in found]
 
 
 if __name__ == "__main__":

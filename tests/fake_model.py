@@ -10,10 +10,11 @@ import numpy as np
 from flax import nnx
 
 from wanjax.caching import Plan
+from wanjax.caching.method import Measure
 from wanjax.models.transformer import Context, Time, WanTransformer
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.step import Expert, Measure, Settings, keeps_of
+from wanjax.sampling.step import Expert, Settings, keeps_of
 from wanjax.schedulers import SAMPLERS
 
 SHAPE = (2, 2, 4, 6)  # of a video's latents
@@ -46,7 +47,7 @@ def run_fake(
     drive: float = 0.4,
     contexts: Sequence[float | np.ndarray] = (0.0, 0.5),
     seed: int = 0,
-    measure: Measure | None = None,
+    measures: Sequence[Measure] = (),
     programs: Programs | None = None,
     sampler: str = "unipc",
     on_step: Callable[[StepReport], None] | None = None,
@@ -71,8 +72,8 @@ def run_fake(
         graph,
         "float32",
         tokens=(1, SIZE),
-        keeps=plan.keeps.and_also(keeps_of(measure)),
-        measure=measure,
+        keeps=plan.keeps.and_also(keeps_of(measures)),
+        measures=tuple(measures),
     )
     _, executed = denoise(
         start,

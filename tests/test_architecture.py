@@ -15,9 +15,12 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
+from jaxtyping import TypeCheckError
 
 import wanjax
+from wanjax.sampling.change import residual_change
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(wanjax.__path__, "wanjax."))
@@ -47,14 +50,13 @@ def test_every_annotation_can_be_checked(name):
     assert missing == []
 
 
-def test_wrong_shapes_are_seen():
+def test_wrong_shapes_are_seen(pytestconfig):
     """The import hook is at work: this very suite checks annotations."""
-    from jaxtyping import TypeCheckError
-
-    from wanjax.schedulers.flow import shift_sigmas
-
-    with pytest.raises(TypeCheckError, match="shift_sigmas"):
-        shift_sigmas("a word", 5.0)
+    if not pytestconfig.getoption("jaxtyping_packages"):
+        pytest.skip("The check of annotations is switched off.")
+    one, fewer_tokens = jnp.ones((2, 1, 3, 4)), jnp.ones((2, 1, 1, 4))  # would broadcast
+    with pytest.raises(TypeCheckError, match="previous"):
+        residual_change(one, fewer_tokens)
 
 
 def contract(name: str) -> dict:

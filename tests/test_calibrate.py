@@ -34,12 +34,12 @@ def residuals_of_a_run(pipe, prompt: str, seed: int) -> list[np.ndarray]:
     )
     noise = start_latents((Z, 2, 4, 6), 1, seed, None)
     found = []
-    for step, sample in zip(video.plan.steps, [noise, *samples], strict=False):
+    for step, sample in zip(video.plan.steps, map(jnp.asarray, [noise, *samples]), strict=False):
         model: WanTransformer = pipe.components.transformers[step.expert]
         branches = []
         for text in (prompt, ""):
             context = model.embed_context(pipe.encode_prompt([text]))
-            tokens, time = model.embed(sample, jnp.array([step.timestep], jnp.float32))
+            tokens, time = model.embed(jnp.asarray(sample), jnp.array([step.timestep], jnp.float32))
             out = model.run_blocks(tokens, time, context, model.grid(sample.shape))
             branches.append(np.asarray(out - tokens)[0])
         found.append(np.stack(branches).astype(np.float64))

@@ -15,8 +15,8 @@ from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.evaluate import compare, findings, markdown, psnr, save
 from wanjax.evaluate.comparing import compare_arguments
-from wanjax.media.mp4 import save_video
 from wanjax.media.prompts import Prompt, as_lines, load_prompts
+from wanjax.media.video_files import save_video
 from wanjax.pipeline.pipeline import WanPipeline
 
 PROMPTS = ["a red ball moving right", "a blue square </script> & <b>left</b>"]

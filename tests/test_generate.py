@@ -13,7 +13,7 @@ from small_folder import SMALL_RUN
 from test_media import interrupt_writing
 
 from wanjax.cli.main import main
-from wanjax.media.mp4 import read_video
+from wanjax.media.video_files import read_video
 
 PROMPT = "prompt=a red ball moving left"
 
@@ -55,15 +55,31 @@ def test_record(made, small_folder):
     assert plan["computed"] + plan["skipped"] == len(record["step_seconds"]) == 6
     assert record["seconds"].keys() == {"text", "condition", "denoise", "decode", "compile"}
     assert all(bytes > 2**20 for bytes in record["peak_memory_bytes"].values())
+    assert (record["video"]["file"], record["video"]["pixel_format"]) == ("ball.mp4", "yuv420p")
+    assert record["video"]["psnr_db"] > 20
     assert record["device"]["platform"] == "cpu"
     assert {"wanjax", "jax", "flax"} <= record["packages"].keys()
+
+
+def test_other_formats_and_qualities(small_folder, tmp_path):
+    assert generate(small_folder, tmp_path / "ball.webm", "video_quality=lossless") == 0
+    record = json.loads((tmp_path / "ball.json").read_text())
+    assert (record["video"]["codec"], record["video"]["psnr_db"]) == ("vp9", "inf")
+    assert record["config"]["video_quality"] == "lossless"
+    assert read_video(tmp_path / "ball.webm").shape == (5, 32, 48, 3)
 
 
 def test_what_it_says(small_folder, tmp_path, capsys):
     assert generate(small_folder, tmp_path / "ball.mp4", "seed=7") == 0
     captured = capsys.readouterr()
     assert captured.out == ""
-    for text in ("flow_shift 5", "boundary at step 4", "####|##", "low noise, computed", "wrote"):
+    for text in (
+        "flow_shift 5",
+        "boundary at step 4",
+        "####|##",
+        "low noise, computed",
+        "(h264, yuv420p, ",
+    ):
         assert text in captured.err
 
 

@@ -15,9 +15,9 @@ from test_media import interrupt_writing
 
 import wanjax
 from wanjax.caching import Curve, make_plan
-from wanjax.caching.plan import COMPUTE, REUSE
+from wanjax.caching.actions import COMPUTE, REUSE
 from wanjax.errors import UsageError
-from wanjax.media.mp4 import read_video
+from wanjax.media.video_files import read_video
 from wanjax.planning.schedule import make_schedule
 from wanjax.sampling.step import run_step
 
@@ -84,6 +84,28 @@ def test_dense_needs_one_program_and_magcache_two(pipe):
         video = pipe(*PROMPTS, output_type="latent", cache=ALL_SKIPPED)
     assert video.plan.strip() == "#..#.|#.#"
     assert (len(dense), len(cached)) == (1, 2)
+
+
+def test_a_phase_of_one_branch_has_programs_of_its_own(pipe):
+    """Computed and skipped, with guidance and without: four, which the documentation says."""
+    with denoising_programs(pipe) as cached:
+        video = pipe(*PROMPTS, guidance_scale_2=1.0, output_type="latent", cache=ALL_SKIPPED)
+    assert video.plan.strip() == "#..#.|#.#"
+    assert len(cached) == 4
+
+
+def test_what_has_encoded_may_leave_the_device(small_folder, pipe):
+    """With low_memory the text encoder rests on the host until the next call needs it."""
+    spare = load(small_folder, low_memory=True)
+    first = latents_of(spare)
+    assert spare.components.where("text_encoder") == "host"
+    assert spare.components.where("transformer") == "device"
+    np.testing.assert_array_equal(latents_of(spare), first)
+    np.testing.assert_array_equal(latents_of(pipe), first)
+    assert pipe.components.where("text_encoder") == "device"
+    spare.components.free("vae")
+    assert spare.components.where("vae") == "files"
+    np.testing.assert_array_equal(latents_of(spare), first)  # loaded again, for its sizes
 
 
 def test_a_skipped_step_runs_no_blocks(pipe):
@@ -184,7 +206,12 @@ def test_a_residual_reused_twice_does_not_drift(small_folder):
     plan = ALL_SKIPPED.plan(schedule())
     assert plan.skipped_steps[:2] == (1, 2)
     changes = []
-    latents_of(pipe, cache=plan, measure="residual", callback=lambda r: changes.append(r.change))
+    latents_of(
+        pipe,
+        cache=plan,
+        measures=("residual",),
+        callback=lambda r: changes.append(r.changes["residual"]),
+    )
     for step in plan.skipped_steps:
         ratio, spread, distance = np.moveaxis(np.asarray(changes[step]), -1, 0)
         np.testing.assert_allclose(ratio, 1, atol=1e-6)
@@ -294,12 +321,12 @@ def test_mistakes(pipe, arguments, text):
 def test_saved_video_can_be_read(pipe, tmp_path):
     video = pipe(*PROMPTS)
     assert (video.frames.shape, video.frames.dtype) == ((1, 5, 32, 48, 3), np.uint8)
-    assert video.save(tmp_path / "ball.mp4") == [tmp_path / "ball.mp4"]
+    assert [file.path for file in video.save(tmp_path / "ball.mp4")] == [tmp_path / "ball.mp4"]
     assert read_video(tmp_path / "ball.mp4").shape == (5, 32, 48, 3)
 
 
 def test_a_batch_is_saved_as_numbered_files(pipe, tmp_path):
-    names = pipe(list(PROMPTS)).save(tmp_path / "ball.mp4")
+    names = [file.path for file in pipe(list(PROMPTS)).save(tmp_path / "ball.mp4")]
     assert [name.name for name in names] == ["ball-0.mp4", "ball-1.mp4"]
     assert all(name.exists() for name in names)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from wanjax.caching import dense_plan, make_plan
-from wanjax.caching.plan import COMPUTE, REUSE, REUSE_OUTPUT, Action, Keeps, predict
+from wanjax.caching.actions import COMPUTE, REUSE, REUSE_OUTPUT, Action, Keeps, predict
 from wanjax.errors import PlanError
 from wanjax.planning.schedule import make_schedule
 

@@ -43,7 +43,7 @@ def test_plans_of_variants(capsys):
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_picture(tmp_path, suffix):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="Drawing needs matplotlib, of the extra `plot`.")
     path = tmp_path / f"plan.{suffix}"
     variants = "rule:,budget:skip_steps=9,official:magcache_rule=official,dense"
     assert main([*T2V, f"plot={path}", f"variants={variants}"]) == 0
@@ -51,7 +51,7 @@ def test_picture(tmp_path, suffix):
 
 
 def test_picture_of_a_run_without_guidance_and_of_one_step(tmp_path):
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="Drawing needs matplotlib, of the extra `plot`.")
     path = tmp_path / "plan.svg"
     assert main([*T2V, f"plot={path}", "guidance_scale=1"]) == 0
     assert main([*T2V, f"plot={path}", "num_inference_steps=1"]) == 0

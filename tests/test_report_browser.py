@@ -10,7 +10,7 @@ from wanjax.evaluate import Comparison, save
 from wanjax.evaluate.folders import compare_folders
 from wanjax.evaluate.measuring import measure_against, measure_alone
 from wanjax.evaluate.store import plain
-from wanjax.media.mp4 import save_video
+from wanjax.media.video_files import save_video
 
 pytestmark = pytest.mark.slow
 

@@ -209,8 +209,8 @@ def test_measured_changes_of_a_known_model():
     plan = dense_plan(make_schedule(8, 5.0, 4.0, 4.0, 0.9))
     boundary, changes = plan.boundary_step, []
     samples, _ = run_fake(
-        plan, gain=a, drive=b, contexts=(0.2, 0.5), measure="output",
-        on_step=lambda report: changes.append(np.array(report.change)),
+        plan, gain=a, drive=b, contexts=(0.2, 0.5), measures=("output",),
+        on_step=lambda report: changes.append(np.array(report.changes["output"])),
     )  # fmt: skip
     changes = np.stack(changes)
     times = np.array(plan.schedule.timesteps)
@@ -221,7 +221,7 @@ def test_measured_changes_of_a_known_model():
         moved, passed = rms(samples[i] - samples[i - 1]), (times[i - 1] - times[i]) / 1000
         expected = (a * moved / size, moved, b * passed / size)
         np.testing.assert_allclose(changes[i, 0], expected, rtol=2e-3)
-    found = average_sensitivities([changes.mean(axis=1)], {"model": "fake"}, plan.schedule)
+    found = Sensitivities(**average_sensitivities([changes.mean(axis=1)], plan.schedule))
     outputs = a * samples[:8] + b * times.reshape(-1, 1, 1, 1, 1) / 1000 + context
     sizes = np.sqrt(np.square(outputs).mean(axis=(1, 2, 3, 4)))
     steps = [i for i in range(8) if i not in (boundary - 1, 7)]  # those take the one before
@@ -238,7 +238,7 @@ def test_an_expert_of_one_step_has_no_sensitivity():
     schedule = make_schedule(8, 5.0, 4.0, 4.0, 0.999)
     assert schedule.boundary_step == 1
     with pytest.raises(UsageError, match="one step alone"):
-        average_sensitivities([np.ones((8, 3))], {}, schedule)
+        average_sensitivities([np.ones((8, 3))], schedule)
 
 
 def test_file(tmp_path):
@@ -263,7 +263,8 @@ def test_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"format": "wanjax-curve"}, "format='wanjax-curve': must be 'wanjax-sensitivities'"),
+        ({"format": "mine"}, "format='mine': must be 'wanjax-sensitivities'"),
+        ({"format": "wanjax-curve"}, "ratios is missing"),
         ({"version": 9}, "version=9 is not known"),
         ({"alpha_x": [1]}, "alpha_x must have a number for each"),
         ({"alpha_t": None}, "alpha_t=None: must be a list"),

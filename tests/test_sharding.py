@@ -94,9 +94,10 @@ def test_same_videos_on_every_mesh(tmp_path, image):
         # rounding of six steps, of the guided difference times five: 1e-6 here
         assert max(found["dense"], found["magcache"]) < 1e-5
         assert found["frames"] <= 1 / 255  # the last place of a pixel
-        # a skipped step puts together 2 x 4 x 2 x 8 x 8 latents, never 2 x 32 tokens of both
-        # branches, of width 32; `fsdp` gathers smaller weights
-        assert max(found["moved"]) == 1024
+        # a skipped step puts latents together, never 64 tokens of width 32; `fsdp` also
+        # gathers weights, which are smaller
+        assert found["moved"]
+        assert not [x for x in found["moved"] if x[-1:] == [32] and np.prod(x) >= 64 * 32]
 
 
 def spec(axes, shape, rules=PARAMETER_RULES, **sizes):

@@ -153,6 +153,9 @@ def _adapter(kind: Any, limited: tuple[Any, ...]) -> Any:
         str: Annotated[str, BeforeValidator(_words)],
     }  # fmt: skip
     annotated = number.get(kind, kind)
+    if typing.get_origin(kind) is Literal:
+        options = typing.get_args(kind)
+        annotated = Annotated[kind, BeforeValidator(functools.partial(_option, options))]
     if grid is not None and kind is int:
         annotated = Annotated[annotated, AfterValidator(functools.partial(_on_grid, *grid))]
     return TypeAdapter(annotated, config=ConfigDict(allow_inf_nan=False))
@@ -195,6 +198,11 @@ def _words(value: Any) -> Any:
     return value if value is None or isinstance(value, list | tuple | dict) else str(value)
 
 
+def _option(options: tuple[Any, ...], value: Any) -> Any:
+    """The option that is written so: on a command line 1 is text."""
+    return {str(option): option for option in options}.get(str(value), value)
+
+
 def _on_grid(step: int, offset: int, value: int) -> int:
     if value % step != offset:
         raise PydanticCustomError("grid", "not on the grid")
@@ -203,7 +211,9 @@ def _on_grid(step: int, offset: int, value: int) -> int:
 
 def _kinds_in_words(kinds: tuple[Any, ...]) -> str:
     return " or ".join(
-        " or ".join(typing.get_args(kind)) if typing.get_origin(kind) is Literal else _NAMES[kind]
+        " or ".join(map(str, typing.get_args(kind)))
+        if typing.get_origin(kind) is Literal
+        else _NAMES[kind]
         for kind in kinds
     )
 

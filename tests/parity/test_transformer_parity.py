@@ -71,14 +71,14 @@ def test_call(models):
             None if image is None else torch.tensor(image),
         ).sample.numpy()
     context = ours.embed_context(jnp.asarray(text), None if image is None else jnp.asarray(image))
-    velocity = ours(jnp.asarray(latents), jnp.asarray(timestep), context)
+    velocity = ours(jnp.asarray(latents), jnp.asarray(timestep, jnp.float32), context)
     assert relative_error(velocity, expected) < 1e-5
 
 
 def test_timestep_per_token(models):
     ours, reference = models
     if ours.config.image_dim:
-        pytest.skip("the published per-token model has no image embeddings")
+        pytest.skip("The published model with a timestep per token has no image embeddings.")
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(1, ours.config.in_channels, 2, 4, 4)).astype(np.float32)
     timestep = rng.integers(0, 1000, size=(1, 8))
@@ -87,7 +87,7 @@ def test_timestep_per_token(models):
         arrays = (torch.tensor(x) for x in (latents, timestep, text))
         expected = reference(*arrays).sample.numpy()
     context = ours.embed_context(jnp.asarray(text))
-    velocity = ours(jnp.asarray(latents), jnp.asarray(timestep), context)
+    velocity = ours(jnp.asarray(latents), jnp.asarray(timestep, jnp.float32), context)
     assert relative_error(velocity, expected) < 1e-5
 
 

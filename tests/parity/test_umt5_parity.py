@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -127,5 +128,5 @@ def test_bundled_encoder_and_tokenizer_in_transformers():
         RULES,
         TensorFiles(folder / "text_encoder", ALIASES),
     )
-    result = np.asarray(encoder(ids, mask))
+    result = np.asarray(encoder(jnp.asarray(ids), jnp.asarray(mask)))
     assert np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()

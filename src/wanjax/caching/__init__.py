@@ -7,14 +7,16 @@ imported from here and from `wanjax`.
 
 from __future__ import annotations
 
+from wanjax.caching.actions import Action
 from wanjax.caching.curve import Curve, shipped_curves
 from wanjax.caching.method import Method
 from wanjax.caching.methods import METHODS, register
 from wanjax.caching.methods.cfg_cache import CFGCache
 from wanjax.caching.methods.magcache import MagCache
 from wanjax.caching.methods.sen_cache import SenCache
-from wanjax.caching.plan import Action, Plan, Schedule, Step, dense_plan, make_plan
+from wanjax.caching.plan import Plan, Step, dense_plan, make_plan
 from wanjax.caching.resample import check_fit, ratios_for
+from wanjax.caching.schedule import Schedule
 from wanjax.caching.sensitivities import Sensitivities
 from wanjax.errors import CurveError
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from pydantic import Field, GetPydanticSchema
 
 from wanjax.caching.measured import Measured, Sigmas, array_of
-from wanjax.caching.plan import Schedule
+from wanjax.caching.schedule import Schedule
 from wanjax.errors import CurveError
 from wanjax.files import read_own, write_json
 from wanjax.validation import Number, Positive, checked, named, validate
@@ -31,6 +31,14 @@ def _pairs(kind: Any) -> GetPydanticSchema:
     return array_of(Annotated[list[tuple[kind, kind]], Field(min_length=1)])
 
 
+def _matrix(kind: Any) -> GetPydanticSchema:
+    return array_of(list[list[kind]])
+
+
+_PER_STEP = (
+    "spread", "cosine_distance", "inner_products", "inner_products_spread", "growth", "timesteps",
+    "alpha_x", "alpha_t",
+)  # fmt: skip
 _Spread = Annotated[Number, Field(ge=0)]
 _Distance = Annotated[Number, Field(ge=-0.001, le=2.001)]  # 0 to 2 but for rounding
 
@@ -42,26 +50,41 @@ class Curve(Measured):
     `ratios[i]` is (conditional, unconditional), step i over step i-1; the first pair is 1.
     `sigmas` are the noise levels of the calibration, the final 0 included; a bare list of
     ratios has none. `spread` (standard deviation over tokens, prompts and seeds) and
-    `cosine_distance` are shaped like `ratios`. Raises `CurveError` naming the field that is
-    wrong.
+    `cosine_distance` are shaped like `ratios`. A calibration may have measured more, for other
+    methods: `inner_products` of the guided outputs of any two steps, a mean over elements, and
+    their spread over videos (`caching.estimates`), and the `growth` of an error of each step
+    until the end; `alpha_x` and `alpha_t` at `timesteps`
+    (`caching.sensitivities`). Raises `CurveError` naming the field that is wrong.
     """
 
     ratios: Annotated[Float[np.ndarray, "steps 2"], _pairs(Positive)]
     sigmas: Sigmas | None = None
     spread: Annotated[Float[np.ndarray, "steps 2"], _pairs(_Spread)] | None = None
     cosine_distance: Annotated[Float[np.ndarray, "steps 2"], _pairs(_Distance)] | None = None
+    inner_products: Annotated[Float[np.ndarray, "steps steps"], _matrix(Number)] | None = None
+    inner_products_spread: Annotated[Float[np.ndarray, "steps steps"], _matrix(Number)] | None = (
+        None
+    )
+    growth: Annotated[Float[np.ndarray, " steps"], array_of(list[Positive])] | None = None
+    timesteps: Annotated[Float[np.ndarray, " steps"], array_of(list[_Spread])] | None = None
+    alpha_x: Annotated[Float[np.ndarray, " steps"], array_of(list[_Spread])] | None = None
+    alpha_t: Annotated[Float[np.ndarray, " steps"], array_of(list[_Spread])] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not np.array_equal(self.ratios[0], (1, 1)):
             raise ValueError(f"ratios[0]={self.ratios[0].tolist()}: must be [1.0, 1.0]")
-        lengths = {"sigmas": self.steps + 1, "spread": self.steps, "cosine_distance": self.steps}
+        lengths = {"sigmas": self.steps + 1} | dict.fromkeys(_PER_STEP, self.steps)
         for name, length in lengths.items():
             value = getattr(self, name)
             if value is not None and len(value) != length:
                 raise ValueError(f"{name} must have {length} entries for {self.steps} ratios")
         if self.sigmas is not None and ((np.diff(self.sigmas) >= 0).any() or self.sigmas[-1] != 0):
             raise ValueError("sigmas must fall from at most 1 to 0")
+        for name in ("inner_products", "inner_products_spread"):
+            value = getattr(self, name)
+            if value is not None and value.shape != (self.steps, self.steps):
+                raise ValueError(f"{name} must be {self.steps} rows of {self.steps}")
         if self.boundary_step is not None and self.boundary_step >= self.steps:
             raise ValueError(f"boundary_step={self.boundary_step}: must lie in 1..{self.steps - 1}")
 
@@ -147,15 +170,20 @@ def as_curve(value: CurveLike) -> Curve:
     return Curve.load(value) if isinstance(value, str | Path) else Curve.from_list(value)
 
 
-def average_curve(
-    runs: Sequence[Float[np.ndarray, "steps branches 3"]],
-    about: Mapping[str, Any],
-    schedule: Schedule,
-) -> Curve:
-    """The mean curve of dense runs' changes: ratio, its spread over tokens, cosine distance.
+def both_branches(
+    rows: Sequence[Float[np.ndarray, "branches 3"]],
+) -> Float[np.ndarray, "steps branches 3"]:
+    """The changes of a run in one array; where a phase has no guidance its branch stands twice."""
+    branches = max(len(row) for row in rows)
+    return np.stack([row if len(row) == branches else np.repeat(row, branches, 0) for row in rows])
 
-    The curve's spread is over tokens, prompts and seeds together. Of a run without guidance the
-    one branch stands for both.
+
+def average_changes(
+    runs: Sequence[Float[np.ndarray, "steps branches 3"]], schedule: Schedule
+) -> dict[str, Any]:
+    """A curve's fields from dense runs' changes: ratio, its spread over tokens, cosine distance.
+
+    The curve's spread is over tokens, prompts and seeds together.
     """
     ratio, spread, distance = np.moveaxis(np.stack(runs), -1, 0)
     mean = ratio.mean(axis=0)
@@ -165,7 +193,24 @@ def average_curve(
         # nothing comes before the first step, and across the boundary two networks would compare
         mean[first], spread[first], distance[first] = 1.0, 0.0, 0.0
     pairs = [np.broadcast_to(x, (schedule.num_steps, 2)) for x in (mean, spread, distance)]
-    return Curve(ratios=pairs[0], spread=pairs[1], cosine_distance=pairs[2], **about)
+    return dict(zip(("ratios", "spread", "cosine_distance"), pairs, strict=True))
+
+
+def gram_of(
+    rows: Sequence[Float[np.ndarray, " elements"]],
+) -> Float[np.ndarray, "steps steps"]:
+    """Inner products of a run's outputs between its steps, a mean over elements."""
+    outputs = np.stack(rows)
+    gram: Float[np.ndarray, "steps steps"] = outputs @ outputs.T / outputs.shape[1]
+    return gram
+
+
+def average_grams(
+    runs: Sequence[Float[np.ndarray, "steps steps"]], schedule: Schedule
+) -> dict[str, Any]:
+    """The inner products of outputs, and their spread over prompts and seeds."""
+    grams = np.stack(runs)
+    return {"inner_products": grams.mean(axis=0), "inner_products_spread": grams.std(axis=0)}
 
 
 def shipped_curves() -> tuple[str, ...]:

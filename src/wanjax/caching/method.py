@@ -6,41 +6,42 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from wanjax.caching.plan import Plan, Schedule
+from wanjax.caching.plan import Plan
+from wanjax.caching.schedule import Schedule
 from wanjax.errors import UsageError
 from wanjax.settings import parse
 
 # The names of the plan's facts that a calibration may have been measured under others than these.
 Conditions = Mapping[str, Any]
 
+# What a dense run can measure in each step: how the residual changed, or the guided output
+# (`sampling.change`), and elements of the guided output itself.
+Measure = Literal["residual", "output", "velocity"]
 
-@runtime_checkable
-class Calibrated(Protocol):
-    """What a calibration found, as a file holds it."""
-
-    def save(self, path: str | Path) -> None: ...
+Rows = Sequence[Float[np.ndarray, "..."]]  # what was measured in each step of a run
+Fields = Mapping[str, Any]  # of a calibration's file, which is a `Curve`
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What a method needs calibrated.
 
-    Dense runs measure `quantity` (see `sampling.step.Measure`); `average` makes of all runs,
-    what they were measured with and their schedule what is stored; `key` is the configuration's
-    key that takes the file, `name` what the file is called.
+    Dense runs measure `quantity` in each step (a `Measure`); `reduce` makes of a
+    run's rows what is kept of it, `average` of all runs and their schedule the fields of the
+    file; `key` is the configuration's key that takes the file. With `growth` it is also measured
+    what becomes of a step's error until the end (`evaluate.growth`).
     """
 
-    quantity: str
-    name: str
+    quantity: Measure
     key: str
-    average: Callable[
-        [Sequence[Float[np.ndarray, "steps ... 3"]], Mapping[str, Any], Schedule], Calibrated
-    ]
+    reduce: Callable[[Rows], Float[np.ndarray, "..."]]
+    average: Callable[[Rows, Schedule], Fields]
+    growth: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Chart:
     """
 
     label: str
-    lines: Mapping[str, Sequence[float]]
-    errors: Sequence[float]
+    lines: Mapping[str, Float[np.ndarray, " steps"]]
+    errors: Float[np.ndarray, " steps"]
     threshold: float | None = None
 
 
@@ -72,7 +73,7 @@ class Method:
 
     def __new__(cls, *args: Any, **values: Any) -> Method:
         self = super().__new__(cls)
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = [field.name for field in settings_of(cls)]
         object.__setattr__(self, "given", frozenset([*names[: len(args)], *values]))
         return self
 
@@ -107,7 +108,7 @@ class Method:
 
 
 def settings_of(method: type[Method]) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(method)  # type: ignore[arg-type]
+    return dataclasses.fields(method)  # type: ignore[arg-type]  # every subclass is a dataclass
 
 
 def keys_of(method: type[Method]) -> dict[str, str]:

@@ -10,130 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+from wanjax.caching.actions import COMPUTE, NEEDS, Action, Keeps, Source
+from wanjax.caching.schedule import EXPERT_NAMES, Schedule
 from wanjax.errors import PlanError
-
-Source = Literal["blocks", "residual", "output", "offset", "branch"]
-
-EXPERT_NAMES = ("high", "low")
-
-
-@dataclass(frozen=True)
-class Action:
-    """What a guidance branch does in a step: it computes, or its output is estimated.
-
-    `source` is what the output comes from, `weights` how much of each, the newest first:
-
-    - `blocks`: the transformer blocks run;
-    - `residual`: what the blocks added to the tokens in the branch's last computed steps, added
-      once more; embedding and head run;
-    - `output`: the guided outputs of the last computed steps; the model does not run;
-    - `offset`: those outputs minus the samples they were computed at, added to the sample;
-    - `branch`: the unconditional output from the conditional one and the difference of the two
-      in the last step that computed both, weighted by its (low, high) frequencies.
-
-    "Computed" means by the same expert: nothing crosses the boundary.
-    """
-
-    name: str
-    source: Source
-    weights: tuple[float, ...] = ()
-
-    @property
-    def computes(self) -> bool:
-        return self.source == "blocks"
-
-
-COMPUTE = Action("compute", "blocks")
-REUSE = Action("reuse", "residual", (1.0,))
-REUSE_OUTPUT = Action("reuse_output", "output", (1.0,))
-REUSE_OFFSET = Action("reuse_offset", "offset", (1.0,))
-
-
-def predict(low: float, high: float) -> Action:
-    """The unconditional output from the conditional one; see `Action`, source `branch`."""
-    return Action("predict", "branch", (low, high))
-
-
-class Keeps(NamedTuple):
-    """How many of its last computed steps' values a run keeps, by what they are.
-
-    `residuals` of the blocks (per branch), guided `outputs`, `samples` at which they were
-    computed, `branches`: the outputs before guidance; `previous`: 1 for the sample of the step
-    before, computed or not.
-    """
-
-    residuals: int = 0
-    outputs: int = 0
-    samples: int = 0
-    branches: int = 0
-    previous: int = 0
-
-    def and_also(self, other: Keeps) -> Keeps:
-        """What serves both."""
-        return Keeps(*map(max, self, other))
-
-
-# What an estimate from each source needs, times its number of weights.
-_NEEDS: Mapping[Source, Keeps] = {
-    "blocks": Keeps(),
-    "residual": Keeps(residuals=1),
-    "output": Keeps(outputs=1),
-    "offset": Keeps(outputs=1, samples=1),
-    "branch": Keeps(branches=1),
-}
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The steps of a run before any caching: noise levels, experts, guidance.
-
-    `timesteps` and `experts` have one entry per step, `sigmas` one more (the last is 0).
-    Expert 0 is `transformer` (high noise), expert 1 `transformer_2` (low noise).
-    """
-
-    timesteps: tuple[float, ...]
-    sigmas: tuple[float, ...]
-    experts: tuple[int, ...]
-    guidance_scales: tuple[float, ...]
-    num_experts: int = 1
-    flow_shift: float | None = None
-    boundary_ratio: float | None = None
-
-    def __post_init__(self) -> None:
-        n = len(self.timesteps)
-        if not n == len(self.experts) == len(self.guidance_scales) == len(self.sigmas) - 1:
-            raise PlanError(
-                f"{n} timesteps need {n} experts, {n} guidance scales and {n + 1} sigmas; got "
-                f"{len(self.experts)}, {len(self.guidance_scales)} and {len(self.sigmas)}"
-            )
-
-    @property
-    def num_steps(self) -> int:
-        return len(self.timesteps)
-
-    @property
-    def boundary_step(self) -> int | None:
-        """Index of the first low-noise step (`num_steps` if none is); None with one expert."""
-        if self.num_experts == 1:
-            return None
-        return self.experts.index(1) if 1 in self.experts else self.num_steps
-
-    @property
-    def phases(self) -> tuple[range, ...]:
-        """The steps of each expert that has any, in order."""
-        if self.boundary_step is None:
-            return (range(self.num_steps),)
-        halves = (range(self.boundary_step), range(self.boundary_step, self.num_steps))
-        return tuple(half for half in halves if len(half))
-
-    def num_branches(self, step: int) -> int:
-        """2 (conditional, unconditional) where guidance acts, else 1."""
-        return 2 if self.guidance_scales[step] > 1 else 1
 
 
 @dataclass(frozen=True)
 class Step:
-    """One denoising step. `actions` has an entry per branch: (conditional, unconditional)."""
+    """One denoising step. `actions` has an entry per branch: (conditional, unconditional).
+
+    `correction` makes good what was estimated since the last computed step, now that this one
+    computes: a row for each of the sampler's (x, x', m', m''), with weights over this step's
+    guided output and the last computed ones, newest first; see `caching.estimates`.
+    """
 
     index: int
     timestep: float
@@ -141,6 +30,7 @@ class Step:
     expert: int
     guidance_scale: float
     actions: tuple[Action, ...]
+    correction: tuple[tuple[float, ...], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -165,10 +55,10 @@ class Step:
     @property
     def keeps(self) -> Keeps:
         """What has to be kept for this step's estimates."""
-        needs = Keeps()
+        needs = Keeps(outputs=len(self.correction[0]) - 1 if self.correction else 0)
         for action in self.actions:
             times = 1 if action.source == "branch" else len(action.weights)
-            needs = needs.and_also(Keeps(*(n * times for n in _NEEDS[action.source])))
+            needs = needs.and_also(Keeps(*(n * times for n in NEEDS[action.source])))
         return needs
 
     def instead(self, action: Action) -> Step:
@@ -257,6 +147,11 @@ class Plan:
         """The most weights that an estimate has: so many stand in each step's inputs."""
         return max(len(a.weights) for step in self._possible() for a in step.actions)
 
+    @property
+    def corrects(self) -> bool:
+        """Whether any step corrects earlier ones, so that all steps' programs provide for it."""
+        return any(step.correction for step in self.steps)
+
     def _possible(self) -> list[Step]:
         """Every step, and what it may become."""
         if self.decisions is None:
@@ -336,8 +231,9 @@ def make_plan(
     method: str = "dense",
     settings: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
+    corrections: Mapping[int, tuple[tuple[float, ...], ...]] | None = None,
 ) -> Plan:
-    """A plan from per-step, per-branch actions.
+    """A plan from per-step, per-branch actions, and corrections of some computed steps.
 
     Raises `PlanError` where an action cannot be carried out: an estimate from more computed
     steps than its expert has made, or a wrong number of branches.
@@ -349,7 +245,8 @@ def make_plan(
         made = _Made()
         for i in phase:
             _check(i, actions[i], schedule.num_branches(i), made)
-            steps.append(_step(schedule, i, tuple(actions[i])))
+            correction = (corrections or {}).get(i, ())
+            steps.append(_step(schedule, i, tuple(actions[i]), correction))
             made = made.after(steps[-1])
     return Plan(schedule, tuple(steps), method, settings or {}, tuple(warnings))
 
@@ -396,7 +293,12 @@ def _whole(timestep: float) -> float:
     return int(timestep) if timestep == int(timestep) else timestep
 
 
-def _step(schedule: Schedule, i: int, actions: tuple[Action, ...]) -> Step:
+def _step(
+    schedule: Schedule,
+    i: int,
+    actions: tuple[Action, ...],
+    correction: tuple[tuple[float, ...], ...],
+) -> Step:
     return Step(
         index=i,
         timestep=schedule.timesteps[i],
@@ -404,4 +306,5 @@ def _step(schedule: Schedule, i: int, actions: tuple[Action, ...]) -> Step:
         expert=schedule.experts[i],
         guidance_scale=schedule.guidance_scales[i],
         actions=actions,
+        correction=correction,
     )

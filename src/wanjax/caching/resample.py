@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wanjax.caching.curve import Curve
-from wanjax.caching.plan import EXPERT_NAMES, Schedule
+from wanjax.caching.schedule import EXPERT_NAMES, Schedule
 from wanjax.errors import CurveError
 
 Resample = Literal["noise_level", "nearest"]
@@ -29,7 +29,10 @@ def ratios_for(
     """
     if same_schedule(curve, schedule):
         return curve.ratios
-    return np.exp(_resampled(curve, np.log(curve.ratios), schedule, resample))
+    ratios: Float[np.ndarray, "steps 2"] = np.exp(
+        _resampled(curve, np.log(curve.ratios), schedule, resample)
+    )
+    return ratios
 
 
 def angles_for(
@@ -42,10 +45,49 @@ def angles_for(
     """
     if curve.cosine_distance is None:
         return np.zeros((schedule.num_steps, 2))
-    angles = np.arccos(np.clip(1 - curve.cosine_distance, -1, 1))
+    angles: Float[np.ndarray, "calibrated 2"] = np.arccos(np.clip(1 - curve.cosine_distance, -1, 1))
     if same_schedule(curve, schedule):
         return angles
     return _resampled(curve, angles, schedule, resample)
+
+
+def carried_inner_products(curve: Curve, schedule: Schedule) -> Float[np.ndarray, "steps steps"]:
+    """The calibration's inner products between the steps of `schedule`.
+
+    Between calibrated steps an output is taken to lie on the line, in log-SNR, between those of
+    its neighbours, of the same expert. Raises `CurveError` as `check_fit` does.
+    """
+    assert curve.inner_products is not None
+    if same_schedule(curve, schedule):
+        return curve.inner_products
+    check_fit(curve, schedule, "noise_level")
+    shares = _shares(curve, schedule)
+    carried: Float[np.ndarray, "steps steps"] = shares @ curve.inner_products @ shares.T
+    return carried
+
+
+def carried_growth(curve: Curve, schedule: Schedule) -> Float[np.ndarray, " steps"]:
+    """How much an error of each step of `schedule` grows until the end; 1 where nobody measured."""
+    if curve.growth is None:
+        return np.ones(schedule.num_steps)
+    if same_schedule(curve, schedule):
+        return curve.growth
+    growth: Float[np.ndarray, " steps"] = np.exp(_shares(curve, schedule) @ np.log(curve.growth))
+    return growth
+
+
+def _shares(curve: Curve, schedule: Schedule) -> Float[np.ndarray, "steps calibrated"]:
+    """Each step's place between calibrated ones of its expert, linear in log-SNR."""
+    assert curve.sigmas is not None
+    shares = np.zeros((schedule.num_steps, curve.steps))
+    sigmas = np.array(schedule.sigmas)
+    for phase in schedule.phases:
+        known = _calibrated_phase(curve, schedule, phase)
+        x = log_snr(curve.sigmas[known.start : known.stop])
+        at = log_snr(sigmas[phase.start : phase.stop])
+        for column, one in zip(known, np.eye(len(known)), strict=True):
+            shares[phase.start : phase.stop, column] = np.interp(at, x, one)
+    return shares
 
 
 def _resampled(
@@ -105,9 +147,11 @@ def _calibrated_phase(curve: Curve, schedule: Schedule, phase: range) -> range:
     return curve.phases[schedule.experts[phase.start]]
 
 
-def _log_snr(sigmas: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+def log_snr(sigmas: Float[np.ndarray, " steps"]) -> Float[np.ndarray, " steps"]:
+    """Log of the signal-to-noise ratio, with the samplers' first sigma of about 1 cut off."""
     sigmas = np.minimum(sigmas, 1 - 1e-4)  # samplers start at 1 or just below: the same here
-    return np.log1p(-sigmas) - np.log(sigmas)
+    log_snr: Float[np.ndarray, " steps"] = np.log1p(-sigmas) - np.log(sigmas)
+    return log_snr
 
 
 def _sums(
@@ -121,11 +165,11 @@ def _sums(
     Linear in log-SNR between calibrated steps, where leaving out every other step of the
     published curves is recovered best, and beyond them with the slope of the last interval.
     """
-    x = _log_snr(calibrated[known.start : known.stop])
+    x = log_snr(calibrated[known.start : known.stop])
     y = changes[known.start : known.stop].copy()
     y[0] = 0
     y = np.cumsum(y, axis=0)
-    at = _log_snr(sigmas)
+    at = log_snr(sigmas)
     result = np.stack([np.interp(at, x, branch) for branch in y.T], axis=1)
     if len(x) > 1:
         beyond = at > x[-1]

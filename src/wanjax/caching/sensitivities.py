@@ -11,10 +11,12 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import AfterValidator, Field
 
+from wanjax.caching.curve import FORMAT as CALIBRATION
+from wanjax.caching.curve import Curve
 from wanjax.caching.measured import Measured, Sigmas, array_of
-from wanjax.caching.plan import Schedule
-from wanjax.errors import SensitivityError, UsageError
-from wanjax.files import read_own, write_json
+from wanjax.caching.schedule import Schedule
+from wanjax.errors import CurveError, SensitivityError, UsageError
+from wanjax.files import read_json, read_own, write_json
 from wanjax.validation import Number, checked, named
 
 FORMAT = "wanjax-sensitivities"
@@ -66,23 +68,40 @@ class Sensitivities:
 
     @classmethod
     def load(cls, path: str | Path) -> Sensitivities:
-        """Read a file that `save` has written. Raises `SensitivityError`."""
+        """Read a file of `wanjax calibrate`, or one that `save` has written.
+
+        Raises `SensitivityError`.
+        """
+        if read_json(Path(path), SensitivityError).get("format") == CALIBRATION:
+            try:
+                return cls.of(Curve.load(path))
+            except CurveError as error:
+                raise SensitivityError(str(error)) from error
         content = read_own(Path(path), FORMAT, VERSION, SensitivityError)
         arrays = {name: content.pop(name) for name in _ARRAYS if name in content}
         with named(path):
             return cls(**arrays, about=content)
 
+    @classmethod
+    def of(cls, calibration: Curve) -> Sensitivities:
+        """Those that a calibration measured. Raises `SensitivityError` where it did not."""
+        timesteps, alpha_x, alpha_t = (
+            calibration.timesteps,
+            calibration.alpha_x,
+            calibration.alpha_t,
+        )
+        if timesteps is None or alpha_x is None or alpha_t is None:
+            raise SensitivityError(
+                "this calibration has no sensitivities; measure them with "
+                "`wanjax calibrate use_sen_cache=True`"
+            )
+        known = {f.name: getattr(calibration, f.name) for f in dataclasses.fields(Measured)}
+        return cls(timesteps, alpha_x, alpha_t, about=known)
+
     def save(self, path: str | Path) -> None:
         """Write them as JSON, all of it or nothing."""
         arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
         write_json(Path(path), {"format": FORMAT, "version": VERSION, **self.about, **arrays})
-
-
-def _numbers(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.array(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise SensitivityError(f"{name} must be a list of numbers") from error
 
 
 SensitivitiesLike = Sensitivities | str | Path | Sequence[float]
@@ -103,11 +122,9 @@ def as_sensitivities(value: SensitivitiesLike) -> Sensitivities:
 
 
 def average_sensitivities(
-    runs: Sequence[Float[np.ndarray, "steps 3"]],
-    about: Mapping[str, Any],
-    schedule: Schedule,
-) -> Sensitivities:
-    """The mean sensitivities of dense runs' changes: by the sample, how far it moved, by the time.
+    runs: Sequence[Float[np.ndarray, "steps 3"]], schedule: Schedule
+) -> dict[str, Any]:
+    """Sensitivities' fields from dense runs' changes: by the sample, how far it moved, by the time.
 
     Those of a step are measured on the way to the next one; see `sampling.change.output_change`.
     """
@@ -115,12 +132,11 @@ def average_sensitivities(
     timesteps = np.array(schedule.timesteps)
     later = np.concatenate([_later(phase) for phase in schedule.phases])
     passed = np.maximum(timesteps[later - 1] - timesteps[later], 1) / 1000  # many steps: same time
-    return Sensitivities(
-        timesteps,
-        alpha_x=(by_sample / moved)[:, later].mean(axis=0),
-        alpha_t=by_time[:, later].mean(axis=0) / passed,
-        about=about,
-    )
+    return {
+        "timesteps": timesteps,
+        "alpha_x": (by_sample / moved)[:, later].mean(axis=0),
+        "alpha_t": by_time[:, later].mean(axis=0) / passed,
+    }
 
 
 def _later(phase: range) -> list[int]:

@@ -49,7 +49,7 @@ class AbstractFolder(Folder):
     ) -> Model:
         graph, parameters = nnx.split(nnx.eval_shape(make))
 
-        def kept(variable: nnx.Variable) -> nnx.Variable:
+        def kept(variable: nnx.Variable[Any]) -> nnx.Variable[Any]:
             shape = tuple(variable.get_value().shape)
             sharding = parameter_sharding(logical_axes(variable), shape, mesh)
             dtype_kept = kept_dtype(variable, dtype)

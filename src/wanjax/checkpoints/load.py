@@ -57,11 +57,13 @@ class TensorFiles:
     def dtype(self, name: str) -> str:
         """As safetensors names it, such as BF16."""
         handle, key = self._source[name]
-        return handle.get_slice(key).get_dtype()
+        dtype: str = handle.get_slice(key).get_dtype()
+        return dtype
 
     def read(self, name: str) -> np.ndarray:
         handle, key = self._source[name]
-        return handle.get_tensor(key)
+        tensor: np.ndarray = handle.get_tensor(key)
+        return tensor
 
 
 def _open(file: Path) -> Any:
@@ -102,7 +104,7 @@ def load_parameters(
     return nnx.merge(graph, nnx.from_flat_state(list(zip(paths, loaded, strict=True))))
 
 
-def kept_dtype(variable: nnx.Variable, dtype: DTypeLike) -> DTypeLike:
+def kept_dtype(variable: nnx.Variable[Any], dtype: DTypeLike) -> DTypeLike:
     """That of a parameter in a model that is loaded in `dtype`."""
     return jnp.float32 if variable.get_metadata("keep_float32") else dtype
 
@@ -116,8 +118,10 @@ def _read(
     mesh: Mesh | None,
 ) -> Array:
     sharding = parameter_sharding(axes, shape, mesh)
+    buffer: Array
     if not entry.stacked:
-        return jax.device_put(_tensor(entry, entry.keys[0], files, dtype), sharding)
+        buffer = jax.device_put(_tensor(entry, entry.keys[0], files, dtype), sharding)
+        return buffer
     buffer = jnp.zeros(shape, dtype, device=sharding)
     layer_sharding = parameter_sharding(axes[1:], shape[1:], mesh)
     for i, key in enumerate(entry.keys):
@@ -134,7 +138,9 @@ def _tensor(entry: Entry, key: str, files: TensorFiles, dtype: Any) -> np.ndarra
 @partial(jax.jit, donate_argnums=0, static_argnums=3)
 def _set_layer(buffer: Array, layer: Array, i: Array, sharding: Any) -> Array:
     buffer = buffer.at[i].set(layer)
-    return buffer if sharding is None else jax.lax.with_sharding_constraint(buffer, sharding)
+    if sharding is not None:
+        buffer = jax.lax.with_sharding_constraint(buffer, sharding)
+    return buffer
 
 
 def _check(wanted: Sequence[Entry], files: TensorFiles, unused: Sequence[str]) -> None:

@@ -67,13 +67,13 @@ class Entry:
     shape: tuple[int, ...]  # of each checkpoint tensor
 
 
-def flat_parameters(state: nnx.State) -> Iterator[tuple[str, Any]]:
+def flat_parameters(state: nnx.State[Any, Any]) -> Iterator[tuple[str, Any]]:
     """Dotted path and variable of each parameter."""
     for path, variable in nnx.to_flat_state(state):
         yield ".".join(str(part) for part in path), variable
 
 
-def entries(abstract: nnx.State, rules: Sequence[Rule]) -> list[Entry]:
+def entries(abstract: nnx.State[Any, Any], rules: Sequence[Rule]) -> list[Entry]:
     """Where each parameter of `abstract` is found in a checkpoint."""
     return [_entry(path, variable, rules) for path, variable in flat_parameters(abstract)]
 
@@ -93,7 +93,7 @@ def _entry(path: str, variable: Any, rules: Sequence[Rule]) -> Entry:
     raise KeyError(f"no checkpoint rule for parameter {path!r}")
 
 
-def checkpoint_tensors(state: nnx.State, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
+def checkpoint_tensors(state: nnx.State[Any, Any], rules: Sequence[Rule]) -> dict[str, np.ndarray]:
     """The parameters under the checkpoint's names and layouts (to save a trained model)."""
     values = dict(flat_parameters(state))
     tensors: dict[str, np.ndarray] = {}

@@ -17,9 +17,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from wanjax.caching.plan import EXPERT_NAMES, Plan
+from wanjax.caching.plan import Plan
+from wanjax.caching.schedule import EXPERT_NAMES
 from wanjax.config.resolve import resolve
 from wanjax.files import write_json
 from wanjax.planning.run import Run, prepare
@@ -50,11 +51,11 @@ def run(args: Sequence[str]) -> None:
         )
     assert config.output is not None
     output = Path(config.output).expanduser()
-    video.save(output)
+    (file,) = video.save(output, config.video_quality)
     record = output.with_suffix(".json")
-    write_json(record, make_record(config, video))
+    write_json(record, make_record(config, video, file))
     _summarise(video)
-    print(f"wrote {output} and {record}", file=sys.stderr)
+    print(f"wrote {output} ({file.summary()}) and {record}", file=sys.stderr)
 
 
 class Progress:
@@ -65,7 +66,7 @@ class Progress:
 
     def __init__(self, plan: Plan):
         self.plan = plan
-        self.bar: tqdm | None = None
+        self.bar: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> Progress:
         print("loading and compiling ...", file=sys.stderr)

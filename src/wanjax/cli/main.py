@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "generate": "write a video and, beside it, a .json record of how it was made",
     "plan": "show which steps are computed and which are skipped, without loading a model",
     "compile": "compile a run for devices here or elsewhere: memory, collectives, does it fit",
-    "calibrate": "measure what a cache goes by: MagCache's curve, or SenCache's sensitivities",
+    "calibrate": "measure what a model's caches go by: curve, inner products, sensitivities",
     "compare": "measure what caching costs: variants from the same noise, side by side in HTML",
     "presets": "list the models that can be named, with their sampling values",
     "show": "print every key with its value, what is allowed, and a line of help",

@@ -11,6 +11,9 @@ from wanjax.planning.run import Run
 _WIDEST = 40  # characters of a value in a table
 _PIPE_WIDTH = 1000  # of a table that no terminal limits
 
+_WIDEST = 40  # characters of a value in a table
+_PIPE_WIDTH = 1000  # of a table that no terminal limits
+
 
 def plan_text(run: Run) -> str:
     """The plan for people to read."""

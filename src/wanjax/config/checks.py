@@ -11,6 +11,7 @@ from wanjax.caching.method import keys_of
 from wanjax.checkpoints.locate import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.errors import UsageError
+from wanjax.media.formats import FORMATS, encoding_for
 from wanjax.parallel.mesh import check_devices, parse_mesh
 from wanjax.parallel.targets import parse_target
 
@@ -41,7 +42,9 @@ def check_inputs(config: Config) -> None:
         raise UsageError('prompt is missing: say what the video shows, as prompt="a red ball"')
     _check_image(config)
     _check_model(config)
-    _check_output(config, ".mp4")
+    _check_output(config, *FORMATS)
+    size = {"height": config.height, "width": config.width, "fps": config.fps}
+    encoding_for(f"output={config.output}", config.video_quality, **size)
 
 
 def _check_model(config: Config) -> None:
@@ -101,10 +104,11 @@ def _check_image(config: Config) -> None:
         raise UsageError(f"image={config.image}: no such file")
 
 
-def _check_output(config: Config, suffix: str) -> None:
+def _check_output(config: Config, *suffixes: str) -> None:
     output = Path(config.output or "").expanduser()  # left empty: refused like any other name
-    if output.suffix != suffix or output.is_dir():
-        raise UsageError(f"output={output}: name a file that ends in {suffix}")
+    if output.suffix.lower() not in suffixes or output.is_dir():
+        ends = " or ".join(suffixes)
+        raise UsageError(f"output={output}: name a file that ends in {ends}")
     folder = output.parent
     while not folder.exists():  # missing folders are made when the video is written
         folder = folder.parent

@@ -32,8 +32,14 @@ class Config:
     )
     output: str | None = setting(
         None,
-        "file to write (generate: .mp4, with a .json record beside it; calibrate: .json; "
-        "compare: a folder)",
+        "file to write (generate: .mp4, .webm, .webp or .gif, with a .json record beside it; "
+        "calibrate: .json; compare: a folder)",
+    )
+    video_quality: Literal["standard", "high", "lossless"] = setting(
+        "standard",
+        "plays everywhere, with the colours at half the resolution; high: the colours whole; "
+        "lossless: every pixel (.webm, .webp)",
+        commands=("generate", "plan"),
     )
     seed: int = setting(0, "of the starting noise", low=0, high=2**32 - 1)
 
@@ -132,7 +138,7 @@ def _with_methods(methods: tuple[type[Method], ...]) -> type[Config]:
     for method in methods:
         fields[f"use_{method.name}"] = (bool, setting(False, method.help))
         for field in settings_of(method):  # of a key that methods share the first one's
-            kind = Union[kinds_of(method, field)]  # noqa: UP007 (made at run time)
+            kind: Any = Union[kinds_of(method, field)]  # noqa: UP007 (made at run time)
             key = dataclasses.field(default=field.default, metadata=field.metadata)
             fields.setdefault(field.metadata["key"], (kind, key))
     triples = [(name, *typed) for name, typed in fields.items()]

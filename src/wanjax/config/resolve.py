@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from wanjax.caching import METHODS
 from wanjax.checkpoints.locate import folder_values, locate
 from wanjax.config.checks import check
 from wanjax.config.keys import Config, config_class, keys
@@ -54,21 +53,21 @@ def resolve(
         raise UsageError(f"two presets: {named} and preset={asked['preset']}; name one")
     preset = named or asked.get("preset") or _implied_preset(asked)
     layers = [_base_layer(preset, asked), *user]
-    values: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for layer in layers:
         if layer.get("guidance_scale") is not None:  # over what earlier layers gave each expert
             layer = {"guidance_scale_high": None, "guidance_scale_low": None} | layer
-        values |= layer
-    if _kind(values) != _kind(layers[0]):
+        merged |= layer
+    if _kind(merged) != _kind(layers[0]):
         raise UsageError(
-            f"{preset or values['model']} is {_kind(layers[0])}: task and boundary_ratio=null go "
-            f"with the model; asked for {_kind(values)}"
+            f"{preset or merged['model']} is {_kind(layers[0])}: task and boundary_ratio=null go "
+            f"with the model; asked for {_kind(merged)}"
         )
     if any("height" in layer or "width" in layer for layer in user):
-        values["fit_image"] = any(layer.get("fit_image") for layer in user)
-    if values.get("output") is None and not any("output" in layer for layer in user):
-        values["output"] = _default_output(command, preset, values)
-    config = _with_guidance(config_class()(**(values | {"preset": preset})))
+        merged["fit_image"] = any(layer.get("fit_image") for layer in user)
+    if merged.get("output") is None and not any("output" in layer for layer in user):
+        merged["output"] = _default_output(command, preset, merged)
+    config = _with_guidance(config_class()(**(merged | {"preset": preset})))
     check(config, command, given)
     return config
 
@@ -85,11 +84,9 @@ def _with_guidance(config: Config) -> Config:
 
 
 def _default_output(command: str, preset: str | None, values: Mapping[str, Any]) -> str | None:
-    calibrations = [m.calibration for n, m in METHODS.items() if values.get(f"use_{n}")]
-    measured = next((c.name for c in calibrations if c is not None), "curve")
     names = {
         "generate": "wanjax.mp4",
-        "calibrate": f"{preset or 'wanjax'}-{measured}.json",
+        "calibrate": f"{preset or 'wanjax'}-calibration.json",
         "compare": f"{(not values.get('videos') and preset) or 'wanjax'}-compare",
     }
     return names.get(command)

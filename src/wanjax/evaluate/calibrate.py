@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from wanjax.caching import MagCache, Method, Schedule
-from wanjax.caching.method import Calibrated
+from wanjax.caching import METHODS, Curve, MagCache, Method, Schedule
+from wanjax.caching.method import Calibration, Measure
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
+from wanjax.evaluate.growth import PROMPTS, measure_growth
 from wanjax.files import write_json
 from wanjax.media.prompts import Prompt
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.schedule import schedule_for
 from wanjax.sampling.denoise import StepReport
-from wanjax.sampling.step import Measure
 
-# Of a run: of "residual" [steps, branches, 3], ratio, its spread over tokens, cosine distance;
-# of "output" [steps, 3], see `sampling.change.output_change`.
-Changes = Float[np.ndarray, "steps ... 3"]
+# What is kept of a run, by what was measured.
+Kept = dict[Measure, Float[np.ndarray, "..."]]
 
 
 def calibrate(
@@ -32,62 +32,65 @@ def calibrate(
     prompts: Sequence[Prompt],
     seeds: Sequence[int] = (0,),
     *,
-    method: type[Method] = MagCache,
+    methods: Sequence[type[Method]] | None = None,
     progress: Path | None = None,
-) -> Calibrated:
-    """What `method` goes by (of MagCache a `Curve`), over all prompts and seeds.
+) -> Curve:
+    """What caching methods go by, over all prompts and seeds: of `methods`, by default of all.
 
-    Dense runs of `pipe` with its own sampling values. Finished ones are kept in the file
-    `progress`, from which a later call with the same settings goes on. Raises `UsageError`
-    for a method that has nothing to calibrate.
+    Dense runs of `pipe` with its own sampling values. The magnitude curve is always there, the
+    rest as the methods need it. Finished runs are kept in the file `progress`, from which a
+    later call with the same settings goes on. Raises `UsageError` for a method that has nothing
+    to calibrate.
     """
-    calibration = method.calibration
-    if calibration is None:
-        raise UsageError(f"use_{method.name} has nothing to calibrate")
-    runs, about, schedule = _runs(pipe, prompts, seeds, calibration.quantity, progress)
-    return calibration.average(runs, about, schedule)
-
-
-def _runs(
-    pipe: WanPipeline,
-    prompts: Sequence[Prompt],
-    seeds: Sequence[int],
-    what: Measure,
-    progress: Path | None,
-) -> tuple[list[Changes], dict, Schedule]:
-    """The changes in each run, what they are measured with, and the steps."""
     if not prompts or not seeds:
         raise UsageError("calibration needs at least one prompt and one seed")
-    config = pipe.config
-    schedule = schedule_for(config)
-    about = _about(config, schedule, prompts, seeds)
-    kept = _Progress(progress, about | {"measured": what})
+    calibrations = _calibrations(methods)
+    schedule = schedule_for(pipe.config)
+    about = _about(pipe.config, schedule, prompts, seeds)
+    kept = _Progress(progress, about | {"measured": list(calibrations)})
     todo = [(i, seed) for i in range(len(prompts)) for seed in seeds]
     with tqdm(total=len(todo) * schedule.num_steps, desc="calibrating", unit="step") as bar:
         for i, seed in todo:
             if kept.has(i, seed):
                 bar.update(schedule.num_steps)
             else:
-                kept.add(i, seed, measure_run(pipe, prompts[i], seed, what, bar))
-    return list(kept.runs.values()), about, schedule
+                kept.add(i, seed, measure_run(pipe, prompts[i], seed, calibrations, bar.update))
+    fields: dict[str, Any] = dict(about)
+    for what, calibration in calibrations.items():
+        fields |= calibration.average([run[what] for run in kept.runs.values()], schedule)
+    if any(calibration.growth for calibration in calibrations.values()):
+        chosen = list(prompts[:PROMPTS])
+        grams = [kept.runs[f"{i} {seeds[0]}"]["velocity"] for i in range(len(chosen))]
+        fields["growth"] = measure_growth(pipe, chosen, seeds[0], grams, schedule)
+    return Curve(**fields)
+
+
+def _calibrations(methods: Sequence[type[Method]] | None) -> dict[Measure, Calibration]:
+    """What to measure, the curve first, and what to make of it."""
+    chosen = METHODS.values() if methods is None else methods
+    for method in methods or ():
+        if method.calibration is None:
+            raise UsageError(f"use_{method.name} has nothing to calibrate")
+    all_of_them = (MagCache, *chosen)
+    return {m.calibration.quantity: m.calibration for m in all_of_them if m.calibration}
 
 
 def measure_run(
     pipe: WanPipeline,
     prompt: Prompt,
     seed: int,
-    what: Measure = "residual",
-    bar: tqdm | None = None,
-) -> Changes:
-    """How the residuals or outputs of one dense run change from step to step."""
-    rows: list[np.ndarray] = []
+    calibrations: Mapping[Measure, Calibration],
+    advance: Callable[[], object] | None = None,
+) -> Kept:
+    """What one dense run leaves for each calibration; `advance()` is called each step."""
+    rows: dict[Measure, list[np.ndarray]] = {what: [] for what in calibrations}
 
     def collect(report: StepReport) -> None:
-        assert report.change is not None
-        change = np.asarray(report.change, np.float64)
-        rows.append(change.mean(axis=-2))  # over the videos of the batch
-        if bar is not None:
-            bar.update()
+        for what, change in report.changes.items():
+            # over the videos of the batch
+            rows[what].append(np.asarray(change, np.float64).mean(axis=-2))
+        if advance is not None:
+            advance()
 
     pipe(
         prompt.text,
@@ -95,19 +98,15 @@ def measure_run(
         seed=seed,
         cache=None,
         output_type="latent",
-        measure=what,
+        measures=tuple(calibrations),
         callback=collect,
     )
-    if what == "output":
-        return np.stack(rows)
-    branches = max(len(row) for row in rows)
-    # where a phase runs without guidance, the one branch stands for both
-    return np.stack([row if len(row) == branches else np.repeat(row, branches, 0) for row in rows])
+    return {what: calibration.reduce(rows[what]) for what, calibration in calibrations.items()}
 
 
 def _about(
     config: Config, schedule: Schedule, prompts: Sequence[Prompt], seeds: Sequence[int]
-) -> dict:
+) -> dict[str, Any]:
     """What the curve is measured with."""
     boundary = schedule.boundary_step
     if boundary in (0, schedule.num_steps):
@@ -139,19 +138,23 @@ def _about(
 class _Progress:
     """Finished runs, on disk if there is a file; of other settings they do not count."""
 
-    def __init__(self, path: Path | None, about: dict):
+    def __init__(self, path: Path | None, about: dict[str, Any]):
         self.path, self.about = path, json.loads(json.dumps(about))
-        self.runs: dict[str, np.ndarray] = {}
+        self.runs: dict[str, Kept] = {}
         if path is not None and path.exists():
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["about"] == self.about:
-                self.runs = {key: np.array(run) for key, run in stored["runs"].items()}
+                for key, run in stored["runs"].items():
+                    self.runs[key] = {what: np.array(rows) for what, rows in run.items()}
 
     def has(self, prompt: int, seed: int) -> bool:
         return f"{prompt} {seed}" in self.runs
 
-    def add(self, prompt: int, seed: int, changes: Changes) -> None:
-        self.runs[f"{prompt} {seed}"] = changes
+    def add(self, prompt: int, seed: int, kept: Kept) -> None:
+        self.runs[f"{prompt} {seed}"] = kept
         if self.path is not None:
-            runs = {key: run.tolist() for key, run in self.runs.items()}
+            runs = {
+                key: {what: rows.tolist() for what, rows in run.items()}
+                for key, run in self.runs.items()
+            }
             write_json(self.path, {"about": self.about, "runs": runs})

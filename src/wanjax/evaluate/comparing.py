@@ -70,15 +70,15 @@ def compare_arguments(
         raise UsageError(f"output={folder} is a file; name a folder")
     loaded = load_lpips()
     lpips, notes = (None, [loaded]) if isinstance(loaded, str) else (loaded, [])
-    about = {
-        "command": _command(args, values, first, prompts, folder),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
     if first.videos:
+        about = {"command": _command(args, values, None, folder)} | created
         return compare_folders(first.videos, folder, lpips, about, notes)
     clips = make_clips(_prompts(first, prompts), first.seeds)
     configs = _with_references(args, values, configs)
     _check(configs, clips, prepared)
+    given = None if prompts is None else _prompts(first, prompts)
+    about = {"command": _command(args, values, given, folder)} | created
     references = [name for name in (DENSE, CONVERGED) if name in configs]
     runner = Runner(configs, references, Store(folder), prepared, lpips=lpips, pipe=pipe)
     records, timed = runner.run(clips, first.repeats)
@@ -100,16 +100,15 @@ def compare_arguments(
 def _command(
     args: Sequence[str],
     values: Mapping[str, Any],
-    config: Config,
-    prompts: Sequence[str | Prompt] | None,
+    prompts: Sequence[Prompt] | None,
     folder: Path,
 ) -> str:
     """What to type for the same comparison; prompts from Python are put into a file for it."""
     written = [*args, *(f"{name}={as_written(value)}" for name, value in values.items())]
-    if prompts is not None and not config.videos:
+    if prompts is not None:
         file = folder / "prompts.txt"
         with atomic_path(file) as partial:
-            partial.write_text(as_lines(_prompts(config, prompts)), encoding="utf-8")
+            partial.write_text(as_lines(prompts), encoding="utf-8")
         written.append(f"prompts={file}")
     return shlex.join(["wanjax", "compare", *written])
 

@@ -131,7 +131,8 @@ class Comparison:
             "notes": self.notes,
             "definitions": DEFINITIONS,
         }
-        return plain(content)
+        plain_content: dict[str, Any] = plain(content)
+        return plain_content
 
     def _summary(self, variant: str) -> dict[str, Any]:
         against = {

@@ -15,7 +15,7 @@ from wanjax.evaluate.comparison import Comparison
 from wanjax.evaluate.measuring import measure_against, measure_alone
 from wanjax.evaluate.perceptual import Lpips
 from wanjax.evaluate.store import Record, plain
-from wanjax.media.mp4 import read_video
+from wanjax.media.video_files import read_video
 
 
 def compare_folders(

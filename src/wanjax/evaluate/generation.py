@@ -22,6 +22,7 @@ from wanjax.evaluate.store import Record
 from wanjax.pipeline.inputs import Prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
+from wanjax.pipeline.timings import Stopwatch
 from wanjax.planning.run import Run
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.programs import Programs
@@ -56,7 +57,7 @@ def generate(
             decode=False,
             callback=callback,
         )
-        with video.timings.measure("decode"):
+        with Stopwatch(pipe.programs, video.timings).measure("decode"):
             frames = decode(pipe, video.latents[0])
     record = {
         "prompt": clip.prompt.text,
@@ -76,7 +77,9 @@ def decode(
     pipe: WanPipeline, latents: Float[np.ndarray, "z t h w"]
 ) -> Float[np.ndarray, "frames height width 3"]:
     """Frames in [0, 1], not rounded to 8 bits."""
-    return pipe.decode(jnp.asarray(latents)[None], dtype="float32")[0]
+    frames: Float[np.ndarray, "frames height width 3"]
+    frames = pipe.decode(jnp.asarray(latents)[None], dtype="float32")[0]
+    return frames
 
 
 def fingerprint(run: Run, clip: Clip) -> str:

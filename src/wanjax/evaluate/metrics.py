@@ -52,7 +52,8 @@ def psnr(video: Frames, reference: Frames) -> PerFrame:
         [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(video, reference, strict=True)]
     )
     with np.errstate(divide="ignore"):
-        return -10 * np.log10(error)
+        decibels: PerFrame = -10 * np.log10(error)
+    return decibels
 
 
 def mean_psnr(values: PerFrame | Sequence[float]) -> float:
@@ -90,7 +91,8 @@ def _frame_ssim(x: Float[np.ndarray, "h w 3"], y: Float[np.ndarray, "h w 3"]) ->
 
 
 def _window_mean(x: Float[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h2 w2 3"]:
-    smooth = gaussian_filter(x, (_SIGMA, _SIGMA, 0), radius=(_RADIUS, _RADIUS, 0))
+    radius = (_RADIUS, _RADIUS, 0)
+    smooth: Float[np.ndarray, "h w 3"] = gaussian_filter(x, (_SIGMA, _SIGMA, 0), radius=radius)
     return smooth[_RADIUS:-_RADIUS, _RADIUS:-_RADIUS]
 
 

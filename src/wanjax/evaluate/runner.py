@@ -57,7 +57,9 @@ class Runner:
     def pipe(self) -> WanPipeline:
         return WanPipeline.from_config(self.configs[self.references[0]])
 
-    def run(self, clips: Sequence[Clip], repeats: int) -> tuple[list[Records], dict]:
+    def run(
+        self, clips: Sequence[Clip], repeats: int
+    ) -> tuple[list[Records], dict[str, list[Record]]]:
         """The records of each clip and, by variant, at least `repeats` warm runs to time.
 
         Every run counts but a variant's first in a process, which may still compile. Variants

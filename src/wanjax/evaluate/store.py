@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanjax.files import atomic_path, write_json
-from wanjax.media.mp4 import save_video
+from wanjax.media.video_files import save_video
 
 Record = dict[str, Any]
 
@@ -58,7 +58,8 @@ class Store:
 
     def latents(self, variant: str, clip: str) -> Float[np.ndarray, "z t h w"]:
         with np.load(self._record(variant, clip).with_suffix(".npz")) as file:
-            return file["latents"]
+            latents: Float[np.ndarray, "z t h w"] = file["latents"]
+            return latents
 
     def video(self, variant: str, clip: str) -> Path:
         return self.folder / "videos" / variant / f"{clip}.mp4"

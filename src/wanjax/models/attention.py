@@ -48,7 +48,7 @@ def _chunked(query: Array, key: Array, value: Array) -> Array:
     count = -(-length // _QUERY_CHUNK)
     padded = jnp.pad(query, ((0, 0), (0, count * _QUERY_CHUNK - length), (0, 0), (0, 0)))
     blocks = padded.reshape(batch, count, _QUERY_CHUNK, heads, dim).swapaxes(0, 1)
-    out = jax.lax.map(
+    out: Array = jax.lax.map(
         lambda block: jax.nn.dot_product_attention(block, key, value, implementation="xla"), blocks
     )
     return out.swapaxes(0, 1).reshape(batch, -1, heads, dim)[:, :length]

@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 
 Axes = Sequence[str | None]
 Module = TypeVar("Module", bound=nnx.Module)
+Carry = TypeVar("Carry")
+Result = TypeVar("Result")
 
 _lecun = nnx.initializers.lecun_normal()
 
@@ -28,7 +30,7 @@ def param(
     init: Callable[..., Array] = _lecun,
     *,
     keep_float32: bool = False,
-) -> nnx.Param:
+) -> nnx.Param[Array]:
     """Declare one parameter.
 
     `axes` names each dimension ("embed", "mlp", "heads", ...; None is never
@@ -115,28 +117,29 @@ def stack(make: Callable[[nnx.Rngs], Module], length: int, rngs: nnx.Rngs) -> Mo
 
 
 def scan_layers(
-    layers: nnx.Module, body: Callable[[Any, Any, Any], Any], carry: Any, inputs: Any = None
-) -> Any:
+    layers: nnx.Module, body: Callable[[Any, Carry, Any], Carry], carry: Carry, inputs: Any = None
+) -> Carry:
     """Run `carry = body(layer, carry, inputs of the layer)` over stacked layers.
 
     `inputs` have a leading layer axis. Compiled once for any depth.
     """
     graph, state = nnx.split(layers)
 
-    def step(carry: Any, layer: tuple[Any, Any]) -> tuple[Any, None]:
+    def step(carry: Carry, layer: tuple[Any, Any]) -> tuple[Carry, None]:
         layer_state, layer_inputs = layer
         return body(nnx.merge(graph, layer_state), carry, layer_inputs), None
 
     return jax.lax.scan(step, carry, (state, inputs))[0]
 
 
-def map_layers(layers: nnx.Module, function: Callable[[Any], Any]) -> Any:
+def map_layers(layers: nnx.Module, function: Callable[[Any], Result]) -> Result:
     """`function(layer)` of each stacked layer, with a leading layer axis."""
     graph, state = nnx.split(layers)
-    return jax.lax.map(lambda layer_state: function(nnx.merge(graph, layer_state)), state)
+    results: Result = jax.lax.map(lambda layer: function(nnx.merge(graph, layer)), state)
+    return results
 
 
-def logical_axes(variable: nnx.Variable) -> tuple[str | None, ...]:
+def logical_axes(variable: nnx.Variable[Array]) -> tuple[str | None, ...]:
     """Axes of a declared parameter, with the leading "layers" axis if it is stacked."""
-    axes = tuple(variable.get_metadata("axes"))
+    axes: tuple[str | None, ...] = tuple(variable.get_metadata("axes"))
     return ("layers",) * (variable.get_value().ndim - len(axes)) + axes

@@ -87,7 +87,8 @@ class Context(NamedTuple):
 
     def branch(self, index: int | Array, total: int) -> Context:
         """The part of one of `total` guidance branches, which share the batch axis."""
-        return jax.tree.map(lambda x: _part(x, index, total, axis=0), self)
+        part: Context = jax.tree.map(lambda x: _part(x, index, total, axis=0), self)
+        return part
 
 
 class KeysValues(NamedTuple):
@@ -98,7 +99,8 @@ class KeysValues(NamedTuple):
 
     def branch(self, index: int | Array, total: int) -> KeysValues:
         """The part of one of `total` guidance branches, which share the batch axis."""
-        return jax.tree.map(lambda x: _part(x, index, total, axis=1), self)
+        part: KeysValues = jax.tree.map(lambda x: _part(x, index, total, axis=1), self)
+        return part
 
 
 def _part(x: Array, index: int | Array, total: int, axis: int) -> Array:
@@ -170,7 +172,11 @@ class WanTransformer(nnx.Module):
 
     def keys_values(self, context: Context) -> KeysValues:
         """Keys and values of `context`, so that no step has to compute them again."""
-        return map_layers(self.blocks, lambda block: block.attn2.keys_values(context))
+
+        def of_layer(block: Block) -> KeysValues:
+            return block.attn2.keys_values(context)
+
+        return map_layers(self.blocks, of_layer)
 
     def run_blocks(
         self,
@@ -261,8 +267,9 @@ class ConditionEmbedder(nnx.Module):
             )
         tokens = self.text_embedder(text, gelu_tanh)
         embedder = self.image_embedder
-        both = Context(tokens, None if image is None or embedder is None else embedder(image))
-        return jax.tree.map(lambda x: constrain(x, "batch", None, None), both)
+        if image is not None and embedder is not None:
+            image = constrain(embedder(image), "batch", None, None)
+        return Context(constrain(tokens, "batch", None, None), image)
 
 
 def _sinusoid(t: Float[Array, "batch n"], dim: int) -> Float[Array, "batch n dim"]:
@@ -343,7 +350,7 @@ def _add_gated(x: Array, y: Array, gate: Array) -> Array:
     return (x.astype(jnp.float32) + y.astype(jnp.float32) * gate).astype(x.dtype)
 
 
-def _modulation_table(rngs: nnx.Rngs, rows: int, width: int) -> nnx.Param:
+def _modulation_table(rngs: nnx.Rngs, rows: int, width: int) -> nnx.Param[Array]:
     init = nnx.initializers.normal(width**-0.5)
     return param(rngs, (1, rows, width), (None, None, "embed"), init, keep_float32=True)
 

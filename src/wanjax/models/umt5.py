@@ -135,7 +135,7 @@ class Attention(nnx.Module):
         bias = self.relative_attention_bias[...].astype(jnp.float32)[buckets]
         scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         scores = scores + bias.transpose(2, 0, 1)
-        scores = jnp.where(mask[:, None, None, :] > 0, scores, jnp.finfo(jnp.float32).min)
+        scores = jnp.where(mask[:, None, None, :] > 0, scores, np.finfo(np.float32).min)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
         return self.o(mixed.reshape(*x.shape[:2], -1))
@@ -172,5 +172,8 @@ def relative_position_buckets(length: int, config: UMT5Config) -> Int[np.ndarray
     growth = np.log(np.maximum(distance, exact).astype(np.float32) / np.float32(exact))
     span = np.float32(math.log(config.relative_attention_max_distance / exact))
     coarse = exact + (growth / span * np.float32(half - exact)).astype(np.int32)
-    bucket = np.where(distance < exact, distance, np.minimum(coarse, half - 1))
-    return bucket + half * (relative > 0).astype(np.int32)
+    bucket: Int[np.ndarray, "length length"] = np.where(
+        distance < exact, distance, np.minimum(coarse, half - 1)
+    )
+    bucket = bucket + half * (relative > 0).astype(np.int32)
+    return bucket

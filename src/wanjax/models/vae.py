@@ -83,12 +83,14 @@ class VAEConfig(FromJSON):
     @property
     def temporal_factor(self) -> int:
         """Frames per latent frame, after the first."""
-        return 2 ** sum(self.temperal_downsample)
+        factor: int = 2 ** sum(self.temperal_downsample)
+        return factor
 
     @property
     def spatial_factor(self) -> int:
         """Pixels per latent pixel in each direction."""
-        return 2 ** (len(self.dim_mult) - 1)
+        factor: int = 2 ** (len(self.dim_mult) - 1)
+        return factor
 
     def check_frames(self, frames: int) -> None:
         """Raises `UsageError` for a number of frames which the VAE cannot encode."""

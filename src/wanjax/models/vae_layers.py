@@ -159,7 +159,8 @@ class ChannelNorm(nnx.Module):
         # the maximum is taken before the root, whose gradient at a zero vector is infinite
         square = jnp.maximum(jnp.sum(y * y, axis=-1, keepdims=True), 1e-24)
         y = (y * jax.lax.rsqrt(square)).astype(x.dtype)
-        return y * x.shape[-1] ** 0.5 * self.gamma[...].astype(x.dtype)
+        root: float = x.shape[-1] ** 0.5
+        return y * root * self.gamma[...].astype(x.dtype)
 
 
 class ResidualBlock(nnx.Module):

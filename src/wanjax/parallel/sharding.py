@@ -102,7 +102,8 @@ def place(arrays: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
     """The arrays, all with these logical axes, put on the mesh; without one as they are."""
 
     def put(x: Array) -> Array:
-        return jax.device_put(x, activation_sharding(axes, x.shape, mesh))
+        placed: Array = jax.device_put(x, activation_sharding(axes, x.shape, mesh))
+        return placed
 
     return arrays if mesh is None else jax.tree.map(put, arrays)
 
@@ -113,4 +114,5 @@ def constrain(x: Array, *axes: str | None) -> Array:
     if mesh.empty:
         return x
     spec = partition_spec(axes, x.shape, ACTIVATION_RULES, mesh)
-    return jax.lax.with_sharding_constraint(x, spec)
+    constrained: Array = jax.lax.with_sharding_constraint(x, spec)
+    return constrained

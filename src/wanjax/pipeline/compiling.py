@@ -204,7 +204,7 @@ def device_bytes(tree: Any) -> int:
 def _device_bytes(x: Any) -> int:
     sharding = getattr(x, "sharding", None)
     shape = x.shape if sharding is None else sharding.shard_shape(tuple(x.shape))
-    return math.prod(shape) * jnp.dtype(x.dtype).itemsize
+    return int(math.prod(shape)) * int(jnp.dtype(x.dtype).itemsize)
 
 
 def _together(name: str, figures: Sequence[Figures]) -> Figures:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from wanjax.models.clip import CLIPVisionModel
 from wanjax.models.transformer import WanTransformer
 from wanjax.models.umt5 import UMT5Encoder
 from wanjax.models.vae import WanVAE
+
+Part = TypeVar("Part")
 
 
 class Components:
@@ -38,8 +41,12 @@ class Components:
             "vae": lambda: folder.load_vae(mesh=mesh),
         }
         for name in folder.experts:
-            self._load[name] = lambda name=name: folder.load_transformer(
-                name, dtype=dtype, kernel=config.attention, mesh=mesh
+            self._load[name] = partial(
+                folder.load_transformer,
+                name,
+                dtype=dtype,
+                kernel=config.attention,
+                mesh=mesh,
             )
         if folder.transformer_config().image_dim is not None:
             self._load["image_processor"] = folder.load_image_processor
@@ -63,7 +70,7 @@ class Components:
     def load(self) -> None:
         """Load all parts that are not here yet."""
         for name in self._load:
-            self._part(name)
+            self._part(name, object)
 
     def rest(self, name: str) -> None:
         """Move a part's parameters to the host's memory, until it is asked for again."""
@@ -85,37 +92,41 @@ class Components:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return self._part("tokenizer")
+        return self._part("tokenizer", Tokenizer)
 
     @property
     def text_encoder(self) -> UMT5Encoder:
-        return self._part("text_encoder")
+        return self._part("text_encoder", UMT5Encoder)
 
     @property
     def vae(self) -> WanVAE:
-        return self._part("vae")
+        return self._part("vae", WanVAE)
 
     @property
     def transformers(self) -> tuple[WanTransformer, ...]:
         """The experts: high noise, low noise."""
-        return tuple(self._part(name) for name in self.folder.experts)
+        return tuple(self._part(name, WanTransformer) for name in self.folder.experts)
 
     @property
     def image_processor(self) -> ImageProcessor:
-        return self._part("image_processor")
+        return self._part("image_processor", ImageProcessor)
 
     @property
     def image_encoder(self) -> CLIPVisionModel | None:
         """CLIP, of models that attend to an image's embeddings (Wan 2.1 image to video)."""
-        return self._part("image_encoder") if "image_encoder" in self._load else None
+        if "image_encoder" not in self._load:
+            return None
+        return self._part("image_encoder", CLIPVisionModel)
 
-    def _part(self, name: str) -> Any:
+    def _part(self, name: str, kind: type[Part]) -> Part:
         if name not in self._parts:
             self._parts[name] = self._load[name]()
         elif name in self._resting:
             shardings = self._resting.pop(name)
             self._move(name, lambda parameters: jax.device_put(parameters, shardings))
-        return self._parts[name]
+        part = self._parts[name]
+        assert isinstance(part, kind)
+        return part
 
     def _move(self, name: str, move: Callable[[Any], Any]) -> None:
         graph, parameters = nnx.split(self._parts[name])

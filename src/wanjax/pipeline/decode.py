@@ -27,7 +27,8 @@ def decode_latents(
 
 
 def _to_unit(video: Float[np.ndarray, "b f H W 3"]) -> Float[np.ndarray, "b f H W 3"]:
-    return (np.clip(video, -1, 1) + 1) / 2
+    unit: Float[np.ndarray, "b f H W 3"] = (np.clip(video, -1, 1) + 1) / 2
+    return unit
 
 
 def _to_uint8(video: Float[np.ndarray, "b f H W 3"]) -> UInt8[np.ndarray, "b f H W 3"]:

@@ -30,7 +30,8 @@ def encode_prompts(
     """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
     cleaned = [prompt_clean(prompt) for prompt in prompts]
     ids, mask = components.tokenizer(cleaned, max_sequence_length)
-    return encode_ids(components.text_encoder, programs, ids, mask)
+    embeds: Array = encode_ids(components.text_encoder, programs, ids, mask)
+    return embeds
 
 
 def encode_ids(
@@ -57,7 +58,8 @@ def encode_images(
         return None
     in_turn = [image for video in zip(*ends, strict=True) for image in video]
     pixels = np.stack([components.image_processor(image) for image in in_turn])
-    return encode_pixels(components.image_encoder, programs, pixels)
+    embeds: Array = encode_pixels(components.image_encoder, programs, pixels)
+    return embeds
 
 
 def encode_pixels(
@@ -76,7 +78,7 @@ def embed_context(
     programs: Programs,
     schedule: Schedule,
     embeds: Sequence[Embeds],
-    image_embeds: Float[Array | jax.ShapeDtypeStruct, "images tokens dim"] | None,
+    image_embeds: Float[Array | jax.ShapeDtypeStruct, "images tokens image_dim"] | None,
     dtype: str,
     keys_values: bool,
 ) -> list[Expert | None]:
@@ -103,16 +105,18 @@ def context_bytes(experts: Sequence[Expert | None]) -> int:
     return sum(x.nbytes for x in jax.tree.leaves(contexts))
 
 
-def _encode_text_impl(graph: Any, params: Any, ids: Array, mask: Array) -> Array:
+def _encode_text_impl(
+    graph: nnx.GraphDef[UMT5Encoder], params: Any, ids: Array, mask: Array
+) -> Array:
     return nnx.merge(graph, params)(ids, mask) * mask[..., None]
 
 
-def _encode_images_impl(graph: Any, params: Any, pixels: Array) -> Array:
+def _encode_images_impl(graph: nnx.GraphDef[CLIPVisionModel], params: Any, pixels: Array) -> Array:
     return nnx.merge(graph, params)(pixels)
 
 
 def _embed_context_impl(
-    graph: Any,
+    graph: nnx.GraphDef[WanTransformer],
     dtype: str,
     keys_values: bool,
     params: Any,
@@ -123,7 +127,7 @@ def _embed_context_impl(
 
     `text` has a branch after the other, which all see the same `image`.
     """
-    model: WanTransformer = nnx.merge(graph, params)
+    model = nnx.merge(graph, params)
     images = None if image is None else jnp.concatenate([image] * len(text)).astype(dtype)
     context = model.embed_context(jnp.concatenate(text).astype(dtype), images)
     return model.keys_values(context) if keys_values else context

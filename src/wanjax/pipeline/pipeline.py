@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
+from wanjax.caching.method import Measure
 from wanjax.config.keys import Config, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
@@ -34,11 +35,12 @@ from wanjax.pipeline.inputs import (
     start_latents,
 )
 from wanjax.pipeline.machine import machine
-from wanjax.pipeline.video import Timings, Video
+from wanjax.pipeline.timings import Stopwatch
+from wanjax.pipeline.video import Video
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.step import Measure, Settings, keeps_of
+from wanjax.sampling.step import Settings, keeps_of
 from wanjax.settings import parse
 
 
@@ -109,7 +111,7 @@ class WanPipeline:
         negative_prompt_embeds: Embeds | None = None,
         cache: Caching = FROM_CONFIG,
         output_type: str = "np",
-        measure: Measure | None = None,
+        measures: Sequence[Measure] = (),
         callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
         """Generate one video per prompt.
@@ -124,9 +126,9 @@ class WanPipeline:
         `prompt_embeds` take the place of prompts; rows beyond a prompt's end must be zero.
         `cache` is a caching method (settings that it was not given are the configuration's),
         the name of one, a plan of your own, or None for a dense run; left out, it is what the
-        configuration switches on. `callback(report)` is called after each step; with `measure`
-        the report says how the block "residual" or the model's "output" changed. Arguments
-        left out have the values of the preset or folder.
+        configuration switches on. `callback(report)` is called after each step; its report
+        has what `measures` ask for (see `caching.method.Measure`). Arguments left out have the
+        values of the preset or folder.
         """
         if output_type not in ("np", "latent"):
             raise UsageError(f'output_type={output_type!r}: must be "np" or "latent"')
@@ -148,7 +150,7 @@ class WanPipeline:
             seed=config.seed if seed is None else seed,
             latents=latents,
             decode=output_type == "np",
-            measure=measure,
+            measures=measures,
             callback=callback,
         )
 
@@ -161,20 +163,20 @@ class WanPipeline:
         seed: int | np.integer | Sequence[int],
         latents: Float[Array | np.ndarray, "batch z t h w"] | None = None,
         decode: bool = True,
-        measure: Measure | None = None,
+        measures: Sequence[Measure] = (),
         callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
         """A prepared run, from what a call was given to its video."""
-        config, timings = run.config, Timings(self.programs)
+        config, stopwatch = run.config, Stopwatch(self.programs)
         self.check_size(config)
-        with timings.measure("text"):
+        with stopwatch.measure("text"):
             embeds = self._embeds(prompts, run)
             jax.block_until_ready(embeds)  # else the next stage waits for it
         if config.low_memory:
             self.components.rest("text_encoder")
         batch = len(embeds[0])
         start = start_latents(self.latents_shape(config), batch, seed, latents)
-        with timings.measure("condition"):
+        with stopwatch.measure("condition"):
             ends = frames.repeated(batch)
             condition = self._condition(ends, config)
             image_embeds = encode_images(self.components, self.programs, ends)
@@ -192,23 +194,23 @@ class WanPipeline:
             self.components.rest("image_encoder")
 
         def on_step(report: StepReport) -> None:
-            timings.steps.append(report.seconds)
+            stopwatch.timings.steps.append(report.seconds)
             if callback is not None:
                 callback(report)
 
-        settings = self.settings(run, start.shape, measure)
-        with timings.measure("denoise"):
+        settings = self.settings(run, start.shape, measures)
+        with stopwatch.measure("denoise"):
             final, plan = denoise(
                 start, run.plan, run.table, experts, settings, self.programs, condition, on_step
             )
         pixels = None
         if decode:
-            with timings.measure("decode"):
+            with stopwatch.measure("decode"):
                 pixels = self.decode(final)
         memory = run.memory
         if config.use_kv_cache:
             memory = replace(memory, kv_cache_bytes=context_bytes(experts))
-        return Video(pixels, np.asarray(final), plan, timings, config.fps, memory)
+        return Video(pixels, np.asarray(final), plan, stopwatch.timings, config.fps, memory)
 
     def encode_prompt(self, prompts: Sequence[str]) -> Embeds:
         """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
@@ -265,7 +267,7 @@ class WanPipeline:
             raise UsageError("this model was not made for a last frame; leave last_image out")
         return frames
 
-    def _embeds(self, given: Prompts, run: Run) -> tuple[Embeds, ...]:
+    def _embeds(self, given: Prompts, run: Run) -> tuple[Float[Array, "batch length dim"], ...]:
         """Conditional and, where guidance acts, unconditional text embeddings."""
         embeds = given.prompt_embeds
         if given.prompt is not None:
@@ -302,7 +304,7 @@ class WanPipeline:
         return vae.z_dim, t, config.height // vae.spatial_factor, config.width // vae.spatial_factor
 
     def settings(
-        self, run: Run, shape: tuple[int, ...], measure: Measure | None = None
+        self, run: Run, shape: tuple[int, ...], measures: Sequence[Measure] = ()
     ) -> Settings:
         """What the step programs of a run over latents of this shape depend on."""
         model = self.components.transformers[0]
@@ -311,8 +313,8 @@ class WanPipeline:
             dtype=run.config.activations_dtype,
             tokens=(math.prod(model.grid(shape)), model.config.width),
             batch_guidance=run.config.batch_guidance,
-            keeps=run.plan.keeps.and_also(keeps_of(measure)),
-            measure=measure,
+            keeps=run.plan.keeps.and_also(keeps_of(measures)),
+            measures=tuple(measures),
         )
 
 

@@ -10,17 +10,19 @@ from typing import Any
 import jax
 
 from wanjax.config.keys import Config
+from wanjax.media.video_files import VideoFile
 from wanjax.pipeline.video import Video
 
 _PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "numpy", "av", "tokenizers", "safetensors")
 
 
-def make_record(config: Config, video: Video) -> dict[str, Any]:
-    """How a video was made: enough to make it again, and what it cost."""
+def make_record(config: Config, video: Video, file: VideoFile) -> dict[str, Any]:
+    """How a video was made: enough to make it again, what it cost, what its file lost."""
     stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
     return {
         "config": dataclasses.asdict(config),
         "plan": video.plan.to_dict() | video.memory.to_dict(),
+        "video": file.to_dict(),
         "seconds": stages | {"compile": round(video.timings.compile, 4)},
         "step_seconds": [round(seconds, 5) for seconds in video.timings.steps],
         "peak_memory_bytes": video.timings.peak_memory,

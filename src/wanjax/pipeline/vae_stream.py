@@ -22,9 +22,14 @@ from wanjax.sampling.programs import Programs
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _chunk(
-    graph: nnx.GraphDef, method: str, params: nnx.State, x: Array, cache: Cache | None
+    graph: nnx.GraphDef[WanVAE],
+    method: Literal["encode_chunk", "decode_chunk"],
+    params: nnx.State[Any, Any],
+    x: Array,
+    cache: Cache | None,
 ) -> tuple[Array, Cache]:
-    return getattr(nnx.merge(graph, params), method)(x, cache)
+    vae = nnx.merge(graph, params)
+    return vae.encode_chunk(x, cache) if method == "encode_chunk" else vae.decode_chunk(x, cache)
 
 
 def decode_frames(

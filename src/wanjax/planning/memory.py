@@ -83,6 +83,8 @@ def _image_tokens(transformer: dict[str, Any], image_encoder: Path) -> int:
     if transformer.get("image_dim") is None:
         return 0
     if transformer.get("pos_embed_seq_len") is not None:  # of a first and a last frame
-        return transformer["pos_embed_seq_len"]
+        both: int = transformer["pos_embed_seq_len"]
+        return both
     clip = json.loads(image_encoder.read_text(encoding="utf-8"))
-    return (clip["image_size"] // clip["patch_size"]) ** 2 + 1
+    tokens: int = (clip["image_size"] // clip["patch_size"]) ** 2 + 1
+    return tokens

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wanjax.caching.method import Chart
-from wanjax.caching.plan import EXPERT_NAMES, Plan
+from wanjax.caching.plan import Plan
+from wanjax.caching.schedule import EXPERT_NAMES
 from wanjax.errors import UsageError
 from wanjax.planning.run import Run
 
@@ -36,7 +37,7 @@ def draw_plans(path: Path, runs: Mapping[str, Run]) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UsageError('plot needs matplotlib: pip install "wanjax[plot]"') from error
-    charts = {name: run.method and run.method.chart(run.plan) for name, run in runs.items()}
+    charts = {name: _chart(run) for name, run in runs.items()}
     heights = [h for chart in charts.values() for h in _heights(chart)]
     figure = Figure(figsize=(9, 0.6 * sum(heights) + 0.6), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
@@ -45,6 +46,10 @@ def draw_plans(path: Path, runs: Mapping[str, Run]) -> None:
     figure.legend(handles=_key(), loc="outside lower center", ncols=6, frameon=False,
                   fontsize=8, handlelength=1, columnspacing=1.2)  # fmt: skip
     figure.savefig(path, dpi=150)
+
+
+def _chart(run: Run) -> Chart | None:
+    return None if run.method is None else run.method.chart(run.plan)
 
 
 def _heights(chart: Chart | None) -> tuple[float, float]:
@@ -82,7 +87,7 @@ def _draw_curve(axes: Axes, chart: Chart) -> None:
 
 
 def _draw_errors(axes: Axes, plan: Plan, chart: Chart) -> None:
-    errors, threshold = np.array(chart.errors), chart.threshold
+    errors, threshold = chart.errors, chart.threshold
     skipped = np.array([step.skipped for step in plan.steps])
     top = 2 * max(*errors[skipped], threshold or 0, 1e-3)
     for chosen, face in ((skipped, "black"), (~skipped, "white")):

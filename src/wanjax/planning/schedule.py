@@ -37,6 +37,8 @@ def make_schedule(
         num_experts=1 if boundary_ratio is None else 2,
         flow_shift=flow_shift,
         boundary_ratio=boundary_ratio,
+        corrector=tuple(map(tuple, table.corrector.tolist())),
+        predictor=tuple(map(tuple, table.predictor.tolist())),
     )
 
 

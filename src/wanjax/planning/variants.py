@@ -64,7 +64,8 @@ def like(configs: Mapping[str, Config]) -> str | None:
 
 def same_cost(plan: Mapping[str, Any]) -> int:
     """How many dense steps evaluate as many blocks as `plan` (a `Plan.to_dict()`) does."""
-    return max(1, round(plan["steps"] / plan["ideal_speedup"]))
+    steps: int = round(plan["steps"] / plan["ideal_speedup"])
+    return max(1, steps)
 
 
 def changes(base: Config, config: Config) -> str:

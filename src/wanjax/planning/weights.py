@@ -54,7 +54,7 @@ def layer_bytes(transformer: Values, dtype: str, mesh: MeshShape) -> int:
 
 
 def transformer_width(values: Values) -> int:
-    return values["num_attention_heads"] * values["attention_head_dim"]
+    return int(values["num_attention_heads"] * values["attention_head_dim"])
 
 
 def _linear(inputs: int, outputs: int, axes: Axes, **how: Any) -> Iterator[Parameter]:

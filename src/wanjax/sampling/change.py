@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 _EPS = 1e-8
@@ -45,3 +46,20 @@ def output_change(
 
 def _rms(x: Float[Array, "batch z t h w"]) -> Float[Array, " batch"]:
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=(1, 2, 3, 4)))
+
+
+_ELEMENTS = 2**16  # of a video's latents; all of them in small ones
+
+
+def sampled_elements(
+    velocity: Float[Array, "batch z t h w"],
+) -> Float[Array, "batch elements"]:
+    """The same elements of each video, chosen at random once and for all.
+
+    Their inner products between steps stand for those of the whole, in bounded memory.
+    """
+    flat = velocity.reshape(len(velocity), -1)
+    size = flat.shape[1]
+    if size <= _ELEMENTS:
+        return flat
+    return flat[:, np.sort(np.random.default_rng(0).choice(size, _ELEMENTS, replace=False))]

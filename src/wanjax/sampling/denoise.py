@@ -12,13 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wanjax.caching.plan import Plan, Source, Step
+from wanjax.caching.actions import Source
+from wanjax.caching.plan import Plan, Step
 from wanjax.parallel.sharding import place
 from wanjax.sampling.probe import run_probe
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import (
     LATENTS,
     Cache,
+    Changes,
     Expert,
     Latents,
     SamplerState,
@@ -32,12 +34,12 @@ from wanjax.schedulers import SamplerTable
 
 
 class StepReport(NamedTuple):
-    """What a step did. `change` is what the settings ask to measure; see `step.run_step`."""
+    """What a step did. `changes` are what the settings ask to measure; see `step.Measure`."""
 
     step: Step
     latents: Latents
     seconds: float
-    change: Float[Array, "... batch 3"] | None = None
+    changes: Changes
 
 
 def denoise(
@@ -62,7 +64,7 @@ def denoise(
     decisions = plan.decisions
 
     def arguments(step: Step, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
-        inputs = step_inputs(step, table, plan.num_weights)
+        inputs = step_inputs(step, table, plan)
         return experts[step.expert], state, cache, inputs, condition
 
     compiled, probes = compile_steps(plan, table, experts, settings, programs, state, condition)
@@ -76,11 +78,11 @@ def denoise(
         if decisions is not None:
             read = partial(_read, probes[len(step.actions)], arguments(step, state, cache))
             step, decided = decisions.decide(decided, step, read)
-        state, cache, change = compiled[step.kind](*arguments(step, state, cache))
+        state, cache, changes = compiled[step.kind](*arguments(step, state, cache))
         state.sample.block_until_ready()
         executed.append(step)
         if on_step is not None:
-            on_step(StepReport(step, state.sample, time.perf_counter() - began, change))
+            on_step(StepReport(step, state.sample, time.perf_counter() - began, changes))
     return state.sample, plan.executed(executed)
 
 
@@ -99,7 +101,7 @@ def compile_steps(
     """
     compiled, probes = {}, {}
     for step in plan.distinct_steps:
-        inputs = step_inputs(step, table, plan.num_weights)
+        inputs = step_inputs(step, table, plan)
         cache = cache_like(settings, len(step.actions), state.sample, programs.mesh)
         example = (experts[step.expert], state, cache, inputs, condition)
         compiled[step.kind] = programs.get(run_step, (settings, step.kind), example)
@@ -109,16 +111,23 @@ def compile_steps(
     return compiled, probes
 
 
-def step_inputs(step: Step, table: SamplerTable, num_weights: int) -> StepInputs:
-    """The traced values of a step, as float32."""
+def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:
+    """The traced values of a step of `plan`, as float32."""
     previous = max(step.index - 1, 0)
     before = (table.timesteps[previous], table.sigmas[previous])
-    weights = np.zeros((len(step.actions), num_weights), np.float32)
+    weights = np.zeros((len(step.actions), plan.num_weights))
     for branch, action in enumerate(step.actions):
         weights[branch, : len(action.weights)] = action.weights
-    values = (step.timestep, step.sigma, before, step.guidance_scale, weights)
+    correction = None
+    if plan.corrects:
+        correction = np.zeros((4, 1 + plan.keeps.outputs))
+        for row, made in zip(correction, step.correction, strict=False):
+            row[: len(made)] = made
+    values = (step.timestep, step.sigma, before, step.guidance_scale, weights, correction)
     rows = (table.corrector[step.index], table.predictor[step.index])
-    arrays: list[Any] = [np.asarray(value, np.float32) for value in (*values, *rows)]
+    arrays: list[Any] = [
+        None if value is None else np.asarray(value, np.float32) for value in (*values, *rows)
+    ]
     return StepInputs(*arrays)
 
 

@@ -30,4 +30,5 @@ def low_frequencies(height: int, width: int) -> Bool[np.ndarray, "height half_wi
     half = width // 2 + 1
     rows = np.abs(np.fft.fftfreq(height, 1 / height)) < height // 4
     columns = np.arange(half) < (width // 2 + 1) // 4
-    return rows[:, None] & columns[None]
+    low: Bool[np.ndarray, "height half_width"] = rows[:, None] & columns[None]
+    return low

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from wanjax.caching.plan import Keeps, Source
+from wanjax.caching.actions import Keeps, Source
+from wanjax.caching.method import Measure
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
 from wanjax.parallel.sharding import activation_sharding, constrain
-from wanjax.sampling.change import output_change, residual_change
+from wanjax.sampling.change import output_change, residual_change, sampled_elements
 from wanjax.sampling.predict import predict_unconditional
 
 Latents = Float[Array, "batch z t h w"]
@@ -37,9 +38,8 @@ CACHE_AXES = (  # of the fields of `Cache`
     LATENTS,
 )
 
-# What a dense run can measure: how the residual changes, or the output (for a curve, or for
-# sensitivities).
-Measure = Literal["residual", "output"]
+# What a step measures, by what.
+Changes = dict[Measure, Float[Array, "..."]]
 
 
 class SamplerState(NamedTuple):
@@ -69,6 +69,7 @@ class StepInputs(NamedTuple):
     before: Float[Array, "2"]  # timestep and sigma of the step before
     guidance_scale: Float[Array, ""]
     weights: Float[Array, "branches most"]  # of estimates
+    correction: Float[Array, "4 outputs"] | None  # of what was estimated; None: in no step
     corrector: Float[Array, "5"]
     predictor: Float[Array, "3"]
 
@@ -89,12 +90,12 @@ class Settings:
     tokens: tuple[int, int]  # number and width of a video's tokens
     batch_guidance: bool = True  # both guidance branches at once, or one after the other
     keeps: Keeps = Keeps()
-    measure: Measure | None = None  # what a step tells besides the sample
+    measures: tuple[Measure, ...] = ()  # what a step tells besides the sample
 
 
-def keeps_of(measure: Measure | None) -> Keeps:
-    """What measuring a change from the step before needs to be kept."""
-    return Keeps(residuals=measure == "residual", outputs=measure == "output")
+def keeps_of(measures: Sequence[Measure]) -> Keeps:
+    """What measuring changes from the step before needs to be kept."""
+    return Keeps(residuals=int("residual" in measures), outputs=int("output" in measures))
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=(3, 4))
@@ -106,21 +107,22 @@ def run_step(
     cache: Cache,
     inputs: StepInputs,
     condition: Float[Array, "batch c t h w"] | None,
-) -> tuple[SamplerState, Cache, Float[Array, "... batch 3"] | None]:
+) -> tuple[SamplerState, Cache, Changes]:
     """Carry out the actions of a `kind` of step (see `plan.Action`) and take the sampler's step.
 
-    Also returns the new cache and, where `settings.measure` asks for it, how the residual or
-    the output changed since the last step (see `sampling.change`).
+    Also returns the new cache and what `settings.measures` asks for.
     """
-    change = None
+    changes: Changes = {}
     if kind[0] in ("output", "offset"):
         velocity = _estimate_output(kind[0], state.sample, cache, inputs.weights[0])
     else:
         seen = (settings, kind, expert, state, cache, inputs, condition)
         outputs, residuals = evaluate(*seen)
         velocity = _guide(outputs, inputs.guidance_scale)
-        if settings.measure is not None:
-            change = _measure(*seen, residuals, velocity)
+        for what in settings.measures:
+            changes[what] = _measure(what, *seen, residuals, velocity)
+        if inputs.correction is not None:
+            state = _corrected(state, inputs.correction, velocity, cache)
         cache = _remember(cache, kind, state.sample, residuals, outputs, velocity)
     if settings.keeps.previous:
         cache = cache._replace(previous=state.sample)
@@ -129,7 +131,7 @@ def run_step(
     state = SamplerState(*(constrain(x, *LATENTS) for x in state))
     kept = zip(cache, CACHE_AXES, strict=True)
     cache = Cache(*(None if x is None else constrain(x, *axes) for x, axes in kept))
-    return state, cache, change
+    return state, cache, changes
 
 
 def empty_cache(
@@ -137,7 +139,8 @@ def empty_cache(
 ) -> Cache:
     """Zeros in the cache's shapes, so that first and later steps run the same program."""
     like = cache_like(settings, branches, sample, mesh)
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), like)
+    zeros: Cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), like)
+    return zeros
 
 
 def cache_like(
@@ -192,6 +195,18 @@ def _push(history: Array | None, newest: Array | None) -> Array | None:
     return jnp.concatenate([newest[None], history[:-1]])
 
 
+def _corrected(
+    state: SamplerState,
+    correction: Float[Array, "4 outputs"],
+    velocity: Latents,
+    cache: Cache,
+) -> SamplerState:
+    """The state with earlier estimates made good; see `plan.Step.correction`."""
+    outputs = [velocity, *(() if cache.outputs is None else cache.outputs)]
+    moved = (_combine(row, outputs) for row in correction)
+    return SamplerState(*(x + dx for x, dx in zip(state, moved, strict=True)))
+
+
 def _estimate_output(
     source: Source, sample: Latents, cache: Cache, weights: Float[Array, " n"]
 ) -> Latents:
@@ -232,6 +247,7 @@ def evaluate(
 
 
 def _measure(
+    what: Measure,
     settings: Settings,
     kind: tuple[Source, ...],
     expert: Expert,
@@ -241,13 +257,15 @@ def _measure(
     condition: Float[Array, "batch c t h w"] | None,
     residuals: Hidden | None,
     velocity: Latents,
-) -> Float[Array, "... batch 3"]:
-    """How the residual or the guided output changed since the step before.
+) -> Float[Array, "..."]:
+    """One of `settings.measures`.
 
     The output's change costs an evaluation: the sample of this step at the timestep of the one
     before, which tells the sample's part from the time's.
     """
-    if settings.measure == "residual":
+    if what == "velocity":
+        return sampled_elements(velocity)
+    if what == "residual":
         assert residuals is not None
         assert cache.residuals is not None
         return residual_change(residuals, cache.residuals[0])
@@ -308,10 +326,11 @@ def _run_blocks(
 ) -> Hidden:
     """Run the blocks for some of the `total` branches that `context` has."""
     if not settings.batch_guidance:
-        return jax.lax.map(
+        apart: Hidden = jax.lax.map(
             lambda b: model.run_blocks(tokens, time, context.branch(b, total), grid),
             np.array(branches),
         )
+        return apart
     if len(branches) < total:
         (branch,) = branches
         context = context.branch(branch, total)
@@ -325,7 +344,8 @@ def _guide(outputs: Outputs, scale: Float[Array, ""]) -> Latents:
     if outputs.shape[0] == 1:
         return outputs[0]
     conditional, unconditional = outputs
-    return unconditional + scale * (conditional - unconditional)
+    guided: Latents = unconditional + scale * (conditional - unconditional)
+    return guided
 
 
 def _sampler_step(state: SamplerState, velocity: Latents, inputs: StepInputs) -> SamplerState:
@@ -345,5 +365,5 @@ def _combine(
     The weights of a step are filled up with zeros to the most that the plan has, a history is
     as long as whoever looks farthest back needs it.
     """
-    terms = [weights[k] * x for k, x in zip(range(len(weights)), arrays, strict=False)]
+    terms: list[Array] = [weights[k] * x for k, x in zip(range(len(weights)), arrays, strict=False)]
     return sum(terms[1:], terms[0])

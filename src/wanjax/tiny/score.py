@@ -130,7 +130,9 @@ def _shrink(frames: Video) -> Float[np.ndarray, "frames rows columns 3"]:
     blocks = frames[:, : rows * block, : columns * block].reshape(
         count, rows, block, columns, block, 3
     )
-    return blocks.mean(axis=(2, 4), dtype=np.float32)
+    means: Float[np.ndarray, "frames rows columns 3"]
+    means = blocks.mean(axis=(2, 4), dtype=np.float32)
+    return means
 
 
 def _segment(pixels: Float[np.ndarray, "frames height width 3"]) -> Mask:
@@ -145,7 +147,8 @@ def _segment(pixels: Float[np.ndarray, "frames height width 3"]) -> Mask:
     top = max(1, flat.shape[1] // 100)
     peak = np.partition(flat, -top, axis=1)[:, -top:].mean(axis=1)
     mask = np.clip(2 * chroma / np.maximum(peak, 1)[:, None, None] - 0.5, 0, 1)
-    return mask * (peak >= _LEAST_CHROMA)[:, None, None]
+    present: Mask = mask * (peak >= _LEAST_CHROMA)[:, None, None]
+    return present
 
 
 def _moments(mask: Mask) -> Float[np.ndarray, "3 frames"]:

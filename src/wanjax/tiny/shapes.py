@@ -21,11 +21,13 @@ _SIN_60 = 0.75**0.5
 
 
 def _ball(x: Field, y: Field, radius: Field) -> Field:
-    return np.sqrt(x * x + y * y) - radius
+    distance: Field = np.sqrt(x * x + y * y) - radius
+    return distance
 
 
 def _square(x: Field, y: Field, radius: Field) -> Field:
-    return np.maximum(np.abs(x), np.abs(y)) - _SQUARE * radius
+    distance: Field = np.maximum(np.abs(x), np.abs(y)) - _SQUARE * radius
+    return distance
 
 
 def _triangle(x: Field, y: Field, radius: Field) -> Field:
@@ -33,14 +35,16 @@ def _triangle(x: Field, y: Field, radius: Field) -> Field:
     half_height = _TRIANGLE * _SIN_60 * radius
     # The two slanted edges fall from the apex (0, -half_height) at 60 degrees.
     slanted = _SIN_60 * np.abs(x) - 0.5 * (y + half_height)
-    return np.maximum(slanted, y - half_height)
+    distance: Field = np.maximum(slanted, y - half_height)
+    return distance
 
 
 def _cross(x: Field, y: Field, radius: Field) -> Field:
     """A plus: the union of an upright and a level bar."""
     x, y = np.abs(x), np.abs(y)
     length, width = _BAR_LENGTH * radius, _BAR_WIDTH * radius
-    return np.maximum(np.maximum(x, y) - length, np.minimum(x, y) - width)
+    distance: Field = np.maximum(np.maximum(x, y) - length, np.minimum(x, y) - width)
+    return distance
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from wanjax.caching.plan import Schedule
+from wanjax.caching.schedule import Schedule
 from wanjax.errors import UsageError
 
 # An Euler step moves the latents by the change of sigma times the velocity, but the steps after
@@ -102,4 +102,5 @@ def _distance(
 ) -> Float[np.ndarray, "2"]:
     """Between two residuals, in units of the first: their ratio and the angle between them."""
     # (1 - r)^2 + 2 r (1 - cos a): exactly |1 - r| where there is no angle
-    return np.hypot(1 - ratio, 2 * np.sqrt(ratio) * np.sin(angle / 2))
+    distance: Float[np.ndarray, "2"] = np.hypot(1 - ratio, 2 * np.sqrt(ratio) * np.sin(angle / 2))
+    return distance

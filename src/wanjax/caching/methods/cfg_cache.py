@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from wanjax.caching.actions import COMPUTE, Action, predict
 from wanjax.caching.method import Conditions, Method
-from wanjax.caching.plan import COMPUTE, Action, Plan, Schedule, make_plan, predict
+from wanjax.caching.plan import Plan, make_plan
+from wanjax.caching.schedule import Schedule
 from wanjax.errors import UsageError
 from wanjax.settings import setting
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from wanjax.caching.actions import REUSE_OFFSET, Keeps
 from wanjax.caching.method import Conditions, Method
-from wanjax.caching.plan import REUSE_OFFSET, Keeps, Plan, Schedule, Step, dense_plan
+from wanjax.caching.plan import Plan, Step, dense_plan
+from wanjax.caching.schedule import Schedule
 from wanjax.errors import UsageError
 from wanjax.settings import setting
 
@@ -96,7 +98,7 @@ class _Rule:
     thresh: float
 
     keeps: ClassVar[Keeps] = Keeps(outputs=1, samples=2, branches=2, previous=1)
-    probe: ClassVar[Callable[[Any], Any]] = staticmethod(changes)
+    probe = staticmethod(changes)
 
     def options(self, step: Step) -> Sequence[Step]:
         return (step.instead(REUSE_OFFSET),) if step.index in self.open_steps else ()

@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from jaxtyping import Bool
 
+from wanjax.caching.actions import COMPUTE, REUSE
 from wanjax.caching.curve import (
     Curve,
-    CurveError,
     CurveLike,
     as_curve,
-    average_curve,
+    average_changes,
+    both_branches,
     differences,
 )
 from wanjax.caching.method import Calibration, Chart, Conditions, Method, excluded
@@ -28,8 +29,10 @@ from wanjax.caching.methods.magcache_rules import (
     official_skips,
     per_phase_skips,
 )
-from wanjax.caching.plan import COMPUTE, REUSE, Plan, Schedule, make_plan
+from wanjax.caching.plan import Plan, make_plan
 from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
+from wanjax.caching.schedule import Schedule
+from wanjax.errors import CurveError
 from wanjax.settings import setting
 
 Rule = Literal["per_phase", "official"]
@@ -52,7 +55,7 @@ class MagCache(Method):
     name: ClassVar[str] = "magcache"
     help: ClassVar[str] = "skip steps by MagCache"
     calibration: ClassVar[Calibration] = Calibration(
-        "residual", "curve", "mag_ratios_base", average_curve
+        "residual", "mag_ratios_base", both_branches, average_changes
     )
 
     thresh: float = setting(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wanjax.caching.plan import Schedule
+from wanjax.caching.schedule import Schedule
 
 
 def forced_steps(schedule: Schedule, retention_ratio: float) -> Bool[np.ndarray, " steps"]:

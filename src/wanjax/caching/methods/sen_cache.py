@@ -10,9 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
+
+from wanjax.caching.actions import REUSE_OUTPUT, Keeps
 from wanjax.caching.curve import differences
 from wanjax.caching.method import Calibration, Conditions, Method
-from wanjax.caching.plan import REUSE_OUTPUT, Keeps, Plan, Schedule, Step, dense_plan
+from wanjax.caching.plan import Plan, Step, dense_plan
+from wanjax.caching.schedule import Schedule
 from wanjax.caching.sensitivities import (
     Sensitivities,
     SensitivitiesLike,
@@ -46,7 +50,7 @@ class SenCache(Method):
     name: ClassVar[str] = "sen_cache"
     help: ClassVar[str] = "reuse outputs by SenCache, which decides during the run"
     calibration: ClassVar[Calibration] = Calibration(
-        "output", "sensitivities", "sen_cache_sensitivities", average_sensitivities
+        "output", "sen_cache_sensitivities", np.stack, average_sensitivities
     )
 
     epsilon: float = setting(
@@ -61,7 +65,7 @@ class SenCache(Method):
     )
     sensitivities: SensitivitiesLike | None = setting(
         None,
-        "file of `wanjax calibrate use_sen_cache=True`, or alpha_x,alpha_t; null: 1 each",
+        "file of `wanjax calibrate`, or alpha_x,alpha_t; null: 1 each",
         key="sen_cache_sensitivities",
         kinds=(tuple[float, ...], str, type(None)),
     )
@@ -129,7 +133,7 @@ class _Rule:
     sensitivities: Sensitivities | None
 
     keeps: ClassVar[Keeps] = Keeps(samples=1)
-    probe: ClassVar[Callable[[Any], Any]] = staticmethod(distance_to_last_computed)
+    probe = staticmethod(distance_to_last_computed)
 
     def options(self, step: Step) -> Sequence[Step]:
         return (step.instead(REUSE_OUTPUT),) if step.index in self.open_steps else ()

@@ -1,0 +1,61 @@
+"""The steps of a run before any caching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wanjax.errors import PlanError
+
+EXPERT_NAMES = ("high", "low")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run before any caching: noise levels, experts, guidance.
+
+    `timesteps` and `experts` have one entry per step, `sigmas` one more (the last is 0).
+    Expert 0 is `transformer` (high noise), expert 1 `transformer_2` (low noise). `corrector` and
+    `predictor` are the sampler's weights in each step (see `schedulers.SamplerTable`), for
+    methods that have to know what a change of the output does to later samples.
+    """
+
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
+    experts: tuple[int, ...]
+    guidance_scales: tuple[float, ...]
+    num_experts: int = 1
+    flow_shift: float | None = None
+    boundary_ratio: float | None = None
+    corrector: tuple[tuple[float, ...], ...] = ()
+    predictor: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.timesteps)
+        if not n == len(self.experts) == len(self.guidance_scales) == len(self.sigmas) - 1:
+            raise PlanError(
+                f"{n} timesteps need {n} experts, {n} guidance scales and {n + 1} sigmas; got "
+                f"{len(self.experts)}, {len(self.guidance_scales)} and {len(self.sigmas)}"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def boundary_step(self) -> int | None:
+        """Index of the first low-noise step (`num_steps` if none is); None with one expert."""
+        if self.num_experts == 1:
+            return None
+        return self.experts.index(1) if 1 in self.experts else self.num_steps
+
+    @property
+    def phases(self) -> tuple[range, ...]:
+        """The steps of each expert that has any, in order."""
+        if self.boundary_step is None:
+            return (range(self.num_steps),)
+        halves = (range(self.boundary_step), range(self.boundary_step, self.num_steps))
+        return tuple(half for half in halves if len(half))
+
+    def num_branches(self, step: int) -> int:
+        """2 (conditional, unconditional) where guidance acts, else 1."""
+        return 2 if self.guidance_scales[step] > 1 else 1
