@@ -27,7 +27,7 @@ from wanjax.media.images import load_image, to_rgb
 from wanjax.media.tokenizer import prompt_clean
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.pipeline.conditioning import fit_size, image_condition, to_batch
-from wanjax.pipeline.vae_stream import decode_frames
+from wanjax.pipeline.vae_stream import decode_video
 from wanjax.pipeline.video import Timings, Video
 from wanjax.planning.plans import conditions_of, schedule_for
 from wanjax.sampling.denoise import StepReport, denoise
@@ -205,9 +205,8 @@ class WanPipeline:
     ) -> Shaped[np.ndarray, "batch frames height width 3"]:
         """Pixels of denoised latents: from 0 to 255, or with "float32" from 0 to 1, unrounded."""
         latents = self.vae.denormalize(jnp.moveaxis(jnp.asarray(latents, jnp.float32), 1, -1))
-        chunks = decode_frames(self.vae, latents, self.programs)
         convert = _to_uint8 if dtype == "uint8" else _to_unit
-        return np.concatenate(list(map(convert, chunks)), axis=1)
+        return decode_video(self.vae, latents, self.programs, convert)
 
     def _with(self, **values: Any) -> Config:
         """The defaults with a call's own values, checked against what the model can do."""
