@@ -72,7 +72,8 @@ def carried_growth(curve: Curve, schedule: Schedule) -> Float[np.ndarray, " step
         return np.ones(schedule.num_steps)
     if same_schedule(curve, schedule):
         return curve.growth
-    return np.exp(_shares(curve, schedule) @ np.log(curve.growth))
+    growth: Float[np.ndarray, " steps"] = np.exp(_shares(curve, schedule) @ np.log(curve.growth))
+    return growth
 
 
 def _shares(curve: Curve, schedule: Schedule) -> Float[np.ndarray, "steps calibrated"]:
