@@ -137,7 +137,7 @@ class Encoder(nnx.Module):
         blocks = [self.conv_in, *self.down_blocks[: -self.config.num_res_blocks]]
         return _in_stripe(x, past, stripe, blocks, encoder_stripes(self.config))
 
-    def middle(self, x: Float[Array, "b t h w c"], past: Past) -> Float[Array, "b t h w 2*z"]:
+    def middle(self, x: Float[Array, "b t h w c"], past: Past) -> Float[Array, "b t h w moments"]:
         for block in self.down_blocks[-self.config.num_res_blocks :]:
             x = block(x, past)
         x = self.mid_block(x, past)
@@ -200,6 +200,7 @@ class Decoder(nnx.Module):
         """Whole frames at the latents' resolution to a stripe's rows of pixels."""
         blocks: list[Block] = []
         for before, level in itertools.pairwise(self.up_blocks):
+            assert before.upsampler is not None
             blocks += [before.upsampler, *level.resnets]
         return _in_stripe(x, past, stripe, [*blocks, self._out], decoder_stripes(self.config))
 

@@ -115,7 +115,8 @@ def conv3d(
     by_taps, direct = (
         functools.partial(way, time_stride=time_stride) for way in (_conv3d_by_taps, _conv3d_direct)
     )
-    return jax.lax.platform_dependent(x, kernel, cpu=by_taps, default=direct)
+    y: Array = jax.lax.platform_dependent(x, kernel, cpu=by_taps, default=direct)
+    return y
 
 
 def _same(kernel: Array) -> Pads:

@@ -85,7 +85,8 @@ def peak_bytes(config: Form, direction: Direction, size: Size, rows: int) -> int
     scores = 2 * size.batch * (of * width) ** 2 * size.item_bytes
     held = 4 * parameter_count(config) + features
     whole = running_bytes(middle, size, of, width, of) + scores
-    return held + max(whole, running_bytes(layers, size, of, width, rows))
+    peak: int = held + max(whole, running_bytes(layers, size, of, width, rows))
+    return peak
 
 
 def parameter_count(config: Form) -> int:

@@ -160,16 +160,18 @@ class _Network:
 
 
 def _stripe_impl(
-    graph: nnx.GraphDef,
+    graph: nnx.GraphDef[WanVAE],
     method: str,
     height: int,
     of: int,
-    params: nnx.State,
+    params: nnx.State[Any, Any],
     x: Array,
     cache: Cache | None,
     first: Array,
 ) -> tuple[Array, Cache]:
-    return getattr(nnx.merge(graph, params), method)(x, cache, Stripe(first, height, of))
+    stripe = Stripe(first, height, of)
+    made: tuple[Array, Cache] = getattr(nnx.merge(graph, params), method)(x, cache, stripe)
+    return made
 
 
 # The first frame is one of many: a TPU's compiler takes a tenth of the time over its program.
@@ -183,10 +185,10 @@ _next = jax.jit(_stripe_impl, static_argnums=(0, 1, 2, 3), donate_argnums=6)
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def _whole(
-    graph: nnx.GraphDef, method: str, params: nnx.State, x: Array, cache: Cache
+    graph: nnx.GraphDef[WanVAE], method: str, params: nnx.State[Any, Any], x: Array, cache: Cache
 ) -> tuple[Array, Cache]:
-    vae = nnx.merge(graph, params)
-    return vae.encode_chunk(x, cache) if method == "encode_chunk" else vae.decode_chunk(x, cache)
+    made: tuple[Array, Cache] = getattr(nnx.merge(graph, params), method)(x, cache)
+    return made
 
 
 def _unchanged(chunks: Sequence[np.ndarray], memory: int) -> list[bool]:
