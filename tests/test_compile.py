@@ -62,7 +62,7 @@ def test_a_run_uses_the_programs_that_were_compiled(compiled, small_folder):
         ("condition", "_embed_context_impl"),
         ("computed_step", "run_step"),
         ("skipped_step", "run_step"),
-        ("decode", "_chunk"),
+        ("decode", "_stripe_impl"),
     ):
         figures = compiled.programs[name]
         assert (figures.argument_bytes, figures.temporary_bytes) in used[function]

@@ -13,7 +13,7 @@ from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.models.vae_layers import _conv3d_by_taps, _conv3d_direct
-from wanjax.pipeline.vae_stream import decode_frames, encode_frames
+from wanjax.pipeline.vae_stream import decode_pieces, encode_video
 from wanjax.sampling.programs import Programs
 
 REFERENCE = Path(__file__).parent / "reference" / "vae.npz"
@@ -61,25 +61,19 @@ def test_whole_video_equals_diffusers(vae, stored):
     assert_equal(video, stored["out.video"])
 
 
-def test_streams_equal_diffusers_with_two_programs_each(vae, stored):
+def test_streams_equal_diffusers_with_three_programs_each(vae, stored):
     programs = Programs()
-    latents = list(encode_frames(vae, stored["in.video"], programs))
-    assert len(programs) == 2
-    frames = list(decode_frames(vae, jnp.asarray(stored["out.mean"]), programs))
-    assert len(programs) == 4
-    assert [chunk.shape[1] for chunk in latents] == [1, 1, 1]
-    assert [chunk.shape[1] for chunk in frames] == [1, 4, 4]
-    assert_equal(np.concatenate(latents, axis=1), stored["out.mean"])
-    assert_equal(np.concatenate(frames, axis=1), stored["out.video"])
-
-
-def test_cache_has_one_size(vae):
-    def sizes(cache):
-        latents = jax.ShapeDtypeStruct((1, 1, 2, 3, 4), jnp.float32)
-        return jax.eval_shape(vae.decode_chunk, latents, cache)[1]
-
-    first = sizes(None)
-    assert sizes(first) == first
+    latents = encode_video(vae, stored["in.video"], programs)
+    assert len(programs) == 3
+    pieces = list(decode_pieces(vae, jnp.asarray(stored["out.mean"]), programs))
+    assert len(programs) == 6
+    assert [(piece.frame, piece.row, piece.pixels.shape[1]) for piece in pieces] == [
+        (0, 0, 1),
+        (1, 0, 4),
+        (5, 0, 4),
+    ]
+    assert_equal(latents, stored["out.mean"])
+    assert_equal(np.concatenate([piece.pixels for piece in pieces], axis=1), stored["out.video"])
 
 
 def test_bfloat16_stays_bfloat16(vae):

@@ -163,7 +163,7 @@ def train_step(
         mean, _ = vae.posterior(target)
         mean = jax.lax.stop_gradient(mean) if decoder_only else mean
         latents = mean + LATENT_NOISE * jax.random.normal(key, mean.shape)
-        error = vae.reconstruct_chunk(latents, None)[0] - target
+        error = vae.reconstruct(latents) - target
         square = jnp.mean(error**2)
         sharp = jnp.mean(jnp.sqrt(error**2 + 1e-4))
         return sharp + square + LATENT_PENALTY * 0.5 * jnp.mean(mean**2), square

@@ -21,7 +21,7 @@ from diffusers import AutoencoderKLWan
 from wanjax.checkpoints.layouts.diffusers.vae import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.vae import VAEConfig, WanVAE
-from wanjax.pipeline.vae_stream import decode_frames, encode_frames
+from wanjax.pipeline.vae_stream import decode_video, encode_video
 from wanjax.sampling.programs import Programs
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "vae.npz"
@@ -117,11 +117,13 @@ def test_streams_equal_diffusers_chunks(pair, video):
     with torch.no_grad():
         latents = vae.encode(torch.from_numpy(video)).latent_dist.mode()
         expected = vae.decode(latents).sample
-    ours_latents = list(encode_frames(ours, video.transpose(0, 2, 3, 4, 1), Programs()))
-    assert_equal(np.concatenate(ours_latents, axis=1), channels_last(latents))
-    frames = list(decode_frames(ours, jnp.asarray(channels_last(latents)), Programs()))
-    assert [chunk.shape[1] for chunk in frames] == [1, 4, 4]
-    assert_equal(np.concatenate(frames, axis=1), channels_last(expected))
+    ours_latents = encode_video(ours, video.transpose(0, 2, 3, 4, 1), Programs())
+    assert_equal(ours_latents, channels_last(latents))
+    for stripe_rows in (None, 1):
+        frames = decode_video(
+            ours, jnp.asarray(channels_last(latents)), Programs(), stripe_rows=stripe_rows
+        )
+        assert_equal(frames, channels_last(expected))
 
 
 def test_keys_of_the_published_size():

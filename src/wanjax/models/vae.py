@@ -1,13 +1,16 @@
 """The VAE of Wan 2.1 and of the 14B models of Wan 2.2 (diffusers' `AutoencoderKLWan`).
 
 Causal in time: 1 + 4n frames become 1 + n latent frames, the first one a still image of
-its own, and no latent depends on later frames. So a video of any length is encoded and
-decoded one chunk after the other (`encode_chunk`, `decode_chunk`, `wanjax.pipeline.vae_stream`).
+its own, and no latent depends on later frames. So a video of any length passes one chunk
+after the other: 1 frame at first, then 4 at a time. In space there are two parts: at the
+latents' resolution (`*_middle`) whole frames, above it (`*_stripe`) stripes of rows, see
+`vae_stripes`. `wanjax.pipeline.vae_stream` runs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import jax
@@ -25,8 +28,10 @@ from wanjax.models.vae_layers import (
     MidBlock,
     Past,
     ResidualBlock,
+    Stripe,
     Upsample,
 )
+from wanjax.models.vae_stripes import Layer, decoder_stripes, encoder_stripes
 from wanjax.validation import Flag, FromJSON, Number, Positive, Size, Whole, checked
 
 # statistics of the published Wan 2.1 latents, diffusers' defaults
@@ -102,10 +107,14 @@ class VAEConfig(FromJSON):
             )
 
 
+Block = Callable[[Array, Past], Array]
+
+
 class Encoder(nnx.Module):
     """Video to the posterior's mean and log variance, `2 * z_dim` channels."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+        self.config = config
         widths = [config.base_dim * mult for mult in (1, *config.dim_mult)]
         self.conv_in = CausalConv(config.in_channels, widths[0], (3, 3, 3), rngs=rngs)
         blocks: list[nnx.Module] = []
@@ -121,14 +130,27 @@ class Encoder(nnx.Module):
         self.norm_out = ChannelNorm(widths[-1], rngs=rngs)
         self.conv_out = CausalConv(widths[-1], 2 * config.z_dim, (3, 3, 3), rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "b T H W rgb"], past: Past
-    ) -> Float[Array, "b t h w moments"]:
-        x = self.conv_in(x, past)
-        for block in self.down_blocks:
+    def reduce(
+        self, x: Float[Array, "b T H W rgb"], past: Past, stripe: Stripe
+    ) -> Float[Array, "b t rows w c"]:
+        """Whole frames to a stripe's rows at the latents' resolution."""
+        blocks = [self.conv_in, *self.down_blocks[: -self.config.num_res_blocks]]
+        return _in_stripe(x, past, stripe, blocks, encoder_stripes(self.config))
+
+    def middle(self, x: Float[Array, "b t h w c"], past: Past) -> Float[Array, "b t h w moments"]:
+        for block in self.down_blocks[-self.config.num_res_blocks :]:
             x = block(x, past)
         x = self.mid_block(x, past)
         return self.conv_out(jax.nn.silu(self.norm_out(x)), past)
+
+
+def _in_stripe(
+    x: Array, past: Past, stripe: Stripe, blocks: Sequence[Block], layers: Sequence[Layer]
+) -> Array:
+    x = stripe.cut(x, layers[0])
+    for block, layer in zip(blocks, layers[1:], strict=True):
+        x = stripe.cut(block(x, past), layer)
+    return x
 
 
 class UpBlock(nnx.Module):
@@ -143,16 +165,12 @@ class UpBlock(nnx.Module):
             None if temporal is None else Upsample(outputs, temporal=temporal, rngs=rngs)
         )
 
-    def __call__(self, x: Float[Array, "b t h w c"], past: Past) -> Float[Array, "b t2 h2 w2 c2"]:
-        for resnet in self.resnets:
-            x = resnet(x, past)
-        return x if self.upsampler is None else self.upsampler(x, past)
-
 
 class Decoder(nnx.Module):
     """Latents to video, not clamped."""
 
     def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+        self.config = config
         base = config.decoder_base_dim or config.base_dim
         widths = [base * mult for mult in reversed(config.dim_mult)]
         self.conv_in = CausalConv(config.z_dim, widths[0], (3, 3, 3), rngs=rngs)
@@ -170,10 +188,23 @@ class Decoder(nnx.Module):
         self.norm_out = ChannelNorm(widths[-1], rngs=rngs)
         self.conv_out = CausalConv(widths[-1], config.out_channels, (3, 3, 3), rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b t h w z"], past: Past) -> Float[Array, "b T H W rgb"]:
+    def middle(self, x: Float[Array, "b t h w z"], past: Past) -> Float[Array, "b t h w c"]:
         x = self.mid_block(self.conv_in(x, past), past)
-        for block in self.up_blocks:
-            x = block(x, past)
+        for resnet in self.up_blocks[0].resnets:
+            x = resnet(x, past)
+        return x
+
+    def enlarge(
+        self, x: Float[Array, "b t h w c"], past: Past, stripe: Stripe
+    ) -> Float[Array, "b T rows W rgb"]:
+        """Whole frames at the latents' resolution to a stripe's rows of pixels."""
+        blocks: list[Block] = []
+        for before, level in itertools.pairwise(self.up_blocks):
+            assert before.upsampler is not None
+            blocks += [before.upsampler, *level.resnets]
+        return _in_stripe(x, past, stripe, [*blocks, self._out], decoder_stripes(self.config))
+
+    def _out(self, x: Float[Array, "b t h w c"], past: Past) -> Float[Array, "b t h w rgb"]:
         return self.conv_out(jax.nn.silu(self.norm_out(x)), past)
 
 
@@ -199,50 +230,70 @@ class WanVAE(nnx.Module):
     ) -> tuple[Float[Array, "b t h w z"], Float[Array, "b t h w z"]]:
         """Mean and log variance of the latents of a whole video."""
         self.config.check_frames(video.shape[1])
-        mean, log_variance, _ = self._encode(video, None)
-        return mean, log_variance
+        whole = Stripe.whole(self.latent_rows(video.shape))
+        features, _ = self.encode_stripe(video, None, whole)
+        past = Past(None)
+        moments = self.quant_conv(self.encoder.middle(features, past), past)
+        mean, log_variance = jnp.split(moments, 2, axis=-1)
+        return mean, jnp.clip(log_variance, -30.0, 20.0)
 
-    def encode_chunk(
-        self, video: Float[Array, "b f H W rgb"], cache: Cache | None
-    ) -> tuple[Float[Array, "b f2 h w z"], Cache]:
-        """Mean latents of the next frames: 1 (`cache=None`) at first, then 4 at a time."""
-        mean, _, cache = self._encode(video, cache)
-        return mean, cache
+    def encode_stripe(
+        self, video: Float[Array, "b f H W rgb"], cache: Cache | None, stripe: Stripe
+    ) -> tuple[Float[Array, "b f2 rows w c"], Cache]:
+        """A stripe of what `encode_middle` takes, from the next frames, which are whole.
 
-    def _encode(
-        self, video: Float[Array, "b f H W rgb"], cache: Cache | None
-    ) -> tuple[Array, Array, Cache]:
+        1 frame (`cache=None`) at first, then 4 at a time; chunk by chunk equals all at once.
+        """
+        past = Past(cache)
+        return self.encoder.reduce(video, past, stripe), past.cache()
+
+    def encode_middle(
+        self, features: Float[Array, "b t h w c"], cache: Cache | None
+    ) -> tuple[Float[Array, "b t h w z"], Cache]:
+        """Mean latents of the next frames; with a cache of zeros those of the first."""
+        past = Past(cache)
+        moments = self.quant_conv(self.encoder.middle(features, past), past)
+        return moments[..., : self.config.z_dim], past.cache()
+
+    def latent_rows(self, shape: Sequence[int]) -> int:
+        """Rows of the latents of a video of this shape, `[b, T, H, W, rgb]`.
+
+        Raises ValueError for a size which the VAE cannot encode.
+        """
         factor = self.config.spatial_factor
-        if video.shape[2] % factor or video.shape[3] % factor:
+        if shape[2] % factor or shape[3] % factor:
             raise UsageError(
-                f"video of {video.shape[2]}x{video.shape[3]} pixels: height and width must be "
+                f"video of {shape[2]}x{shape[3]} pixels: height and width must be "
                 f"multiples of {factor}"
             )
-        past = Past(cache)
-        moments = self.quant_conv(self.encoder(video, past), past)
-        mean, log_variance = jnp.split(moments, 2, axis=-1)
-        return mean, jnp.clip(log_variance, -30.0, 20.0), past.cache()
+        return shape[2] // factor
 
     def decode(self, latents: Float[Array, "b t h w z"]) -> Float[Array, "b T H W rgb"]:
         """Video of a whole sequence of latents (not normalised), clamped to [-1, 1]."""
-        return self.decode_chunk(latents, None)[0]
+        return jnp.clip(self.reconstruct(latents), -1.0, 1.0)
 
-    def decode_chunk(
-        self, latents: Float[Array, "b f h w z"], cache: Cache | None
-    ) -> tuple[Float[Array, "b F H W rgb"], Cache]:
-        """Video of the next latents: 1 frame for the very first (`cache=None`), 4 for each other.
+    def reconstruct(self, latents: Float[Array, "b t h w z"]) -> Float[Array, "b T H W rgb"]:
+        """`decode` before the clamp, which has no gradient outside [-1, 1]."""
+        features, _ = self.decode_middle(latents, None)
+        return self.decoder.enlarge(features, Past(None), Stripe.whole(latents.shape[2]))
 
-        Decoding chunk by chunk equals decoding all at once; the cache does not grow.
-        """
-        video, cache = self.reconstruct_chunk(latents, cache)
-        return jnp.clip(video, -1.0, 1.0), cache
-
-    def reconstruct_chunk(
-        self, latents: Float[Array, "b f h w z"], cache: Cache | None
-    ) -> tuple[Float[Array, "b F H W rgb"], Cache]:
-        """`decode_chunk` before the clamp, which has no gradient outside [-1, 1]."""
+    def decode_middle(
+        self, latents: Float[Array, "b t h w z"], cache: Cache | None
+    ) -> tuple[Float[Array, "b t h w c"], Cache]:
+        """What `decode_stripe` takes, of the next latents; the first ones' cache may be zeros."""
         past = Past(cache)
-        return self.decoder(self.post_quant_conv(latents, past), past), past.cache()
+        return self.decoder.middle(self.post_quant_conv(latents, past), past), past.cache()
+
+    def decode_stripe(
+        self, features: Float[Array, "b t h w c"], cache: Cache | None, stripe: Stripe
+    ) -> tuple[Float[Array, "b T rows W rgb"], Cache]:
+        """A stripe of the next frames: 1 for the very first (`cache=None`), 4 for each other.
+
+        Chunk by chunk equals all at once; the cache does not grow.
+        """
+        past = Past(cache)
+        rows = self.decoder.enlarge(features, past, stripe)
+        return jnp.clip(rows, -1.0, 1.0), past.cache()
 
     def normalize(self, latents: Float[Array, "*batch z"]) -> Float[Array, "*batch z"]:
         """`(latents - latents_mean) / latents_std`: what the transformer works on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wanjax.models.layers import param
+from wanjax.models.vae_stripes import Layer, window_rows
 
 Cache = tuple[Array, ...]
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -54,6 +56,38 @@ class Past:
         return tuple(self._kept)
 
 
+@dataclass(frozen=True)
+class Stripe:
+    """Rows `first` to `first + height` of a frame whose latents have `of` rows."""
+
+    first: int | Array
+    height: int
+    of: int
+
+    @classmethod
+    def whole(cls, of: int) -> Stripe:
+        return cls(0, of, of)
+
+    def cut(self, x: Float[Array, "b t held w c"], layer: Layer) -> Float[Array, "b t needed w c"]:
+        """The rows which are needed of `layer`'s result, of those held.
+
+        Every layer pads with zeros. That is right at the frame's own edges, and at those of
+        a window inside the frame it spoils rows which no later layer needs. So that all
+        stripes have the same shapes, a window never reaches over the frame's edge: it moves
+        inwards.
+        """
+        rows = window_rows(self.height, self.of, layer.scale, layer.margin)
+        if rows == x.shape[2]:
+            return x
+        margin = (x.shape[2] - self.height * layer.scale + 1) // 2
+        held, needed = (self._start(layer.scale, m) for m in (margin, layer.margin))
+        return jax.lax.dynamic_slice_in_dim(x, needed - held, rows, axis=2)
+
+    def _start(self, scale: int, margin: int) -> Array:
+        beyond = self.of * scale - window_rows(self.height, self.of, scale, margin)
+        return jnp.clip(self.first * scale - margin, 0, beyond)
+
+
 def conv2d(
     x: Float[Array, "n h w in"],
     kernel: Float[Array, "kh kw in out"],
@@ -78,9 +112,11 @@ def conv3d(
     time tap. 2 cores, float32, 3x3x3, 32 channels: 137 against 21 GFLOP/s forwards, 130
     against 15 with both gradients; 96 channels: 171 against 91 and 105 against 61.
     """
-    if jax.default_backend() == "cpu":
-        return _conv3d_by_taps(x, kernel, time_stride)
-    return _conv3d_direct(x, kernel, time_stride)
+    by_taps, direct = (
+        functools.partial(way, time_stride=time_stride) for way in (_conv3d_by_taps, _conv3d_direct)
+    )
+    y: Array = jax.lax.platform_dependent(x, kernel, cpu=by_taps, default=direct)
+    return y
 
 
 def _same(kernel: Array) -> Pads:

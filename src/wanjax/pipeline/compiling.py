@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.encode import embed_context, encode_ids, encode_pixels
 from wanjax.pipeline.pipeline import WanPipeline
-from wanjax.pipeline.vae_stream import run_chunks
+from wanjax.pipeline.vae_stream import compile_decode, compile_encode
 from wanjax.planning.placement import Placement, Stage, place, stage_names
 from wanjax.planning.run import Run
 from wanjax.sampling.abstract import AbstractPrograms, Figures
@@ -149,15 +149,15 @@ class _Compiling:
         factor, (z, t, h, w) = vae.config.temporal_factor, self.shape[1:]
         frames = [1] + [factor] * min(t - 1, 1)
         chunks = [self.like((1, n, config.height, config.width, 3), jnp.float32) for n in frames]
-        cache = self.run_chunks("encode_chunk", chunks)
+        since = len(self.programs.made)
+        compile_encode(vae, chunks, self.programs, h)
+        cache = self.largest_cache(since)
         return self.like((1, factor + z, t, h, w), jnp.float32, *LATENTS), cache
 
-    def run_chunks(self, method: Literal["encode_chunk", "decode_chunk"], chunks: Any) -> Any:
-        """The cache between chunks; there is none if there is but one."""
-        since = len(self.programs.made)
-        list(run_chunks(self.components.vae, method, chunks, self.programs))
-        _, cache = self.programs.made[since].results
-        return cache if len(chunks) > 1 else None
+    def largest_cache(self, since: int) -> Any:
+        """What the VAE keeps between frames; one cache at a time is alive."""
+        caches = [program.results[1] for program in self.programs.made[since:]]
+        return max(caches, key=device_bytes)
 
     def image_embeds(self) -> Any:
         encoder = self.components.image_encoder
@@ -191,9 +191,12 @@ class _Compiling:
         since = len(self.programs.made)
         _, z, t, h, w = self.shape
         latents = self.like((1, t, h, w, z), jnp.float32)
-        chunks = [self.like((1, 1, h, w, z), jnp.float32)] * min(t, 2)
-        cache = self.run_chunks("decode_chunk", chunks)
-        self.add("decode", ["vae"], (latents, cache), since)
+        compile_decode(
+            self.components.vae, self.like((1, 1, h, w, z), jnp.float32), self.programs, h
+        )
+        features, _ = self.programs.made[since].results
+        cache = self.largest_cache(since)
+        self.add("decode", ["vae"], (latents, [features] * t, cache), since)
 
 
 def device_bytes(tree: Any) -> int:

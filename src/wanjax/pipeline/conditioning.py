@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanjax.models.vae import WanVAE
-from wanjax.pipeline.vae_stream import encode_frames
+from wanjax.pipeline.vae_stream import encode_video
 from wanjax.sampling.programs import Programs
 
 
@@ -30,7 +30,7 @@ def image_condition(
         if frame is not None:
             video[:, index] = frame.astype(np.float32) / 127.5 - 1
             given[index] = 1
-    encoded = np.concatenate(list(encode_frames(vae, video, programs)), axis=1)
+    encoded = encode_video(vae, video, programs)
     latents = np.moveaxis(np.asarray(vae.normalize(jnp.asarray(encoded))), -1, 1)
     mask = _pack_mask(given, vae.config.temporal_factor)[None, :, :, None, None]
     mask = np.broadcast_to(mask, (len(first), *mask.shape[1:3], *latents.shape[3:]))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from wanjax.models.vae import WanVAE
-from wanjax.pipeline.vae_stream import decode_frames
+from wanjax.pipeline.vae_stream import decode_video
 from wanjax.sampling.programs import Programs
 
 
@@ -21,9 +21,7 @@ def decode_latents(
 ) -> Shaped[np.ndarray, "batch frames height width 3"]:
     """Pixels from 0 to 255, or with "float32" from 0 to 1, unrounded."""
     latents = vae.denormalize(jnp.moveaxis(jnp.asarray(latents, jnp.float32), 1, -1))
-    chunks = decode_frames(vae, latents, programs)
-    convert = _to_uint8 if dtype == "uint8" else _to_unit
-    return np.concatenate(list(map(convert, chunks)), axis=1)
+    return decode_video(vae, latents, programs, _to_uint8 if dtype == "uint8" else _to_unit)
 
 
 def _to_unit(video: Float[np.ndarray, "b f H W 3"]) -> Float[np.ndarray, "b f H W 3"]:
