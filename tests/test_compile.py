@@ -29,8 +29,9 @@ PROGRAMS = ["text", "condition", "computed_step", "skipped_step", "decode"]
 
 def compile_here(folder, *arguments):
     config = resolve([f"model={folder}", *SMALL_RUN, *arguments], "compile")
-    here, mesh = machine(config)
-    return compile_run(prepare(config), here, model_configs(str(folder)), mesh, lambda line: None)
+    run = prepare(config)
+    here, mesh = machine(config, run.plan)
+    return compile_run(run, here, model_configs(str(folder)), mesh, lambda line: None)
 
 
 @pytest.fixture(scope="module")

@@ -22,17 +22,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wanjax.checkpoints.configs import model_configs
-from wanjax.cli.text import print_table
+from wanjax.cli.text import gib, print_table, short_mesh
 from wanjax.config.resolve import resolve
 from wanjax.files import json_text
+from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.targets import parse_target, require_extra, set_environment
 from wanjax.planning.run import prepare
 
 if TYPE_CHECKING:
     from wanjax.pipeline.compiling import CompiledRun
     from wanjax.sampling.abstract import Figures
-
-GIB = 2**30
 
 
 def run(args: Sequence[str]) -> int:
@@ -46,7 +45,7 @@ def run(args: Sequence[str]) -> int:
     from wanjax.pipeline.compiling import compile_run
     from wanjax.pipeline.machine import machine
 
-    here, mesh = machine(config, target)
+    here, mesh = machine(config, prepared.plan, target)
     found = compile_run(prepared, here, configs, mesh, _tell)
     if config.json:
         print(json_text(to_dict(found)))
@@ -101,9 +100,9 @@ def _tell(line: str) -> None:
 
 def _print(found: CompiledRun) -> None:
     target = found.target
-    mesh = ", ".join(f"{a}:{n}" for a, n in found.mesh.shape.items() if n > 1) if found.mesh else ""
-    limit = "" if target.memory_limit is None else f", {_gib(target.memory_limit)} GiB each"
-    print(f"{target.name}: {target.devices} x {target.kind}{limit}; mesh {mesh or 'of one device'}")
+    mesh = "of one device" if found.mesh is None else short_mesh(MeshShape(**found.mesh.shape))
+    limit = "" if target.memory_limit is None else f", {gib(target.memory_limit)} GiB each"
+    print(f"{target.name}: {target.devices} x {target.kind}{limit}; mesh {mesh}")
     print()
     sizes = ("arguments", "temporary", "results", "donated", "exchanged")
     titles = ("program", *(f"{size} GiB" for size in sizes), "kernels", "seconds")
@@ -111,7 +110,7 @@ def _print(found: CompiledRun) -> None:
     print()
     names = list(found.weights)
     stages = [
-        (s.name, _gib(s.resident), _gib(s.peak), *(s.places[n] for n in names))
+        (s.name, gib(s.resident), gib(s.peak), *(s.places[n] for n in names))
         for s in found.placement.stages
     ]
     print_table(("stage", "resident GiB", "peak GiB", *names), stages)
@@ -129,20 +128,16 @@ def _row(figures: Figures) -> tuple[str, ...]:
         moved,
     )
     kernels = "refused by the compiler" if figures.refused else ", ".join(figures.kernels)
-    return (*map(_gib, sizes), kernels, f"{figures.compile_seconds:.1f}")
+    return (*map(gib, sizes), kernels, f"{figures.compile_seconds:.1f}")
 
 
 def _verdict(found: CompiledRun) -> str:
-    peak, limit = _gib(found.placement.peak), found.target.memory_limit
+    peak, limit = gib(found.placement.peak), found.target.memory_limit
     if limit is None:
         return f"needs {peak} GiB; what a device of this machine has is not known"
     if found.fits:
-        return f"fits: {peak} of {_gib(limit)} GiB at its peak"
-    lines = [f"does not fit: {peak} GiB where there are {_gib(limit)}"]
+        return f"fits: {peak} of {gib(limit)} GiB at its peak"
+    lines = [f"does not fit: {peak} GiB where there are {gib(limit)}"]
     lines += [f"  {name}: {f.refused}" for name, f in found.programs.items() if f.refused]
     lines += [f"  {advice} would make it fit" for advice in found.advice]
     return "\n".join(lines)
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.2f}"

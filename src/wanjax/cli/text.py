@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from wanjax.caching import Plan
 from wanjax.config.keys import Config
+from wanjax.parallel.mesh import MeshShape
+from wanjax.planning.memory import Fit
 from wanjax.planning.run import Run
 
 _WIDEST = 40  # characters of a value in a table
@@ -35,7 +37,8 @@ def plan_text(run: Run) -> str:
         f"plan       {plan.strip()}",
     ]
     if config.use_kv_cache:
-        lines.append(f"kv cache   {_memory(run.memory.kv_cache_bytes)}")
+        lines.append(f"kv cache   {_kv_cache(run.memory.kv_cache_bytes)}")
+    lines += _memory(run.memory.fit)
     if plan.boundary_step is not None:
         lines.insert(2, f"boundary   {_boundary(config, plan)}")
     lines += [f"warning    {warning}" for warning in plan.warnings]
@@ -59,10 +62,38 @@ def _speedup(plan: Plan) -> str:
     return f"{plan.ideal_speedup:.2f}x at most (counting transformer blocks alone)"
 
 
-def _memory(held: int | None) -> str:
+def _kv_cache(held: int | None) -> str:
     if held is None:
         return "of unknown size: the model is not at hand"
     return f"{held / 1e6:,.1f} MB, for one video"
+
+
+def _memory(fit: Fit | None) -> list[str]:
+    """What a device holds in each stage, and what waits elsewhere then; an estimate."""
+    if fit is None:
+        return ["memory     of unknown size: the model is not at hand"]
+    target, peak = fit.target, gib(fit.placement.peak)
+    if target.memory_limit is None:
+        return [f"memory     {peak} GiB on {target.name}, estimated"]
+    verdict = "fits" if fit.fits else "does not fit"
+    lines = [
+        f"target     {target.name}: {target.devices} x {target.kind}, mesh {short_mesh(fit.mesh)}",
+        f"memory     {verdict}: {peak} of {gib(target.memory_limit)} GiB a device, estimated",
+    ]
+    for stage in fit.placement.stages:
+        away = ", ".join(name for name, place in stage.places.items() if place == "pinned_host")
+        waits = f"; on the host: {away}" if away else ""
+        lines.append(f"  {stage.name:13}{gib(stage.peak):>6} GiB{waits}")
+    return lines
+
+
+def short_mesh(mesh: MeshShape) -> str:
+    """The axes that more than one device shares."""
+    return ",".join(f"{a}:{n}" for a, n in mesh.sizes.items() if n > 1) or "of one device"
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
 
 
 def guidance_scales(config: Config) -> list[float]:

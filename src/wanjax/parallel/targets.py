@@ -22,6 +22,7 @@ from wanjax.errors import UsageError
 from wanjax.settings import nearest
 
 GIB = 2**30
+HERE = "here"  # the name of the devices of this process
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import jax
 from jax.experimental import topologies
 
 from wanjax.errors import UsageError
-from wanjax.parallel.targets import GPUS, Gpu, Target, require_extra
+from wanjax.parallel.targets import GPUS, HERE, Gpu, Target, require_extra
 
 
 def target_devices(target: Target) -> Sequence[jax.Device]:
@@ -41,7 +41,7 @@ def target_here() -> Target:
     first = devices[0]
     stats = first.memory_stats() or {}
     limit = stats.get("bytes_limit")
-    return Target("here", first.platform, first.device_kind, len(devices), limit)
+    return Target(HERE, first.platform, first.device_kind, len(devices), limit)
 
 
 def gpu_description(gpu: Gpu) -> str:

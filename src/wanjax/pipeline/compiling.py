@@ -19,12 +19,14 @@ from jax.sharding import Mesh
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.configs import ModelConfigs
+from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.sharding import activation_sharding
 from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.encode import embed_context, encode_ids, encode_pixels
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.vae_stream import compile_decode, compile_encode
+from wanjax.planning.memory import advice, fit_on
 from wanjax.planning.placement import Placement, Stage, place, stage_names
 from wanjax.planning.run import Run
 from wanjax.sampling.abstract import AbstractPrograms, Figures
@@ -47,15 +49,12 @@ class CompiledRun:
     programs: dict[str, Figures]
     placement: Placement
     weights: dict[str, int]  # bytes of one device, by component
+    advice: list[str]  # keys, each of which would make a run fit that does not
 
     @property
     def fits(self) -> bool:
         refused = any(figures.refused for figures in self.programs.values())
         return self.placement.fits and not refused
-
-    @property
-    def advice(self) -> list[str]:
-        return []
 
 
 def compile_run(
@@ -79,6 +78,8 @@ class _Compiling:
         self.components = Components(folder, run.config, mesh)
         self.pipe = WanPipeline(self.components, run.config, self.programs)
         self.pipe.check_size(run.config)
+        shape = MeshShape() if mesh is None else MeshShape(**mesh.shape)
+        self.rows = fit_on(run.config, run.plan, configs, target, shape).stripe_rows
         self.shape = (1, *self.pipe.latents_shape(run.config))
         self.found: dict[str, Figures] = {}
         self.stages: list[Stage] = []
@@ -90,7 +91,11 @@ class _Compiling:
         self.decode()
         weights = {name: device_bytes(self.parameters(name)) for name in self.names}
         placement = place(weights, self.stages, self.target.memory_limit)
-        return CompiledRun(self.target, self.mesh, self.found, placement, weights)
+        made = CompiledRun(self.target, self.mesh, self.found, placement, weights, [])
+        if made.fits:
+            return made
+        config, plan = self.run.config, self.run.plan
+        return dataclasses.replace(made, advice=advice(config, plan, self.configs, self.target))
 
     @property
     def names(self) -> list[str]:
@@ -150,7 +155,7 @@ class _Compiling:
         frames = [1] + [factor] * min(t - 1, 1)
         chunks = [self.like((1, n, config.height, config.width, 3), jnp.float32) for n in frames]
         since = len(self.programs.made)
-        compile_encode(vae, chunks, self.programs, h)
+        compile_encode(vae, chunks, self.programs, self.rows.encode)
         cache = self.largest_cache(since)
         return self.like((1, factor + z, t, h, w), jnp.float32, *LATENTS), cache
 
@@ -191,9 +196,8 @@ class _Compiling:
         since = len(self.programs.made)
         _, z, t, h, w = self.shape
         latents = self.like((1, t, h, w, z), jnp.float32)
-        compile_decode(
-            self.components.vae, self.like((1, 1, h, w, z), jnp.float32), self.programs, h
-        )
+        frame = self.like((1, 1, h, w, z), jnp.float32)
+        compile_decode(self.components.vae, frame, self.programs, self.rows.decode)
         features, _ = self.programs.made[since].results
         cache = self.largest_cache(since)
         self.add("decode", ["vae"], (latents, [features] * t, cache), since)

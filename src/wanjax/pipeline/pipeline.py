@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
+from wanjax.caching import dense_plan
 from wanjax.caching.method import Measure
 from wanjax.config.keys import Config, config_class, keys
 from wanjax.config.resolve import resolve
@@ -38,6 +39,7 @@ from wanjax.pipeline.machine import machine
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
+from wanjax.planning.schedule import schedule_for
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Settings, keeps_of
@@ -72,7 +74,7 @@ class WanPipeline:
     @classmethod
     def from_config(cls, config: Config) -> WanPipeline:
         """The configuration's model, with all its parts loaded."""
-        _, mesh = machine(config)
+        _, mesh = machine(config, dense_plan(schedule_for(config)))
         components = Components.of(config, mesh)
         components.load()
         return cls(components, config, Programs(mesh))

@@ -168,9 +168,8 @@ class _Network:
         batch, _, height, width, _ = frames[0].shape
         dtype = frames[0].dtype
         shapes = cache_shapes(layers, batch, height, width)
-        cache: Cache = self.programs.zeros(
-            tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
-        )
+        like: Any = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
+        cache: Cache = self.programs.zeros(like)
         args = (self.params, frames[0], cache)
         program = self.programs.get(_whole, (self.graph, method), args)
         for x in frames:

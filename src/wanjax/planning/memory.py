@@ -1,39 +1,70 @@
-"""How much memory a run holds, told without a model."""
+"""How much memory a run holds, told without a model and without JAX."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-from wanjax.caching import Schedule
-from wanjax.checkpoints.locate import locate
+from wanjax.caching import Plan
+from wanjax.checkpoints.configs import ModelConfigs, model_configs
 from wanjax.config.keys import Config
+from wanjax.errors import UsageError
+from wanjax.models import vae_memory
+from wanjax.parallel.mesh import MeshShape, parse_mesh
+from wanjax.parallel.targets import HERE, Target, parse_target
+from wanjax.planning.footprint import Footprint
+from wanjax.planning.placement import Placement, place
+from wanjax.planning.weights import component_bytes
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
-_CLIP_TOKENS = 257  # of one image: 16 x 16 patches and the class token
+# A plan without a target: one device of which nothing is known.
+ANY_DEVICE = Target("one device", "cpu", "any", 1, None)
+
+
+class StripeRows(NamedTuple):
+    """Rows of latents of a stripe of the VAE, each way."""
+
+    encode: int
+    decode: int
 
 
 @dataclass(frozen=True)
-class _Architecture:
-    """What the cache's size depends on: layers, width, and tokens of the image if attended to."""
+class Fit:
+    """A run of one video on a mesh of a target's devices; bytes are those of one device.
 
-    layers: int
-    width: int
-    image_tokens: int = 0
+    `weights` by component, `stripe_rows`: rows of latents that the VAE takes at a time.
+    """
 
+    target: Target
+    mesh: MeshShape
+    weights: dict[str, int]
+    placement: Placement
+    stripe_rows: StripeRows
 
-# The published models, as their transformer/config.json has it.
-_PUBLISHED = {
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _Architecture(30, 1536),
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": _Architecture(40, 5120),
-    "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": _Architecture(40, 5120, _CLIP_TOKENS),
-    "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers": _Architecture(40, 5120, _CLIP_TOKENS),
-    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": _Architecture(40, 5120),
-    "Wan-AI/Wan2.2-I2V-A14B-Diffusers": _Architecture(40, 5120),
-}
+    @property
+    def fits(self) -> bool:
+        return self.placement.fits
+
+    def to_dict(self) -> dict[str, Any]:
+        stages = {
+            stage.name: {
+                "resident_bytes": stage.resident,
+                "peak_bytes": stage.peak,
+                "components": dict(stage.places),
+            }
+            for stage in self.placement.stages
+        }
+        return {
+            "target": self.target.name,
+            "devices": self.target.devices,
+            "mesh": self.mesh.sizes,
+            "memory_limit_bytes": self.target.memory_limit,
+            "component_bytes": self.weights,
+            "stages": stages,
+            "stripe_rows": self.stripe_rows._asdict(),
+            "peak_bytes": self.placement.peak,
+            "fits": self.fits,
+        }
 
 
 @dataclass(frozen=True)
@@ -44,47 +75,155 @@ class Memory:
     """
 
     kv_cache_bytes: int | None = None
+    fit: Fit | None = None
 
-    def to_dict(self) -> dict[str, int | None]:
-        return dataclasses.asdict(self)
-
-
-def estimate(config: Config, schedule: Schedule) -> Memory:
-    return Memory(kv_cache_bytes(config, schedule) if config.use_kv_cache else None)
+    def to_dict(self) -> dict[str, Any]:
+        fit = {} if self.fit is None else self.fit.to_dict()
+        return {"kv_cache_bytes": self.kv_cache_bytes} | fit
 
 
-def kv_cache_bytes(config: Config, schedule: Schedule) -> int | None:
-    """Bytes that a run of one video keeps for all its experts; None for an unknown model."""
-    architecture = _architecture(config)
-    if architecture is None:
-        return None
-    tokens = config.max_sequence_length + architecture.image_tokens
-    branches = sum(schedule.num_branches(phase.start) for phase in schedule.phases)
-    keys_and_values = 2 * architecture.layers * tokens * architecture.width
-    return branches * keys_and_values * _ITEM_BYTES[config.activations_dtype]
-
-
-def _architecture(config: Config) -> _Architecture | None:
-    """From the folder's own configuration files, or a published model's by its Hub id."""
-    folder = locate(str(config.model))
-    if folder is None:
-        return _PUBLISHED.get(str(config.model))
+def estimate(config: Config, plan: Plan) -> Memory:
+    """For the configuration's target and mesh; without a target for one device of any kind."""
+    configs = _known_configs(config)
+    if configs is None:
+        return Memory()
+    target = ANY_DEVICE if config.target is None else parse_target(config.target)
+    asked = None if config.mesh == "auto" else parse_mesh(config.mesh)
+    if config.target is None and asked is not None:
+        target = replace(target, name=f"{asked.devices} devices", devices=asked.devices)
     try:
-        own = json.loads((folder / "transformer/config.json").read_text(encoding="utf-8"))
-        image = _image_tokens(own, folder / "image_encoder/config.json")
-        width = own["num_attention_heads"] * own["attention_head_dim"]
-        return _Architecture(own["num_layers"], width, image)
-    except (OSError, ValueError, KeyError):
+        fit = (
+            best_fit(config, plan, configs, target)
+            if asked is None
+            else fit_on(config, plan, configs, target, asked)
+        )
+        kv_cache = Footprint(config, plan, configs, target, MeshShape()).contexts
+    except (KeyError, TypeError):
+        return Memory()  # whoever loads the model says what is wrong with it
+    return Memory(kv_cache if config.use_kv_cache else None, fit)
+
+
+def mesh_shape(config: Config, plan: Plan, target: Target) -> MeshShape | None:
+    """The configuration's mesh on a target; None is one device of the process's own.
+
+    A CPU's devices share its cores, so that only a mesh that is asked for takes several.
+    """
+    if config.mesh != "auto":
+        return parse_mesh(config.mesh)
+    if target.name == HERE and (target.devices == 1 or target.platform == "cpu"):
+        return None
+    configs = _known_configs(config)
+    if configs is None:
+        return MeshShape(fsdp=target.devices)
+    return best_fit(config, plan, configs, target).mesh
+
+
+def fit_on(
+    config: Config, plan: Plan, configs: ModelConfigs, target: Target, mesh: MeshShape
+) -> Fit:
+    """What a run comes to on one mesh."""
+    footprint = Footprint(config, plan, configs, target, mesh)
+    weights = component_bytes(configs, config.weights_dtype, mesh)
+    rows = StripeRows(
+        _stripe_rows(footprint, weights, "encode"), _stripe_rows(footprint, weights, "decode")
+    )
+    placement = place(weights, footprint.stages(*rows), target.memory_limit)
+    return Fit(target, mesh, weights, placement, rows)
+
+
+def best_fit(config: Config, plan: Plan, configs: ModelConfigs, target: Target) -> Fit:
+    """On the fastest mesh of all devices that fits; if none does, on the one that needs least."""
+    fits = []
+    for mesh in meshes(config, plan, configs, target):
+        fit = fit_on(config, plan, configs, target, mesh)
+        if fit.fits:
+            return fit
+        fits.append(fit)
+    return min(fits, key=lambda fit: fit.placement.peak)
+
+
+def meshes(config: Config, plan: Plan, configs: ModelConfigs, target: Target) -> list[MeshShape]:
+    """The meshes of all of a target's devices, the fastest first.
+
+    The less a device computes the better: tokens or branches that do not divide are computed
+    whole. Among equals, one whose devices hold the weights whole is faster than one that
+    gathers them in every step.
+    """
+
+    def slowness(mesh: MeshShape) -> tuple[int, int, int]:
+        footprint = Footprint(config, plan, configs, target, mesh)
+        return footprint.hidden(footprint.branches, 1), mesh.fsdp, mesh.data
+
+    devices = target.devices
+    found = [
+        MeshShape(data=data, fsdp=fsdp, context=devices // data // fsdp)
+        for data in (1, 2)
+        for fsdp in _divisors(devices // data)
+        if devices % data == 0
+    ]
+    return sorted(found, key=slowness)
+
+
+def advice(config: Config, plan: Plan, configs: ModelConfigs, target: Target) -> list[str]:
+    """Keys that would each make a run fit that does not, by the estimate."""
+    found = []
+    for name, changed in _changes(config):
+        mesh = MeshShape() if changed.mesh == "auto" else parse_mesh(changed.mesh)
+        auto = changed.mesh == "auto"
+        fit = (
+            best_fit(changed, plan, configs, target)
+            if auto
+            else fit_on(changed, plan, configs, target, mesh)
+        )
+        if fit.fits:
+            found.append(f"mesh={fit.mesh}" if name == "mesh" else name)
+    return found
+
+
+def _changes(config: Config) -> Iterator[tuple[str, Config]]:
+    if config.mesh != "auto":
+        yield "mesh", replace(config, mesh="auto")
+    smaller: dict[str, Any] = {
+        "batch_guidance": False,
+        "weights_dtype": "bfloat16",
+        "activations_dtype": "bfloat16",
+    }
+    for key, value in smaller.items():
+        if getattr(config, key) != value:
+            yield f"{key}={value}", replace(config, **{key: value})
+    if config.height * config.width > 480 * 832:
+        tall = config.height > config.width
+        height, width = (832, 480) if tall else (480, 832)
+        yield f"height={height} width={width}", replace(config, height=height, width=width)
+    if config.num_frames > 49:
+        yield "num_frames=49", replace(config, num_frames=49)
+
+
+def _stripe_rows(footprint: Footprint, weights: dict[str, int], way: vae_memory.Direction) -> int:
+    """What fits beside all other weights, if that is not too little.
+
+    Else they leave: a stripe's margins are computed twice, so that narrow ones cost more.
+    """
+    limit = footprint.target.memory_limit
+    if limit is None:
+        return footprint.stripe_rows(way, None)
+    alone = limit - footprint.stages(1, 1)[1 if way == "encode" else -1].held
+    beside = alone - sum(size for name, size in weights.items() if name != "vae")
+    rows = footprint.stripe_rows(way, beside)
+    return rows if rows >= _NARROW else footprint.stripe_rows(way, alone)
+
+
+_NARROW = 16  # rows of latents
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _known_configs(config: Config) -> ModelConfigs | None:
+    if config.model is None:
+        return None
+    try:
+        return model_configs(config.model)
+    except UsageError:
         return None  # whoever loads the model says what is wrong with it
-
-
-def _image_tokens(transformer: dict[str, Any], image_encoder: Path) -> int:
-    """Tokens of the image embeddings that the blocks attend to; 0 where they do not."""
-    if transformer.get("image_dim") is None:
-        return 0
-    if transformer.get("pos_embed_seq_len") is not None:  # of a first and a last frame
-        both: int = transformer["pos_embed_seq_len"]
-        return both
-    clip = json.loads(image_encoder.read_text(encoding="utf-8"))
-    tokens: int = (clip["image_size"] // clip["patch_size"]) ** 2 + 1
-    return tokens

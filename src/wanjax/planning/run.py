@@ -70,7 +70,7 @@ def prepare(config: Config, cache: Caching = FROM_CONFIG) -> Run:
         method = _method(config, cache)
         plan = dense_plan(schedule) if method is None else method.plan(schedule, conditions(config))
     table = SAMPLERS[config.sampler](config.num_inference_steps, config.flow_shift)
-    return Run(config, schedule, table, method, plan, estimate(config, schedule))
+    return Run(config, schedule, table, method, plan, estimate(config, plan))
 
 
 def conditions(config: Config) -> dict[str, Any]:
