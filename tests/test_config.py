@@ -157,7 +157,7 @@ def test_mistakes(args, text):
         (["prompt=x", "video_quality=best", "model={model}"], "standard or high or lossless"),
         (["prompt=x", "output=a.gif", "fps=60", "model={model}"], "more than a .gif can have"),
         (["prompt=x", "output=/dev/null/a.mp4", "model={model}"], "is a file, no folder"),
-        (["prompt=x", "json=True"], "json is a key of `wanjax plan` alone"),
+        (["prompt=x", "json=True"], "json is a key of `wanjax plan`, `wanjax compile` alone"),
     ],
 )
 def test_mistakes_of_generate(args, text, tmp_path):

@@ -27,6 +27,7 @@ from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.validation import Parsed
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -51,10 +52,10 @@ class Folder:
         return ("transformer", "transformer_2")[: self.index.num_experts]
 
     def transformer_config(self, name: str = "transformer") -> TransformerConfig:
-        return parse(TransformerConfig, self.path / name / "config.json")
+        return self._config(TransformerConfig, name)
 
     def vae_config(self) -> VAEConfig:
-        return parse(VAEConfig, self.path / "vae/config.json")
+        return self._config(VAEConfig, "vae")
 
     def load_transformer(
         self,
@@ -65,10 +66,10 @@ class Folder:
         mesh: Mesh | None = None,
     ) -> WanTransformer:
         config = self.transformer_config(name)
-        return _load(
+        return self._load(
             lambda: WanTransformer(config, kernel=kernel, rngs=nnx.Rngs(0)),
             transformer_keys.RULES,
-            TensorFiles(self.path / name),
+            lambda: TensorFiles(self.path / name),
             dtype=dtype,
             mesh=mesh,
             unused=transformer_keys.UNUSED,
@@ -77,17 +78,21 @@ class Folder:
     def load_vae(self, *, mesh: Mesh | None = None) -> WanVAE:
         """The VAE, always in float32."""
         config = self.vae_config()
-        files = TensorFiles(self.path / "vae")
-        return _load(lambda: WanVAE(config, rngs=nnx.Rngs(0)), vae_keys.RULES, files, mesh=mesh)
+        return self._load(
+            lambda: WanVAE(config, rngs=nnx.Rngs(0)),
+            vae_keys.RULES,
+            lambda: TensorFiles(self.path / "vae"),
+            mesh=mesh,
+        )
 
     def load_text_encoder(
         self, *, dtype: DTypeLike = jnp.bfloat16, mesh: Mesh | None = None
     ) -> UMT5Encoder:
-        config = parse(UMT5Config, self.path / "text_encoder/config.json")
-        return _load(
+        config = self._config(UMT5Config, "text_encoder")
+        return self._load(
             lambda: UMT5Encoder(config, rngs=nnx.Rngs(0)),
             umt5_keys.RULES,
-            TensorFiles(self.path / "text_encoder", umt5_keys.ALIASES),
+            lambda: TensorFiles(self.path / "text_encoder", umt5_keys.ALIASES),
             dtype=dtype,
             mesh=mesh,
         )
@@ -96,11 +101,11 @@ class Folder:
         self, *, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
     ) -> CLIPVisionModel:
         """Of Wan 2.1 image to video."""
-        config = parse(CLIPVisionConfig, self.path / "image_encoder/config.json")
-        return _load(
+        config = self._config(CLIPVisionConfig, "image_encoder")
+        return self._load(
             lambda: CLIPVisionModel(config, rngs=nnx.Rngs(0)),
             clip_keys.RULES,
-            TensorFiles(self.path / "image_encoder", prefix=clip_keys.PREFIX),
+            lambda: TensorFiles(self.path / "image_encoder", prefix=clip_keys.PREFIX),
             dtype=dtype,
             mesh=mesh,
             unused=clip_keys.unused(config.num_hidden_layers),
@@ -112,16 +117,18 @@ class Folder:
     def load_tokenizer(self) -> Tokenizer:
         return Tokenizer(self.path / "tokenizer")
 
+    def _config(self, kind: type[Parsed], name: str) -> Parsed:
+        return parse(kind, self.path / name / "config.json")
 
-def _load(
-    make: Callable[[], Model],
-    rules: Sequence[Rule],
-    files: TensorFiles,
-    *,
-    dtype: DTypeLike = jnp.float32,
-    mesh: Mesh | None = None,
-    unused: Sequence[str] = (),
-) -> Model:
-    return load_parameters(
-        nnx.eval_shape(make), rules, files, dtype=dtype, mesh=mesh, unused=unused
-    )
+    def _load(
+        self,
+        make: Callable[[], Model],
+        rules: Sequence[Rule],
+        files: Callable[[], TensorFiles],
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        unused: Sequence[str] = (),
+    ) -> Model:
+        abstract = nnx.eval_shape(make)
+        return load_parameters(abstract, rules, files(), dtype=dtype, mesh=mesh, unused=unused)

@@ -96,12 +96,17 @@ def load_parameters(
     loaded = []
     for entry in wanted:
         variable = variables[entry.path]
-        target = jnp.float32 if variable.get_metadata("keep_float32") else dtype
+        kept_as = kept_dtype(variable, dtype)
         shape = tuple(variable.get_value().shape)
         axes = logical_axes(variable)
-        loaded.append(variable.replace(_read(entry, files, shape, target, axes, mesh)))
+        loaded.append(variable.replace(_read(entry, files, shape, kept_as, axes, mesh)))
     paths = [path for path, _ in nnx.to_flat_state(abstract)]
     return nnx.merge(graph, nnx.from_flat_state(list(zip(paths, loaded, strict=True))))
+
+
+def kept_dtype(variable: nnx.Variable[Any], dtype: DTypeLike) -> DTypeLike:
+    """That of a parameter in a model that is loaded in `dtype`."""
+    return jnp.float32 if variable.get_metadata("keep_float32") else dtype
 
 
 def _read(

@@ -26,10 +26,12 @@ values are listed by `wanjax show PRESET`. Without a preset the bundled model ru
 `wanjax COMMAND --help` tells more.
 """
 
-# A command is the module of its name beside this one: its docstring is the help, `run` does it.
+# A command is the module of its name beside this one: its docstring is the help, `run` does it
+# and may return another exit code than 0.
 COMMANDS: Mapping[str, str] = {
     "generate": "write a video and, beside it, a .json record of how it was made",
     "plan": "show which steps are computed and which are skipped, without loading a model",
+    "compile": "compile a run for devices here or elsewhere: memory, collectives, does it fit",
     "calibrate": "measure what a model's caches go by: curve, inner products, sensitivities",
     "compare": "measure what caching costs: variants from the same noise, side by side in HTML",
     "presets": "list the models that can be named, with their sampling values",
@@ -71,8 +73,8 @@ def _dispatch(args: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print((_module(command).__doc__ or "").strip())
         return 0
-    _module(command).run(rest)
-    return 0
+    code: int | None = _module(command).run(rest)
+    return code or 0
 
 
 def _usage() -> str:

@@ -12,6 +12,8 @@ from wanjax.checkpoints.locate import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.errors import UsageError
 from wanjax.media.formats import FORMATS, encoding_for
+from wanjax.parallel.mesh import check_devices, parse_mesh
+from wanjax.parallel.targets import parse_target
 
 
 def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
@@ -21,7 +23,8 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     """
     _check_guidance(config)
     _check_one_cache(config)
-    if command in ("generate", "plan", "compare"):
+    _check_machine(config)
+    if command in ("generate", "plan", "compile", "compare"):
         _check_effects(config, given)
     if command == "generate":
         check_inputs(config)
@@ -29,7 +32,7 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
         _check_calibration(config)
         _check_model(config)
         _check_output(config, ".json")
-    elif command == "compare" and not config.videos:
+    elif command == "compile" or (command == "compare" and not config.videos):
         _check_model(config)
 
 
@@ -54,6 +57,15 @@ def _check_one_cache(config: Config) -> None:
     keys = [f"use_{method.name}" for method in active_methods(config)]
     if len(keys) > 1:
         raise UsageError(f"{' and '.join(keys)} exclude one another: switch one on")
+
+
+def _check_machine(config: Config) -> None:
+    """A mesh without a target is compared with the devices that are here, once JAX is."""
+    target = None if config.target is None else parse_target(config.target)
+    if config.mesh != "auto":
+        shape = parse_mesh(config.mesh)
+        if target is not None:
+            check_devices(shape, target.devices, target.name)
 
 
 def _check_effects(config: Config, given: Mapping[str, Any]) -> None:

@@ -79,6 +79,15 @@ class Config:
         "bfloat16", "of the transformer's arithmetic"
     )
     attention: Literal["auto", "xla", "chunked", "cudnn"] = setting("auto", "attention kernel")
+    mesh: str = setting(
+        "auto",
+        "devices along each axis, as data:1,fsdp:2,context:4,tensor:1; auto: the fastest that fits",
+    )
+    target: str | None = setting(
+        None,
+        "machine to compile for, such as v6e:2x4, tpu7x:2x2x1, h100 or h100:8; null: this one",
+        commands=("plan", "compile"),
+    )
 
     prompts: str | None = setting(
         None,
@@ -105,7 +114,7 @@ class Config:
         commands=("compare",),
     )
 
-    json: bool = setting(False, "print JSON", commands=("plan",))
+    json: bool = setting(False, "print JSON", commands=("plan", "compile"))
     plot: str | None = setting(None, "picture to draw: .png, .pdf or .svg", commands=("plan",))
 
     @property

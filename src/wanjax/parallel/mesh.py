@@ -85,11 +85,12 @@ def parse_mesh(text: str) -> MeshShape:
     return MeshShape(**sizes)
 
 
-def check_devices(shape: MeshShape, available: int) -> None:
-    """Raise `UsageError` for a mesh that `available` devices cannot make up."""
+def check_devices(shape: MeshShape, available: int, where: str = "here") -> None:
+    """Raise `UsageError` for a mesh that the `available` devices of a machine cannot make up."""
     if available % shape.devices:
+        there = "are here" if where == "here" else f"has {where}"
         raise UsageError(
-            f"mesh={shape}: these are {shape.devices} devices, and {available} are here; the "
+            f"mesh={shape}: these are {shape.devices} devices, and {available} {there}; the "
             f"product of the sizes must divide {available}"
         )
 

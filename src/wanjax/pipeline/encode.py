@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from PIL import Image
 
 from wanjax.caching import Schedule
@@ -21,6 +21,8 @@ from wanjax.pipeline.components import Components
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Expert
 
+Embeds = Float[Array | np.ndarray | jax.ShapeDtypeStruct, "batch length dim"]
+
 
 def encode_prompts(
     components: Components, programs: Programs, prompts: Sequence[str], max_sequence_length: int
@@ -28,7 +30,18 @@ def encode_prompts(
     """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
     cleaned = [prompt_clean(prompt) for prompt in prompts]
     ids, mask = components.tokenizer(cleaned, max_sequence_length)
-    graph, params = nnx.split(components.text_encoder)
+    embeds: Array = encode_ids(components.text_encoder, programs, ids, mask)
+    return embeds
+
+
+def encode_ids(
+    encoder: UMT5Encoder,
+    programs: Programs,
+    ids: Int[np.ndarray | jax.ShapeDtypeStruct, "batch length"],
+    mask: Int[np.ndarray | jax.ShapeDtypeStruct, "batch length"],
+) -> Any:
+    """Embeddings of token ids, zero where `mask` is; abstract ones where `programs` are."""
+    graph, params = nnx.split(encoder)
     program = programs.get(_encode_text, (graph,), (params, ids, mask))
     embeds: Array = program(params, ids, mask)
     return embeds
@@ -46,7 +59,17 @@ def encode_images(
         return None
     in_turn = [image for video in zip(*ends, strict=True) for image in video]
     pixels = np.stack([components.image_processor(image) for image in in_turn])
-    graph, params = nnx.split(components.image_encoder)
+    embeds: Array = encode_pixels(components.image_encoder, programs, pixels)
+    return embeds
+
+
+def encode_pixels(
+    encoder: CLIPVisionModel,
+    programs: Programs,
+    pixels: Float[np.ndarray | jax.ShapeDtypeStruct, "images height width 3"],
+) -> Any:
+    """CLIP's tokens of normalised images."""
+    graph, params = nnx.split(encoder)
     program = programs.get(_encode_images, (graph,), (params, pixels))
     embeds: Array = program(params, pixels)
     return embeds
@@ -56,8 +79,8 @@ def embed_context(
     components: Components,
     programs: Programs,
     schedule: Schedule,
-    embeds: Sequence[Float[Array, "batch length dim"]],
-    image_embeds: Float[Array, "images tokens image_dim"] | None,
+    embeds: Sequence[Embeds],
+    image_embeds: Float[Array | jax.ShapeDtypeStruct, "images tokens image_dim"] | None,
     dtype: str,
     keys_values: bool,
 ) -> list[Expert | None]:
@@ -71,13 +94,9 @@ def embed_context(
     for phase in schedule.phases:
         number = schedule.experts[phase.start]
         branches = schedule.num_branches(phase.start)
-        text = jnp.concatenate(list(embeds[:branches])).astype(dtype)
-        image = None
-        if image_embeds is not None:
-            image = jnp.concatenate([image_embeds] * branches).astype(dtype)
         graph, params = nnx.split(transformers[number])
-        arguments = (params, text, image)
-        program = programs.get(_embed_context, (graph, keys_values), arguments)
+        arguments = (params, tuple(embeds[:branches]), image_embeds)
+        program = programs.get(_embed_context, (graph, dtype, keys_values), arguments)
         experts[number] = Expert(nnx.to_pure_dict(params), program(*arguments))
     return experts
 
@@ -100,17 +119,22 @@ def _encode_images_impl(graph: nnx.GraphDef[CLIPVisionModel], params: Any, pixel
 
 def _embed_context_impl(
     graph: nnx.GraphDef[WanTransformer],
+    dtype: str,
     keys_values: bool,
     params: Any,
-    text: Array,
+    text: tuple[Array, ...],
     image: Array | None,
 ) -> Context | KeysValues:
-    """The context as the model projects it, or its `keys_values` in every layer."""
+    """The context as the model projects it, or its `keys_values` in every layer.
+
+    `text` has a branch after the other, which all see the same `image`.
+    """
     model = nnx.merge(graph, params)
-    context = model.embed_context(text, image)
+    images = None if image is None else jnp.concatenate([image] * len(text)).astype(dtype)
+    context = model.embed_context(jnp.concatenate(text).astype(dtype), images)
     return model.keys_values(context) if keys_values else context
 
 
 _encode_text = jax.jit(_encode_text_impl, static_argnums=0)
 _encode_images = jax.jit(_encode_images_impl, static_argnums=0)
-_embed_context = jax.jit(_embed_context_impl, static_argnums=(0, 1))
+_embed_context = jax.jit(_embed_context_impl, static_argnums=(0, 1, 2))

@@ -34,6 +34,7 @@ from wanjax.pipeline.inputs import (
     repeat,
     start_latents,
 )
+from wanjax.pipeline.machine import machine
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
@@ -71,9 +72,10 @@ class WanPipeline:
     @classmethod
     def from_config(cls, config: Config) -> WanPipeline:
         """The configuration's model, with all its parts loaded."""
-        components = Components.of(config)
+        _, mesh = machine(config)
+        components = Components.of(config, mesh)
         components.load()
-        return cls(components, config)
+        return cls(components, config, Programs(mesh))
 
     def with_config(self, config: Config) -> WanPipeline:
         """The same model and programs under other values; what is loaded is shared."""
@@ -166,14 +168,14 @@ class WanPipeline:
     ) -> Video:
         """A prepared run, from what a call was given to its video."""
         config, stopwatch = run.config, Stopwatch(self.programs)
-        self._check_size(config)
+        self.check_size(config)
         with stopwatch.measure("text"):
             embeds = self._embeds(prompts, run)
             jax.block_until_ready(embeds)  # else the next stage waits for it
         if config.low_memory:
             self.components.rest("text_encoder")
         batch = len(embeds[0])
-        start = start_latents(self._latents_shape(config), batch, seed, latents)
+        start = start_latents(self.latents_shape(config), batch, seed, latents)
         with stopwatch.measure("condition"):
             ends = frames.repeated(batch)
             condition = self._condition(ends, config)
@@ -196,7 +198,7 @@ class WanPipeline:
             if callback is not None:
                 callback(report)
 
-        settings = self._settings(run, start.shape, measures)
+        settings = self.settings(run, start.shape, measures)
         with stopwatch.measure("denoise"):
             final, plan = denoise(
                 start, run.plan, run.table, experts, settings, self.programs, condition, on_step
@@ -231,7 +233,8 @@ class WanPipeline:
         # the images of a call are its own
         return replace(self.config, **typed, image=None, last_image=None)
 
-    def _check_size(self, config: Config) -> None:
+    def check_size(self, config: Config) -> None:
+        """Raise `UsageError` for a video of a size that the model cannot make."""
         patch = self.components.transformers[0].config.patch_size
         vae = self.components.vae.config
         for name, unit in (("height", patch[1]), ("width", patch[2])):
@@ -294,12 +297,16 @@ class WanPipeline:
         vae = self.components.vae
         return jnp.asarray(image_condition(vae, config.num_frames, self.programs, *frames))
 
-    def _latents_shape(self, config: Config) -> tuple[int, int, int, int]:
+    def latents_shape(self, config: Config) -> tuple[int, int, int, int]:
+        """Of one video: channels, frames, rows, columns."""
         vae = self.components.vae.config
         t = (config.num_frames - 1) // vae.temporal_factor + 1
         return vae.z_dim, t, config.height // vae.spatial_factor, config.width // vae.spatial_factor
 
-    def _settings(self, run: Run, shape: tuple[int, ...], measures: Sequence[Measure]) -> Settings:
+    def settings(
+        self, run: Run, shape: tuple[int, ...], measures: Sequence[Measure] = ()
+    ) -> Settings:
+        """What the step programs of a run over latents of this shape depend on."""
         model = self.components.transformers[0]
         return Settings(
             graph=nnx.graphdef(model),

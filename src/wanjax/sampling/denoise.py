@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from wanjax.caching.actions import Source
 from wanjax.caching.plan import Plan, Step
 from wanjax.parallel.sharding import place
 from wanjax.sampling.probe import run_probe
@@ -25,6 +26,7 @@ from wanjax.sampling.step import (
     SamplerState,
     Settings,
     StepInputs,
+    cache_like,
     empty_cache,
     run_step,
 )
@@ -65,21 +67,13 @@ def denoise(
         inputs = step_inputs(step, table, plan)
         return experts[step.expert], state, cache, inputs, condition
 
-    def dropped_cache(step: Step) -> Cache:
-        return empty_cache(settings, len(step.actions), state.sample, programs.mesh)
-
-    compiled, probes = {}, {}
-    for step in plan.distinct_steps:
-        example = arguments(step, state, dropped_cache(step))
-        compiled[step.kind] = programs.get(run_step, (settings, step.kind), example)
-        if decisions is not None:
-            probe = programs.get(run_probe, (settings, decisions.probe), example)
-            probes[len(step.actions)] = probe
+    compiled, probes = compile_steps(plan, table, experts, settings, programs, state, condition)
     executed = []
     for step in plan.steps:
         began = time.perf_counter()
         if step.index in (0, plan.boundary_step):  # a cache is of one expert's making
-            cache = dropped_cache(step)
+            cache = Cache()  # gone before there is a new one
+            cache = empty_cache(settings, len(step.actions), state.sample, programs.mesh)
             decided = None if decisions is None else decisions.start()
         if decisions is not None:
             read = partial(_read, probes[len(step.actions)], arguments(step, state, cache))
@@ -90,6 +84,31 @@ def denoise(
         if on_step is not None:
             on_step(StepReport(step, state.sample, time.perf_counter() - began, changes))
     return state.sample, plan.executed(executed)
+
+
+def compile_steps(
+    plan: Plan,
+    table: SamplerTable,
+    experts: Sequence[Expert | None],
+    settings: Settings,
+    programs: Programs,
+    state: SamplerState,
+    condition: Float[Array | jax.ShapeDtypeStruct, "batch c t h w"] | None,
+) -> tuple[dict[tuple[Source, ...], Any], dict[int, Any]]:
+    """A plan's step programs by kind of step, and its probes by number of branches.
+
+    The arguments may be abstract (`jax.ShapeDtypeStruct`).
+    """
+    compiled, probes = {}, {}
+    for step in plan.distinct_steps:
+        inputs = step_inputs(step, table, plan)
+        cache = cache_like(settings, len(step.actions), state.sample, programs.mesh)
+        example = (experts[step.expert], state, cache, inputs, condition)
+        compiled[step.kind] = programs.get(run_step, (settings, step.kind), example)
+        if plan.decisions is not None:
+            probe = programs.get(run_probe, (settings, plan.decisions.probe), example)
+            probes[len(step.actions)] = probe
+    return compiled, probes
 
 
 def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -73,11 +74,15 @@ class Programs:
 
     def _compile(self, function: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
         began = time.perf_counter()
-        with jax.set_mesh(_NO_MESH if self.mesh is None else self.mesh):
+        with self._meshed():
             program: Callable[..., Any] = function.lower(*args).compile()
         name = function.__name__.strip("_")
         self.compilations.append(Compilation(name, time.perf_counter() - began))
         return program
+
+    def _meshed(self) -> AbstractContextManager[Any]:
+        """The mesh as models know it."""
+        return jax.set_mesh(_NO_MESH if self.mesh is None else self.mesh)
 
 
 _NO_MESH = Mesh(np.empty((), object), ())

@@ -138,9 +138,21 @@ def empty_cache(
     settings: Settings, branches: int, sample: Latents, mesh: Mesh | None = None
 ) -> Cache:
     """Zeros in the cache's shapes, so that first and later steps run the same program."""
-    size, hidden = sample.shape, (branches, len(sample), *settings.tokens)
-    shapes = (hidden, size, size, (branches, *size), size)
-    found: dict[str, Array | None] = {}
+    like = cache_like(settings, branches, sample, mesh)
+    cache: Cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), like)
+    return cache
+
+
+def cache_like(
+    settings: Settings,
+    branches: int,
+    sample: Latents | jax.ShapeDtypeStruct,
+    mesh: Mesh | None = None,
+) -> Cache:
+    """The cache of steps with so many guidance branches, as `jax.ShapeDtypeStruct`."""
+    size = tuple(sample.shape)
+    shapes = ((branches, size[0], *settings.tokens), size, size, (branches, *size), size)
+    found: dict[str, Any] = {}
     for name, shape, count, axes in zip(
         Cache._fields, shapes, settings.keeps, CACHE_AXES, strict=True
     ):
@@ -148,7 +160,7 @@ def empty_cache(
             shape = (count, *shape)
         dtype = settings.dtype if name == "residuals" else jnp.float32
         sharding = activation_sharding(axes, shape, mesh)
-        found[name] = jnp.zeros(shape, dtype, device=sharding) if count else None
+        found[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) if count else None
     return Cache(**found)
 
 

@@ -1,0 +1,59 @@
+"""A checkpoint folder without weights: its models have shapes, dtypes and shardings alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from wanjax.checkpoints.configs import ModelConfigs
+from wanjax.checkpoints.folder import Folder, Model
+from wanjax.checkpoints.load import TensorFiles, kept_dtype
+from wanjax.checkpoints.mapping import Rule
+from wanjax.models.layers import logical_axes
+from wanjax.parallel.sharding import parameter_sharding
+from wanjax.validation import Parsed, named
+
+
+@dataclass(frozen=True)
+class AbstractFolder(Folder):
+    """Loads each model as its real folder would, with `jax.ShapeDtypeStruct` for parameters."""
+
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str, configs: ModelConfigs) -> AbstractFolder:
+        """`model` is the name for error texts."""
+        return cls(Path(model), configs.index, configs.components)
+
+    def _config(self, kind: type[Parsed], name: str) -> Parsed:
+        with named(self.path / name / "config.json"):
+            return kind.from_dict(self.configs[name])
+
+    def _load(
+        self,
+        make: Callable[[], Model],
+        rules: Sequence[Rule],
+        files: Callable[[], TensorFiles],
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        unused: Sequence[str] = (),
+    ) -> Model:
+        graph, parameters = nnx.split(nnx.eval_shape(make))
+
+        def kept(variable: nnx.Variable[Any]) -> nnx.Variable[Any]:
+            shape = tuple(variable.get_value().shape)
+            sharding = parameter_sharding(logical_axes(variable), shape, mesh)
+            dtype_kept = kept_dtype(variable, dtype)
+            return variable.replace(jax.ShapeDtypeStruct(shape, dtype_kept, sharding=sharding))
+
+        is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+        return nnx.merge(graph, jax.tree.map(kept, parameters, is_leaf=is_variable))

@@ -1,0 +1,148 @@
+"""
+compile a run for devices that are here, or that are not: memory, collectives, does it fit
+
+usage: wanjax compile [PRESET|FILE.yml] [target=NAME] [mesh=AXES] [json=True] [key=value ...]
+
+  wanjax compile                                         # the bundled model, on this machine
+  wanjax compile wan2.2-t2v-a14b target=v6e:2x4 use_magcache=True
+  wanjax compile wan2.2-t2v-a14b target=h100:8 mesh=context:8 json=True
+
+The programs are those of `wanjax generate` with the same arguments, compiled without weights
+and without a network. Targets: TPUs v5e:2x4, v5p:2x2x1, v6e:2x4, tpu7x:2x2x1 and larger slices
+(`pip install 'wanjax[tpu]'`), NVIDIA's a100, h100, h100:8, h200, b200 (`wanjax[cuda13]`); the
+devices themselves need not be there. All bytes are those of one device.
+
+The exit code is 0 where the run fits, 1 where it does not.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from wanjax.checkpoints.configs import model_configs
+from wanjax.cli.text import print_table
+from wanjax.config.resolve import resolve
+from wanjax.files import json_text
+from wanjax.parallel.targets import parse_target, require_extra, set_environment
+from wanjax.planning.run import prepare
+
+if TYPE_CHECKING:
+    from wanjax.pipeline.compiling import CompiledRun
+    from wanjax.sampling.abstract import Figures
+
+GIB = 2**30
+
+
+def run(args: Sequence[str]) -> int:
+    config = resolve(args, "compile")
+    target = None if config.target is None else parse_target(config.target)
+    if target is not None:
+        require_extra(target)
+        set_environment()  # before anything imports JAX
+    prepared = prepare(config)
+    configs = model_configs(str(config.model))
+    from wanjax.pipeline.compiling import compile_run
+    from wanjax.pipeline.machine import machine
+
+    here, mesh = machine(config, target)
+    found = compile_run(prepared, here, configs, mesh, _tell)
+    if config.json:
+        print(json_text(to_dict(found)))
+    else:
+        _print(found)
+    return 0 if found.fits else 1
+
+
+def to_dict(found: CompiledRun) -> dict[str, Any]:
+    """What `json=True` prints."""
+    stages = found.placement.stages
+    return {
+        "target": found.target.name,
+        "devices": found.target.devices,
+        "mesh": {} if found.mesh is None else dict(found.mesh.shape),
+        "memory_limit_bytes": found.target.memory_limit,
+        "programs": {name: _figures(figures) for name, figures in found.programs.items()},
+        "stages": {
+            s.name: {
+                "resident_bytes": s.resident,
+                "peak_bytes": s.peak,
+                "components": dict(s.places),
+            }
+            for s in stages
+        },
+        "component_bytes": found.weights,
+        "peak_bytes": found.placement.peak,
+        "fits": found.fits,
+        "advice": found.advice,
+    }
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    found = {
+        "argument_bytes": figures.argument_bytes,
+        "temporary_bytes": figures.temporary_bytes,
+        "output_bytes": figures.output_bytes,
+        "donated_bytes": figures.donated_bytes,
+        "collectives": {
+            kind: {"count": moved.count, "bytes": moved.bytes}
+            for kind, moved in figures.collectives.items()
+        },
+        "kernels": list(figures.kernels),
+        "compile_seconds": round(figures.compile_seconds, 2),
+    }
+    return found if figures.refused is None else found | {"refused": figures.refused}
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print(found: CompiledRun) -> None:
+    target = found.target
+    mesh = ", ".join(f"{a}:{n}" for a, n in found.mesh.shape.items() if n > 1) if found.mesh else ""
+    limit = "" if target.memory_limit is None else f", {_gib(target.memory_limit)} GiB each"
+    print(f"{target.name}: {target.devices} x {target.kind}{limit}; mesh {mesh or 'of one device'}")
+    print()
+    sizes = ("arguments", "temporary", "results", "donated", "exchanged")
+    titles = ("program", *(f"{size} GiB" for size in sizes), "kernels", "seconds")
+    print_table(titles, [(name, *_row(figures)) for name, figures in found.programs.items()])
+    print()
+    names = list(found.weights)
+    stages = [
+        (s.name, _gib(s.resident), _gib(s.peak), *(s.places[n] for n in names))
+        for s in found.placement.stages
+    ]
+    print_table(("stage", "resident GiB", "peak GiB", *names), stages)
+    print()
+    print(_verdict(found))
+
+
+def _row(figures: Figures) -> tuple[str, ...]:
+    moved = sum(collective.bytes for collective in figures.collectives.values())
+    sizes = (
+        figures.argument_bytes,
+        figures.temporary_bytes,
+        figures.output_bytes,
+        figures.donated_bytes,
+        moved,
+    )
+    kernels = "refused by the compiler" if figures.refused else ", ".join(figures.kernels)
+    return (*map(_gib, sizes), kernels, f"{figures.compile_seconds:.1f}")
+
+
+def _verdict(found: CompiledRun) -> str:
+    peak, limit = _gib(found.placement.peak), found.target.memory_limit
+    if limit is None:
+        return f"needs {peak} GiB; what a device of this machine has is not known"
+    if found.fits:
+        return f"fits: {peak} of {_gib(limit)} GiB at its peak"
+    lines = [f"does not fit: {peak} GiB where there are {_gib(limit)}"]
+    lines += [f"  {name}: {f.refused}" for name, f in found.programs.items() if f.refused]
+    lines += [f"  {advice} would make it fit" for advice in found.advice]
+    return "\n".join(lines)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"
