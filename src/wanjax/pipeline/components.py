@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.hub import download
@@ -27,34 +28,36 @@ Part = TypeVar("Part")
 class Components:
     """The parts of one model folder, each loaded once, when it is first asked for.
 
-    `rest` moves a part's parameters to the host until it is asked for again, `free` forgets it
-    altogether. Raises `CheckpointError` for a folder or file that does not hold the model.
+    On a mesh each device loads and holds its own part of the parameters. `rest` moves a part's
+    parameters to the host until it is asked for again, `free` forgets it altogether. Raises
+    `CheckpointError` for a folder or file that does not hold the model.
     """
 
-    def __init__(self, folder: Folder, config: Config):
-        self.folder = folder
+    def __init__(self, folder: Folder, config: Config, mesh: Mesh | None = None):
+        self.folder, self.mesh = folder, mesh
         dtype = jnp.dtype(config.weights_dtype)
         self._load: dict[str, Callable[[], Any]] = {
             "tokenizer": folder.load_tokenizer,
-            "text_encoder": lambda: folder.load_text_encoder(dtype=dtype),
-            "vae": folder.load_vae,
+            "text_encoder": lambda: folder.load_text_encoder(dtype=dtype, mesh=mesh),
+            "vae": lambda: folder.load_vae(mesh=mesh),
         }
         for name in folder.experts:
             self._load[name] = partial(
-                folder.load_transformer, name, dtype=dtype, kernel=config.attention
+                folder.load_transformer, name, dtype=dtype, kernel=config.attention, mesh=mesh
             )
         if folder.transformer_config().image_dim is not None:
             self._load["image_processor"] = folder.load_image_processor
-            self._load["image_encoder"] = lambda: folder.load_image_encoder(dtype=dtype)
+            self._load["image_encoder"] = lambda: folder.load_image_encoder(dtype=dtype, mesh=mesh)
         self._parts: dict[str, Any] = {}
-        self._resting: set[str] = set()
+        self._resting: dict[str, Any] = {}  # and where the parameters lay on the mesh
 
     @classmethod
-    def of(cls, config: Config) -> Components:
+    def of(cls, config: Config, mesh: Mesh | None = None) -> Components:
         """Of the configuration's model, which is downloaded where it is a Hub id."""
         assert config.model is not None
         path = locate(config.model)
-        return cls(Folder.open(download(config.model) if path is None else path), config)
+        folder = Folder.open(download(config.model) if path is None else path)
+        return cls(folder, config, mesh)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,13 +72,14 @@ class Components:
     def rest(self, name: str) -> None:
         """Move a part's parameters to the host's memory, until it is asked for again."""
         if name in self._parts and name not in self._resting:
+            parameters = nnx.state(self._parts[name])
+            self._resting[name] = self.mesh and jax.tree.map(lambda x: x.sharding, parameters)
             self._move(name, jax.device_get)
-            self._resting.add(name)
 
     def free(self, name: str) -> None:
         """Forget a part; asked for again, it is loaded from its files."""
         self._parts.pop(name, None)
-        self._resting.discard(name)
+        self._resting.pop(name, None)
 
     def where(self, name: str) -> str:
         """`device`, `host` (resting) or `files` (not loaded)."""
@@ -115,8 +119,7 @@ class Components:
         if name not in self._parts:
             self._parts[name] = self._load[name]()
         elif name in self._resting:
-            self._move(name, jax.device_put)
-            self._resting.discard(name)
+            self._move(name, partial(jax.device_put, device=self._resting.pop(name)))
         part = self._parts[name]
         assert isinstance(part, kind)
         return part
