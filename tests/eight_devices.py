@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,26 @@ from jax.sharding import Mesh
 from PIL import Image
 from small_folder import SMALL_RUN
 
-from wanjax.caching import MagCache
+from wanjax.caching import CFGCache, EasyCache, MagCache, SenCache
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.mapping import flat_parameters
 from wanjax.config.resolve import resolve
 from wanjax.models.transformer import WanTransformer
 from wanjax.parallel.mesh import parse_mesh
 from wanjax.parallel.sharding import UndividedWarning, constrain, make_mesh
+from wanjax.pipeline.components import Components
 from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.pipeline.video import Video
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import run_step
 
-STEPS = 6
+STEPS = 8
+MAGCACHE = MagCache(retention_ratio=0.1, mag_ratios_base=[1.0] * (2 * STEPS))
+OTHER_CACHES = {
+    "cfg_cache": CFGCache(start=2),
+    "sen_cache": SenCache(epsilon=10.0),
+    "easycache": EasyCache(thresh=10.0, start=1),
+}
 
 
 def main(folder: Path, what: str, *meshes: str) -> None:
@@ -132,43 +141,56 @@ def part(x: jax.Array) -> jax.Array:
 
 
 def video_facts(folder: Path, meshes: dict[str, Mesh]) -> dict[str, Any]:
-    """Of each mesh: the error of a dense and a MagCache run, and what a skipped step moves."""
+    """Of each mesh: the errors of runs by each method, and what a skipped step moves."""
     expected, _ = videos(folder, None)
     facts = {}
     for name, mesh in meshes.items():
         found, shapes = videos(folder, mesh)
         errors = {key: relative_error(found[key], expected[key]) for key in expected}
-        facts[name] = errors | {"moved": shapes}
+        facts[name] = {"errors": errors, "moved": shapes}
     return {"meshes": facts}
 
 
 def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], list[list[int]]]:
-    """Two videos at once, dense and with skipped steps.
+    """Latents of two videos at once by each method, and the dense ones' frames.
 
-    Also the shapes of the arrays that a skipped step moves between devices.
+    Also the shapes of the arrays that a skipped step of MagCache moves between devices.
     """
     config = resolve([f"model={folder}", *SMALL_RUN], "show")
-    pipe = WanPipeline.from_config(config)
-    pipe.programs = Programs(mesh)
-    pipe.transformers = tuple(
-        pipe.folder.load_transformer(name, dtype=jnp.float32, mesh=mesh)
-        for name in pipe.folder.experts
-    )
-    cache = MagCache(retention_ratio=0.1, mag_ratios_base=[1.0] * (2 * STEPS))
+    pipe = WanPipeline(Components.of(config, mesh), config, Programs(mesh))
     arguments: dict[str, Any] = {"height": 64, "width": 128}  # 64 tokens
     if pipe.takes_image:
         arguments["image"] = Image.linear_gradient("L")
     prompts = ["a red ball moving left", "a blue square"]
-    dense = pipe(prompts, **arguments)
-    used = []
-    pipe.programs.watch = lambda function, args, program: used.append((function, program))
-    cached = pipe(prompts, cache=cache, output_type="latent", **arguments)
-    assert cached.plan.skipped_steps
-    assert np.abs(cached.latents - dense.latents).max() > 0.01
-    steps = [program for function, program in used if function is run_step]
-    _computed, skipped = sorted(steps, key=lambda program: -len(program.as_text()))
-    result = {"dense": dense.latents, "magcache": cached.latents, "frames": dense.frames}
-    return result, moved(skipped.as_text())
+    run = partial(pipe, prompts, num_inference_steps=STEPS, **arguments)
+    steps: list[str] = []
+    pipe.programs.watch = lambda function, _, program: (
+        steps.append(program.as_text()) if function is run_step else None
+    )
+    dense = run(cache=None)
+    found = {"dense": dense.latents, "frames": dense.frames, "magcache": of(run, MAGCACHE)}
+    skipped = min(steps, key=len)
+    pipe.programs.watch = None
+    if not pipe.takes_image:
+        found |= {name: of(run, cache) for name, cache in OTHER_CACHES.items()}
+    check_resting(pipe, run)
+    return found, moved(skipped)
+
+
+def of(run: Callable[..., Video], cache: Any) -> np.ndarray:
+    """The latents of a run in which the method leaves something out."""
+    video = run(cache=cache, output_type="latent")
+    assert set(video.plan.strip()) & {".", "+"}, video.plan.strip()
+    return video.latents
+
+
+def check_resting(pipe: WanPipeline, run: Callable[..., Video]) -> None:
+    """Parts come back from the host to where they lay: the programs are the same."""
+    before = len(pipe.programs)
+    for name in ("text_encoder", "vae", *pipe.components.folder.experts):
+        pipe.components.rest(name)
+    run(cache=None)
+    assert len(pipe.programs) == before
 
 
 def moved(program: str) -> list[list[int]]:

@@ -19,13 +19,15 @@ from jax.sharding import Mesh
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.configs import ModelConfigs
+from wanjax.models.vae_layers import Stripe
+from wanjax.models.vae_stripes import decoder_middle, encoder_middle
 from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.sharding import activation_sharding
 from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.encode import embed_context, encode_ids, encode_pixels
 from wanjax.pipeline.pipeline import WanPipeline
-from wanjax.pipeline.vae_stream import compile_decode, compile_encode
+from wanjax.pipeline.vae_stream import VAENetwork
 from wanjax.planning.memory import advice, fit_on
 from wanjax.planning.placement import Placement, Stage, place, stage_names
 from wanjax.planning.run import Run
@@ -155,12 +157,15 @@ class _Compiling:
         frames = [1] + [factor] * min(t - 1, 1)
         chunks = [self.like((1, n, config.height, config.width, 3), jnp.float32) for n in frames]
         since = len(self.programs.made)
-        compile_encode(vae, chunks, self.programs, self.rows.encode)
-        cache = self.largest_cache(since)
-        return self.like((1, factor + z, t, h, w), jnp.float32, *LATENTS), cache
+        network, stripe = VAENetwork(vae, self.programs), Stripe(0, self.rows.encode, h)
+        part, *_ = network.stripe("encode_stripe", stripe, chunks)
+        features = self.like((*part.shape[:2], h, *part.shape[3:]), part.dtype)
+        list(network.middle("encode_middle", encoder_middle(vae.config), [features]))
+        condition = self.like((1, factor + z, t, h, w), jnp.float32, *LATENTS)
+        return condition, ([features] * t, self.largest_cache(since))
 
     def largest_cache(self, since: int) -> Any:
-        """What the VAE keeps between frames; one cache at a time is alive."""
+        """What the VAE hands from chunk to chunk; one cache at a time is alive."""
         caches = [program.results[1] for program in self.programs.made[since:]]
         return max(caches, key=device_bytes)
 
@@ -195,12 +200,14 @@ class _Compiling:
     def decode(self) -> None:
         since = len(self.programs.made)
         _, z, t, h, w = self.shape
+        vae = self.components.vae
         latents = self.like((1, t, h, w, z), jnp.float32)
         frame = self.like((1, 1, h, w, z), jnp.float32)
-        compile_decode(self.components.vae, frame, self.programs, self.rows.decode)
-        features, _ = self.programs.made[since].results
-        cache = self.largest_cache(since)
-        self.add("decode", ["vae"], (latents, [features] * t, cache), since)
+        network, stripe = VAENetwork(vae, self.programs), Stripe(0, self.rows.decode, h)
+        (features,) = network.middle("decode_middle", decoder_middle(vae.config), [frame])
+        list(network.stripe("decode_stripe", stripe, [features] * min(t, 2)))
+        held = (latents, [features] * t, self.largest_cache(since))
+        self.add("decode", ["vae"], held, since)
 
 
 def device_bytes(tree: Any) -> int:
@@ -211,7 +218,8 @@ def device_bytes(tree: Any) -> int:
 def _device_bytes(x: Any) -> int:
     sharding = getattr(x, "sharding", None)
     shape = x.shape if sharding is None else sharding.shard_shape(tuple(x.shape))
-    return int(math.prod(shape)) * int(jnp.dtype(x.dtype).itemsize)
+    size: int = math.prod(shape) * jnp.dtype(x.dtype).itemsize
+    return size
 
 
 def _together(name: str, figures: Sequence[Figures]) -> Figures:

@@ -28,8 +28,9 @@ Part = TypeVar("Part")
 class Components:
     """The parts of one model folder, each loaded once, when it is first asked for.
 
-    `rest` moves a part's parameters to the host until it is asked for again, `free` forgets it
-    altogether. Raises `CheckpointError` for a folder or file that does not hold the model.
+    On a mesh each device loads and holds its own part of the parameters. `rest` moves a part's
+    parameters to the host until it is asked for again, `free` forgets it altogether. Raises
+    `CheckpointError` for a folder or file that does not hold the model.
     """
 
     def __init__(self, folder: Folder, config: Config, mesh: Mesh | None = None):
@@ -42,17 +43,13 @@ class Components:
         }
         for name in folder.experts:
             self._load[name] = partial(
-                folder.load_transformer,
-                name,
-                dtype=dtype,
-                kernel=config.attention,
-                mesh=mesh,
+                folder.load_transformer, name, dtype=dtype, kernel=config.attention, mesh=mesh
             )
         if folder.transformer_config().image_dim is not None:
             self._load["image_processor"] = folder.load_image_processor
             self._load["image_encoder"] = lambda: folder.load_image_encoder(dtype=dtype, mesh=mesh)
         self._parts: dict[str, Any] = {}
-        self._resting: dict[str, Any] = {}  # and where their parameters were
+        self._resting: dict[str, Any] = {}  # and where the parameters lay on the mesh
 
     @classmethod
     def of(cls, config: Config, mesh: Mesh | None = None) -> Components:
@@ -76,7 +73,7 @@ class Components:
         """Move a part's parameters to the host's memory, until it is asked for again."""
         if name in self._parts and name not in self._resting:
             parameters = nnx.state(self._parts[name])
-            self._resting[name] = jax.tree.map(lambda x: x.sharding, parameters)
+            self._resting[name] = self.mesh and jax.tree.map(lambda x: x.sharding, parameters)
             self._move(name, jax.device_get)
 
     def free(self, name: str) -> None:
@@ -122,8 +119,7 @@ class Components:
         if name not in self._parts:
             self._parts[name] = self._load[name]()
         elif name in self._resting:
-            shardings = self._resting.pop(name)
-            self._move(name, lambda parameters: jax.device_put(parameters, shardings))
+            self._move(name, partial(jax.device_put, device=self._resting.pop(name)))
         part = self._parts[name]
         assert isinstance(part, kind)
         return part

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Shaped
@@ -80,7 +81,7 @@ def _decoded(
     vae: WanVAE, latents: Float[Array, "b t h w z"], programs: Programs, rows: int
 ) -> Iterator[tuple[int, int, Array]]:
     factor = vae.config.spatial_factor
-    network = _Network(vae, programs)
+    network = VAENetwork(vae, programs)
     frames = [latents[:, i : i + 1] for i in range(latents.shape[1])]
     features = list(network.middle("decode_middle", decoder_middle(vae.config), frames))
     of = latents.shape[2]
@@ -110,7 +111,7 @@ def encode_video(
     chunks = [video[:, max(end - config.temporal_factor, 0) : end] for end in ends]
     memory = -(-frames_remembered(encoder_stripes(config)) // config.temporal_factor)
     same = _unchanged(chunks, memory)
-    network, starts = _Network(vae, programs), stripe_starts(rows, of)
+    network, starts = VAENetwork(vae, programs), stripe_starts(rows, of)
     stripes = [
         list(network.stripe("encode_stripe", Stripe(first, rows, of), chunks, same))
         for first in starts
@@ -120,25 +121,8 @@ def encode_video(
     return np.concatenate(list(map(np.asarray, latents)), axis=1)
 
 
-def compile_decode(vae: WanVAE, frame: jax.ShapeDtypeStruct, programs: Programs, rows: int) -> None:
-    """Compile what `decode_pieces` runs over latent frames like `frame`, in stripes of `rows`."""
-    network, stripe = _Network(vae, programs), Stripe(0, rows, frame.shape[2])
-    (features,) = network.middle("decode_middle", decoder_middle(vae.config), [frame])
-    list(network.stripe("decode_stripe", stripe, [features] * 2))
-
-
-def compile_encode(
-    vae: WanVAE, chunks: Sequence[jax.ShapeDtypeStruct], programs: Programs, rows: int
-) -> None:
-    """Compile what `encode_video` runs over a first frame and chunks of later ones."""
-    network, of = _Network(vae, programs), vae.latent_rows(chunks[0].shape)
-    part, *_ = network.stripe("encode_stripe", Stripe(0, rows, of), chunks)
-    features = jax.ShapeDtypeStruct((*part.shape[:2], of, *part.shape[3:]), part.dtype)
-    list(network.middle("encode_middle", encoder_middle(vae.config), [features]))
-
-
-class _Network:
-    """A VAE's parameters and the programs of its parts."""
+class VAENetwork:
+    """A VAE's parameters and the programs of its parts; frames may be as abstract as `programs`."""
 
     def __init__(self, vae: WanVAE, programs: Programs):
         self.graph, self.params = nnx.split(vae)
@@ -166,15 +150,20 @@ class _Network:
     ) -> Iterator[Array]:
         """Results for whole frames at the latents' resolution, one after the other."""
         batch, _, height, width, _ = frames[0].shape
-        dtype = frames[0].dtype
         shapes = cache_shapes(layers, batch, height, width)
-        like: Any = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
-        cache: Cache = self.programs.zeros(like)
+        cache: Cache = tuple(_zeros(shape, frames[0]) for shape in shapes)
         args = (self.params, frames[0], cache)
         program = self.programs.get(_whole, (self.graph, method), args)
         for x in frames:
             result, cache = program(self.params, x, cache)
             yield result
+
+
+def _zeros(shape: tuple[int, ...], like: Any) -> Any:
+    """Zeros of the dtype of `like`; abstract ones where that is."""
+    if isinstance(like, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(shape, like.dtype, sharding=like.sharding)
+    return jnp.zeros(shape, like.dtype)
 
 
 def _stripe_impl(

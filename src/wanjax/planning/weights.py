@@ -54,7 +54,8 @@ def layer_bytes(transformer: Values, dtype: str, mesh: MeshShape) -> int:
 
 
 def transformer_width(values: Values) -> int:
-    return int(values["num_attention_heads"] * values["attention_head_dim"])
+    width: int = values["num_attention_heads"] * values["attention_head_dim"]
+    return width
 
 
 def _linear(inputs: int, outputs: int, axes: Axes, **how: Any) -> Iterator[Parameter]:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from wanjax.parallel.hlo import Collective, collectives, kernels
-from wanjax.sampling.programs import Compilation, Like, Programs
+from wanjax.sampling.programs import Compilation, Programs
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NEEDED = re.compile(r"(?:required|Used)[^\d]*\(?([\d.]+)([KMGT])")
@@ -53,10 +53,6 @@ class AbstractPrograms(Programs):
         super().__init__(mesh)
         self.made: list[AbstractProgram] = []
         self._tell = tell
-
-    def zeros(self, like: Like) -> Like:
-        """As they are: there is no room for arrays of a machine that is not here."""
-        return like
 
     def _compile(self, function: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
         began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -19,16 +20,26 @@ def predict_unconditional(
     frequencies over rows and columns.
     """
     difference = computed[1] - computed[0]
-    height, width = difference.shape[-2:]
-    spectrum = jnp.fft.rfft2(difference)
-    scale = jnp.where(low_frequencies(height, width), weights[0], weights[1])
-    return conditional + jnp.fft.irfft2(spectrum * scale, s=(height, width))
+    low, high = weights
+    scaled: Array = high * difference + (low - high) * low_frequencies(difference)
+    return conditional + scaled
 
 
-def low_frequencies(height: int, width: int) -> Bool[np.ndarray, "height half_width"]:
-    """The lowest quarter of the frequencies in each direction of a real 2D transform."""
-    half = width // 2 + 1
-    rows = np.abs(np.fft.fftfreq(height, 1 / height)) < height // 4
-    columns = np.arange(half) < (width // 2 + 1) // 4
-    low: Bool[np.ndarray, "height half_width"] = rows[:, None] & columns[None]
-    return low
+def low_frequencies(x: Float[Array, "*batch h w"]) -> Float[Array, "*batch h w"]:
+    """The lowest quarter of the frequencies in each direction of a 2D Fourier transform.
+
+    By the matrices that transform, cut and transform back: they are small, and XLA's
+    transform on CPU refuses the layouts that arrays have on a mesh.
+    """
+    height, width = x.shape[-2:]
+    rows = _projection(np.abs(np.fft.fftfreq(height, 1 / height)) < height // 4)
+    columns = _projection(np.abs(np.fft.fftfreq(width, 1 / width)) < (width // 2 + 1) // 4)
+    highest = jax.lax.Precision.HIGHEST  # the weights act on a difference of outputs
+    return jnp.einsum("ih,...hw,jw->...ij", rows, x, columns, precision=highest)
+
+
+def _projection(kept: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
+    """Onto the frequencies `kept`, each with its negative: real, computed in float64."""
+    transform = np.fft.fft(np.eye(len(kept)), axis=0)
+    projection: Float[np.ndarray, "n n"] = np.fft.ifft(kept[:, None] * transform, axis=0).real
+    return projection.astype(np.float32)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from wanjax.errors import UsageError
-
-Like = TypeVar("Like")
 
 
 class Compilation(NamedTuple):
@@ -70,11 +67,6 @@ class Programs:
         if self.watch is not None:
             self.watch(function, args, program)
         return program
-
-    def zeros(self, like: Like) -> Like:
-        """Zeros in the shapes, dtypes and places of `like` (`jax.ShapeDtypeStruct`)."""
-        made: Like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), like)
-        return made
 
     def clear(self) -> None:
         """Forget all programs, so that those which nobody holds give their memory back."""

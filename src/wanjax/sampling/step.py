@@ -139,8 +139,8 @@ def empty_cache(
 ) -> Cache:
     """Zeros in the cache's shapes, so that first and later steps run the same program."""
     like = cache_like(settings, branches, sample, mesh)
-    zeros: Cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), like)
-    return zeros
+    cache: Cache = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype, device=x.sharding), like)
+    return cache
 
 
 def cache_like(
