@@ -82,3 +82,39 @@ def test_fused_attention_is_recognised():
         '  %c = f32[2] custom-call(f32[2] %q), custom_call_target="tpu_custom_call", '
         'metadata={op_name="jit(run_step)/splash_attention"}\n'
     ) == ("cudnn", "splash")
+
+
+# As a TPU's compiler writes it: no trip count; the counter starts at 1 and goes up by 2.
+COUNTED = """\
+%cond (p: (u32[], bf16[8])) -> pred[] {
+  %limit = u32[]{:T(128)} constant(7)
+  %p = (u32[]{:T(128)}, bf16[8]{0}) parameter(0)
+  %count = u32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%count, %limit), direction=LT
+}
+
+%body (p.1: (u32[], bf16[8])) -> (u32[], bf16[8]) {
+  %two = u32[]{:T(128)} constant(2)
+  %p.1 = (u32[]{:T(128)}, bf16[8]{0}) parameter(0)
+  %count.1 = u32[]{:T(128)} get-tuple-element(%p.1), index=0
+  %x = bf16[8]{0} get-tuple-element(%p.1), index=1
+  %next = u32[]{:T(128)} add(%count.1, %two), backend_config={"flag_configs":[]}
+  %start = (bf16[8]{0}, bf16[8]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%x)
+  %done = bf16[8]{0} collective-permute-done(%start)
+  ROOT %both = (u32[]{:T(128)}, bf16[8]{0}) tuple(%next, %done)
+}
+
+ENTRY %main (a: bf16[8]) -> bf16[8] {
+  %one = u32[]{:T(128)} constant(1)
+  %copied = u32[]{:T(128)} copy(%one)
+  %a = bf16[8]{0} parameter(0)
+  %begin = (u32[]{:T(128)}, bf16[8]{0}) tuple(%copied, %a)
+  %loop = (u32[]{:T(128)}, bf16[8]{0}) while(%begin), condition=%cond, body=%body
+  ROOT %out = bf16[8]{0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_a_loop_that_does_not_say_how_often_it_runs_is_counted():
+    """1, 3, 5: three turns."""
+    assert collectives(COUNTED) == {"collective-permute": Collective(3, 3 * 16)}

@@ -16,13 +16,13 @@ from wanjax.caching import Plan
 from wanjax.caching.actions import Keeps
 from wanjax.checkpoints.configs import ModelConfigs
 from wanjax.config.keys import Config
-from wanjax.models import vae_memory
+from wanjax.models import vae_memory, vae_stripes
 from wanjax.parallel.mesh import ACTIVATION_RULES, MeshShape, share
 from wanjax.parallel.targets import Target
 from wanjax.planning.placement import Stage, stage_names
 from wanjax.planning.weights import ITEM_BYTES, layer_bytes, transformer_width
 
-_FLOAT32 = 4
+_FLOAT32 = _INT32 = 4  # bytes
 _GATHERED_LAYERS = 2  # of a sharded model: one computes while the next one's weights arrive
 
 
@@ -133,15 +133,18 @@ class Footprint:
         gathered = 0
         if self.mesh.fsdp > 1:
             gathered = _GATHERED_LAYERS * self.text_layer_bytes
-        return Stage("text", frozenset(["text_encoder"]), self.embeds, 2 * scores + ffn + gathered)
+        ids_and_mask = 2 * length * _INT32
+        held = ids_and_mask + self.embeds
+        return Stage("text", frozenset(["text_encoder"]), held, 2 * scores + ffn + gathered)
 
     def condition(self, stripe_rows: int) -> Stage:
         uses, added = set(), 0
         held = self.branches * self.embeds + self.contexts
         if self.takes_image:
             uses.add("vae")
-            held += self.condition_latents
-            added = self.vae_bytes("encode", stripe_rows) - self.vae_weights
+            kept = self.vae_keeps("encode", stripe_rows)
+            held += self.condition_latents + kept
+            added = self.vae_bytes("encode", stripe_rows) - self.vae_weights - kept
         if "image_encoder" in self.configs.components:
             uses.add("image_encoder")
         return Stage("condition", frozenset(uses), held, added)
@@ -159,8 +162,9 @@ class Footprint:
         return stages
 
     def decode(self, stripe_rows: int) -> Stage:
-        added = self.vae_bytes("decode", stripe_rows) - self.vae_weights
-        return Stage("decode", frozenset(["vae"]), self.sample, added)
+        kept = self.vae_keeps("decode", stripe_rows)
+        added = self.vae_bytes("decode", stripe_rows) - self.vae_weights - kept
+        return Stage("decode", frozenset(["vae"]), self.sample + kept, added)
 
     # what lasts -----------------------------------------------------------------------------
 
@@ -265,6 +269,22 @@ class Footprint:
 
     def vae_bytes(self, direction: vae_memory.Direction, rows: int) -> int:
         return vae_memory.peak_bytes(self.vae, direction, self.video, rows)
+
+    def vae_keeps(self, direction: vae_memory.Direction, rows: int) -> int:
+        """All frames between the VAE's two parts, and the larger part's cache."""
+        vae, (_, frames, height, width) = self.vae, self.latents
+        if direction == "decode":
+            whole, stripes = vae_stripes.decoder_middle(vae), vae_stripes.decoder_stripes(vae)
+            channels = stripes[0].inputs
+        else:
+            whole, stripes = vae_stripes.encoder_middle(vae), vae_stripes.encoder_stripes(vae)
+            channels = stripes[-1].outputs
+        caches = (
+            vae_stripes.cache_shapes(whole, 1, height, width),
+            vae_stripes.cache_shapes(stripes, 1, height, width, rows),
+        )
+        cache = max(sum(map(math.prod, shapes)) for shapes in caches)
+        return _FLOAT32 * (frames * height * width * channels + cache)
 
     def stripe_rows(self, direction: vae_memory.Direction, budget: int | None) -> int:
         """Rows of latents in a stripe such that the VAE, its weights included, fits `budget`.
