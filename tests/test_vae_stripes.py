@@ -27,8 +27,8 @@ ROWS, COLUMNS = 23, 2  # tall enough for a stripe with nothing but neighbours on
 CONFIG = VAEConfig(
     base_dim=4, z_dim=4, num_res_blocks=1, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4
 )
-# Equal to rounding: other shapes let XLA sum in another order. The least mistake in a margin,
-# one row too few, shows as 1e-3 and more.
+# Equal to rounding: other shapes let XLA sum in another order. Two rows too few of a margin show
+# as 1e-3 at the least.
 TOLERANCE = 1e-5
 
 
@@ -222,6 +222,7 @@ SIZE_720P = Size(height=720, width=1280, frames=81)
         ("encode", 90, 1, 12.99),
         ("encode", 45, 1, 8.04),
         ("decode", 45, 128, 10.97),
+        ("encode", 45, 128, 9.19),
     ],
 )
 def test_the_estimate_is_within_15_percent_of_what_was_compiled(

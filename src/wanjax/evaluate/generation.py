@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +18,7 @@ from wanjax.checkpoints.locate import locate
 from wanjax.config.keys import keys
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
+from wanjax.pipeline.compiling import device_bytes
 from wanjax.pipeline.inputs import Prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
@@ -121,7 +121,7 @@ class Memory:
         if function is not run_step:
             return
         _, _, cache, *_ = args
-        self.cache_bytes = max(self.cache_bytes, sum(x.nbytes for x in jax.tree.leaves(cache)))
+        self.cache_bytes = max(self.cache_bytes, device_bytes(cache))
         stats = compiled.memory_analysis()
         if stats is not None:  # some backends do not tell
             held = stats.argument_size_in_bytes + stats.output_size_in_bytes

@@ -8,6 +8,7 @@ next one starts, and each cache is given up to the program that replaces it: one
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -74,7 +75,8 @@ def decode_pieces(
     are cut into stripes of so many rows of latents, and all frames of one come before the
     next one's; the last stripe may repeat rows of the one before it.
     """
-    yield from _one_behind(_decoded(vae, latents, programs, stripe_rows or latents.shape[2]))
+    of = latents.shape[2]
+    yield from _one_behind(_decoded(vae, latents, programs, min(stripe_rows or of, of)))
 
 
 def _decoded(
@@ -106,7 +108,7 @@ def encode_video(
     config = vae.config
     config.check_frames(video.shape[1])
     of = vae.latent_rows(video.shape)
-    rows = stripe_rows or of
+    rows = min(stripe_rows or of, of)
     ends = range(1, video.shape[1] + 1, config.temporal_factor)
     chunks = [video[:, max(end - config.temporal_factor, 0) : end] for end in ends]
     memory = -(-frames_remembered(encoder_stripes(config)) // config.temporal_factor)
@@ -219,11 +221,8 @@ def _joined(starts: Sequence[int], parts: Sequence[Array], of: int) -> Array | n
 
 
 def _one_behind(pieces: Iterator[tuple[int, int, Array]]) -> Iterator[Piece]:
-    """Fetches a piece while the device computes the next one."""
-    previous: tuple[int, int, Array] | None = None
-    for piece in pieces:
-        if previous is not None:
-            yield Piece(*previous[:2], np.asarray(previous[2]))
-        previous = piece
-    if previous is not None:
-        yield Piece(*previous[:2], np.asarray(previous[2]))
+    """Fetches a piece once the device has been given the next one to compute."""
+    for piece, _ in itertools.pairwise(itertools.chain(pieces, [None])):
+        if piece is not None:
+            frame, row, pixels = piece
+            yield Piece(frame, row, np.asarray(pixels).astype(np.float32, copy=False))
