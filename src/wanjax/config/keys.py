@@ -81,13 +81,12 @@ class Config:
     attention: Literal["auto", "xla", "chunked", "cudnn"] = setting("auto", "attention kernel")
     mesh: str = setting(
         "auto",
-        "devices along each axis, as data:1,fsdp:2,context:4,tensor:1; auto: one device, and fsdp "
-        "over all of a target",
+        "devices along each axis, as data:1,fsdp:2,context:4,tensor:1; auto: the fastest that fits",
     )
     target: str | None = setting(
         None,
         "machine to compile for, such as v6e:2x4, tpu7x:2x2x1, h100 or h100:8; null: this one",
-        commands=("compile",),
+        commands=("plan", "compile"),
     )
 
     prompts: str | None = setting(
