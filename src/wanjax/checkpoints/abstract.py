@@ -18,6 +18,7 @@ from wanjax.checkpoints.folder import Folder, Model
 from wanjax.checkpoints.load import TensorFiles, kept_dtype
 from wanjax.checkpoints.mapping import Rule
 from wanjax.models.layers import logical_axes
+from wanjax.parallel.layouts import laid_out
 from wanjax.parallel.sharding import parameter_sharding
 from wanjax.validation import Parsed, named
 
@@ -52,8 +53,9 @@ class AbstractFolder(Folder):
         def kept(variable: nnx.Variable[Any]) -> nnx.Variable[Any]:
             shape = tuple(variable.get_value().shape)
             sharding = parameter_sharding(logical_axes(variable), shape, mesh)
-            dtype_kept = kept_dtype(variable, dtype)
-            return variable.replace(jax.ShapeDtypeStruct(shape, dtype_kept, sharding=sharding))
+            as_kept = kept_dtype(variable, dtype)
+            place = laid_out(shape, as_kept, sharding)
+            return variable.replace(jax.ShapeDtypeStruct(shape, as_kept, sharding=place))
 
         is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
         return nnx.merge(graph, jax.tree.map(kept, parameters, is_leaf=is_variable))

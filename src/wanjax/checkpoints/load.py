@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from wanjax.checkpoints.mapping import Entry, Rule, entries, flat_parameters
 from wanjax.errors import CheckpointError
 from wanjax.models.layers import logical_axes
+from wanjax.parallel.layouts import laid_out
 from wanjax.parallel.sharding import parameter_sharding
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -128,7 +129,8 @@ def _read(
         layer = jax.device_put(_tensor(entry, key, files, dtype), layer_sharding)
         buffer = _set_layer(buffer, layer, i, sharding)
         buffer.block_until_ready()  # else tensors pile up on the host
-    return buffer
+    place = laid_out(shape, dtype, sharding)
+    return buffer if place is sharding else jax.device_put(buffer, place, donate=True)
 
 
 def _tensor(entry: Entry, key: str, files: TensorFiles, dtype: Any) -> np.ndarray:

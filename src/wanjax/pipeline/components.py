@@ -21,6 +21,7 @@ from wanjax.models.clip import CLIPVisionModel
 from wanjax.models.transformer import WanTransformer
 from wanjax.models.umt5 import UMT5Encoder
 from wanjax.models.vae import WanVAE
+from wanjax.parallel.layouts import laid_out
 
 Part = TypeVar("Part")
 
@@ -73,7 +74,7 @@ class Components:
         """Move a part's parameters to the host's memory, until it is asked for again."""
         if name in self._parts and name not in self._resting:
             parameters = nnx.state(self._parts[name])
-            self._resting[name] = self.mesh and jax.tree.map(lambda x: x.sharding, parameters)
+            self._resting[name] = self.mesh and jax.tree.map(_place, parameters)
             self._move(name, jax.device_get)
 
     def free(self, name: str) -> None:
@@ -127,3 +128,8 @@ class Components:
     def _move(self, name: str, move: Callable[[Any], Any]) -> None:
         graph, parameters = nnx.split(self._parts[name])
         self._parts[name] = nnx.merge(graph, move(parameters))
+
+
+def _place(x: jax.Array) -> Any:
+    """Where a parameter is on a mesh, to which it can return."""
+    return laid_out(x.shape, x.dtype, x.sharding)

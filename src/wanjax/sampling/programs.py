@@ -93,7 +93,12 @@ def _signature(x: Any) -> Hashable:
 
 
 def _placed(x: Any) -> Hashable:
-    """Where an array was put; None for one that goes wherever the program wants it."""
-    if isinstance(x, jax.Array) and not x.committed:
+    """Where an array was put, and how it lies there if that was asked for.
+
+    None for one that goes wherever the program wants it.
+    """
+    sharding = getattr(x, "sharding", None)
+    if sharding is None or (isinstance(x, jax.Array) and not x.committed):
         return None
-    return getattr(x, "sharding", None)
+    layout = getattr(getattr(x, "format", None), "layout", None)
+    return sharding, getattr(layout, "tiling", None) or None
