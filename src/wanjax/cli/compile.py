@@ -74,6 +74,7 @@ def to_dict(found: CompiledRun) -> dict[str, Any]:
         "component_bytes": found.weights,
         "peak_bytes": found.placement.peak,
         "fits": found.fits,
+        "estimate": found.estimate.to_dict(),
         "advice": found.advice,
     }
 

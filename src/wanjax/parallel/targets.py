@@ -160,6 +160,7 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     environment.setdefault("TPU_SKIP_MDS_QUERY", "1")
     environment.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     environment.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    environment.setdefault("TPU_ACCELERATOR_TYPE", "v6e-8")  # any: else it complains of none
     environment.setdefault("TPU_MIN_LOG_LEVEL", "3")
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     flags = environment.get("XLA_FLAGS", "")

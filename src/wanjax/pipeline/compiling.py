@@ -28,7 +28,7 @@ from wanjax.pipeline.components import Components
 from wanjax.pipeline.encode import embed_context, encode_ids, encode_pixels
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.vae_stream import VAENetwork
-from wanjax.planning.memory import advice, fit_on
+from wanjax.planning.memory import Fit, advice, fit_on
 from wanjax.planning.placement import Placement, Stage, place, stage_names
 from wanjax.planning.run import Run
 from wanjax.sampling.abstract import AbstractPrograms, Figures
@@ -51,6 +51,7 @@ class CompiledRun:
     programs: dict[str, Figures]
     placement: Placement
     weights: dict[str, int]  # bytes of one device, by component
+    estimate: Fit  # the same by arithmetic
     advice: list[str]  # keys, each of which would make a run fit that does not
 
     @property
@@ -81,7 +82,8 @@ class _Compiling:
         self.pipe = WanPipeline(self.components, run.config, self.programs)
         self.pipe.check_size(run.config)
         shape = MeshShape() if mesh is None else MeshShape(**mesh.shape)
-        self.rows = fit_on(run.config, run.plan, configs, target, shape).stripe_rows
+        self.estimate = fit_on(run.config, run.plan, configs, target, shape)
+        self.rows = self.estimate.stripe_rows
         self.shape = (1, *self.pipe.latents_shape(run.config))
         self.found: dict[str, Figures] = {}
         self.stages: list[Stage] = []
@@ -93,7 +95,9 @@ class _Compiling:
         self.decode()
         weights = {name: device_bytes(self.parameters(name)) for name in self.names}
         placement = place(weights, self.stages, self.target.memory_limit)
-        made = CompiledRun(self.target, self.mesh, self.found, placement, weights, [])
+        made = CompiledRun(
+            self.target, self.mesh, self.found, placement, weights, self.estimate, []
+        )
         if made.fits:
             return made
         config, plan = self.run.config, self.run.plan
