@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from wanjax.caching import Curve, make_plan
 from wanjax.caching.actions import COMPUTE, REUSE
 from wanjax.errors import UsageError
 from wanjax.media.video_files import read_video
+from wanjax.parallel.targets import Target
+from wanjax.planning.run import prepare
 from wanjax.planning.schedule import make_schedule
 from wanjax.sampling.step import run_step
 
@@ -92,6 +95,63 @@ def test_a_phase_of_one_branch_has_programs_of_its_own(pipe):
         video = pipe(*PROMPTS, guidance_scale_2=1.0, output_type="latent", cache=ALL_SKIPPED)
     assert video.plan.strip() == "#..#.|#.#"
     assert len(cached) == 4
+
+
+USES = {
+    "text": {"text_encoder"},
+    "condition": set(),
+    "denoise_high": {"transformer"},
+    "denoise_low": {"transformer_2"},
+    "decode": {"vae"},
+}
+
+
+def test_parts_wait_on_the_host_where_the_device_has_no_room(small_folder, pipe, monkeypatch):
+    """As the placement says: only what a stage uses is on the device, and nothing else changes."""
+    crowded = load(small_folder)
+
+    def fit(run):
+        real = pipe.fit(run)
+        stages = []
+        for stage in real.placement.stages:
+            places = {c: "device" if c in USES[stage.name] else "pinned_host" for c in stage.places}
+            stages.append(replace(stage, places=places))
+        return replace(real, placement=replace(real.placement, stages=tuple(stages)))
+
+    monkeypatch.setattr(crowded, "fit", fit)
+    seen = []
+
+    def note(report):
+        names = ("text_encoder", "transformer", "transformer_2", "vae")
+        there = [name for name in names if crowded.components.where(name) == "device"]
+        seen.append((report.step.expert, there))
+
+    with denoising_programs(crowded) as programs:
+        for _ in range(2):
+            video = crowded(*PROMPTS, cache=ALL_SKIPPED, callback=note)
+        np.testing.assert_array_equal(video.frames, pipe(*PROMPTS, cache=ALL_SKIPPED).frames)
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+    assert dict(seen) == {0: ["transformer"], 1: ["transformer_2"]}
+    assert len(programs) == 2  # not compiled again for what has moved
+    assert video.memory.fit.placement["decode"].places["transformer"] == "pinned_host"
+
+
+def test_a_run_without_room_is_refused_with_what_would_help(small_folder):
+    crowded = load(small_folder)
+    crowded.target = Target("here", "gpu", "a small one", 1, memory_limit=600_000)
+    with pytest.raises(UsageError, match=r"a small one\) has 0.0 GiB, and this run needs about"):
+        crowded(*PROMPTS)
+
+
+def test_the_vae_takes_stripes_where_frames_do_not_fit(small_folder, pipe):
+    expected = pipe(*PROMPTS, height=96).frames
+    crowded = load(small_folder, height=96)
+    crowded.target = Target("here", "gpu", "a small one", 1, memory_limit=2_600_000)
+    fit = crowded.fit(prepare(crowded.config))
+    assert fit.stripe_rows.decode == 3  # of 12
+    assert fit.placement["decode"].places["transformer"] == "pinned_host"
+    # the last place of a pixel: sums are taken in another order
+    assert np.abs(crowded(*PROMPTS).frames.astype(int) - expected).max() <= 1
 
 
 def test_what_has_encoded_may_leave_the_device(small_folder, pipe):

@@ -44,3 +44,16 @@ def test_a_part_that_no_stage_uses_stays_in_its_files():
     for stage in place(WEIGHTS, stages, limit=None).stages:
         assert stage.places["transformer_2"] == "files"
         assert stage.places["transformer"] == "device"
+
+
+def test_what_has_left_stays_away_until_it_is_used():
+    """The high-noise expert is not fetched for decoding, though it would fit once more."""
+    stages = (*STAGES[:3], Stage("decode", frozenset(["vae"]), added=1))
+    placement = place(WEIGHTS, stages, limit=60)
+    assert placement["decode"].places["transformer"] == "pinned_host"
+    assert placement["decode"].places["transformer_2"] == "device"
+
+
+def test_of_equals_the_one_that_is_used_last_leaves_first():
+    text = place(WEIGHTS, STAGES, limit=60)["text"]
+    assert (text.places["transformer"], text.places["transformer_2"]) == ("device", "pinned_host")

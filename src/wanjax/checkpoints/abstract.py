@@ -34,6 +34,9 @@ class AbstractFolder(Folder):
         """`model` is the name for error texts."""
         return cls(Path(model), configs.index, configs.components)
 
+    def model_configs(self) -> ModelConfigs:
+        return ModelConfigs(self.index, self.configs)
+
     def _config(self, kind: type[Parsed], name: str) -> Parsed:
         with named(self.path / name / "config.json"):
             return kind.from_dict(self.configs[name])

@@ -49,7 +49,16 @@ def _of_folder(folder: Path) -> ModelConfigs:
     index = parse(ModelIndex, folder / "model_index.json")
     unused = {"transformer_2"} if index.num_experts == 1 else set()
     names = [name for name in _COMPONENTS if name not in unused and (folder / name).is_dir()]
-    return ModelConfigs(index, {name: read_json(folder / name / "config.json") for name in names})
+    found = {name: read_json(folder / name / "config.json") for name in names}
+    # values left out are those of the published models, which are the defaults of all fields
+    return ModelConfigs(index, {name: _defaults()[name] | found[name] for name in names})
+
+
+@functools.cache
+def _defaults() -> dict[str, dict[str, Any]]:
+    clip = _published()["Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"].components["image_encoder"]
+    components = _published()["Wan-AI/Wan2.2-T2V-A14B-Diffusers"].components
+    return {"image_encoder": dict(clip)} | {name: dict(c) for name, c in components.items()}
 
 
 @functools.cache

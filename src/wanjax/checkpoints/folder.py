@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
+from wanjax.checkpoints.configs import ModelConfigs, model_configs
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
 from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
@@ -50,6 +51,10 @@ class Folder:
     def experts(self) -> tuple[str, ...]:
         """Folders of the transformers: high noise, then low noise."""
         return ("transformer", "transformer_2")[: self.index.num_experts]
+
+    def model_configs(self) -> ModelConfigs:
+        """All components' configurations as their files have them."""
+        return model_configs(str(self.path))
 
     def transformer_config(self, name: str = "transformer") -> TransformerConfig:
         return self._config(TransformerConfig, name)

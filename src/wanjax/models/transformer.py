@@ -78,6 +78,12 @@ class TransformerConfig(FromJSON):
     def width(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
 
+    def grid(self, latents_shape: tuple[int, ...]) -> Grid:
+        """Tokens of latents along frames, rows and columns."""
+        sizes = zip(latents_shape[-3:], self.patch_size, strict=True)
+        frames, rows, columns = (size // patch for size, patch in sizes)
+        return frames, rows, columns
+
 
 class Context(NamedTuple):
     """What the tokens attend to, projected to the model's width once per run and expert."""
@@ -141,9 +147,7 @@ class WanTransformer(nnx.Module):
 
     def grid(self, latents_shape: tuple[int, ...]) -> Grid:
         """Tokens along frames, rows and columns."""
-        sizes = zip(latents_shape[-3:], self.config.patch_size, strict=True)
-        frames, rows, columns = (size // patch for size, patch in sizes)
-        return frames, rows, columns
+        return self.config.grid(latents_shape)
 
     def embed_context(
         self,

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.configs import ModelConfigs
+from wanjax.models.transformer import WanTransformer
 from wanjax.models.vae_layers import Stripe
 from wanjax.models.vae_stripes import decoder_middle, encoder_middle
 from wanjax.parallel.mesh import MeshShape
@@ -26,6 +27,7 @@ from wanjax.parallel.sharding import activation_sharding
 from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.encode import embed_context, encode_ids, encode_pixels
+from wanjax.pipeline.experts import Experts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.vae_stream import VAENetwork
 from wanjax.planning.memory import Fit, advice, fit_on
@@ -131,7 +133,7 @@ class _Compiling:
         self.add("text", ["text_encoder"], (ids, ids, embeds), since)
         return (embeds,) * max(len(step.actions) for step in self.run.plan.steps)
 
-    def condition(self, embeds: tuple[Any, ...]) -> tuple[Sequence[Any], Any]:
+    def condition(self, embeds: tuple[Any, ...]) -> tuple[Experts, Any]:
         config, since = self.run.config, len(self.programs.made)
         uses, condition, cache, image = [], None, None, None
         if self.pipe.takes_image:
@@ -140,8 +142,8 @@ class _Compiling:
         if self.components.image_encoder is not None:
             image = self.image_embeds()
             uses.append("image_encoder")
-        experts = embed_context(
-            self.components,
+        contexts = embed_context(
+            self.transformer,
             self.programs,
             self.run.schedule,
             embeds,
@@ -149,10 +151,12 @@ class _Compiling:
             config.activations_dtype,
             config.use_kv_cache,
         )
-        contexts = [expert.context for expert in experts if expert]
         held = (embeds, condition, cache, image, contexts)
         self.add("condition", uses, held, since)
-        return experts, condition
+        return Experts(self.transformer, contexts), condition
+
+    def transformer(self, number: int) -> WanTransformer:
+        return self.components.transformers[number]
 
     def image_latents(self) -> tuple[jax.ShapeDtypeStruct, Any]:
         """The VAE's view of the first frame, and the mask beside it; the VAE's cache."""
@@ -180,7 +184,7 @@ class _Compiling:
         pixels = self.like((count, size, size, 3), jnp.float32)
         return encode_pixels(encoder, self.programs, pixels)
 
-    def denoise(self, experts: Sequence[Any], condition: Any) -> None:
+    def denoise(self, experts: Experts, condition: Any) -> None:
         plan, since = self.run.plan, len(self.programs.made)
         sample = self.like(self.shape, jnp.float32, *LATENTS)
         state = SamplerState(*[cast(Any, sample)] * 4)
@@ -193,11 +197,10 @@ class _Compiling:
             self.found[name] = dataclasses.replace(program.figures, name=name)
         added = max(program.figures.added_bytes for program in self.programs.made[since:])
         phases = plan.schedule.phases
-        contexts = [expert.context for expert in experts if expert]
         for name, phase in zip(stage_names(len(phases)), phases, strict=True):
             first = plan.steps[phase.start]
             cache = cache_like(settings, len(first.actions), sample, self.mesh)
-            held = device_bytes((state, cache, condition, contexts))
+            held = device_bytes((state, cache, condition, experts.contexts))
             expert = self.components.folder.experts[first.expert]
             self.stages.append(Stage(name, frozenset([expert]), held, added))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from wanjax.models.transformer import WanTransformer
 from wanjax.models.umt5 import UMT5Encoder
 from wanjax.models.vae import WanVAE
 from wanjax.parallel.layouts import laid_out
+from wanjax.planning.placement import Place
 
 Part = TypeVar("Part")
 
@@ -36,6 +37,8 @@ class Components:
 
     def __init__(self, folder: Folder, config: Config, mesh: Mesh | None = None):
         self.folder, self.mesh = folder, mesh
+        self.transformer_config = folder.transformer_config()
+        self.vae_config = folder.vae_config()
         dtype = jnp.dtype(config.weights_dtype)
         self._load: dict[str, Callable[[], Any]] = {
             "tokenizer": folder.load_tokenizer,
@@ -46,7 +49,7 @@ class Components:
             self._load[name] = partial(
                 folder.load_transformer, name, dtype=dtype, kernel=config.attention, mesh=mesh
             )
-        if folder.transformer_config().image_dim is not None:
+        if self.transformer_config.image_dim is not None:
             self._load["image_processor"] = folder.load_image_processor
             self._load["image_encoder"] = lambda: folder.load_image_encoder(dtype=dtype, mesh=mesh)
         self._parts: dict[str, Any] = {}
@@ -65,17 +68,30 @@ class Components:
         """The parts that this model has."""
         return tuple(self._load)
 
-    def load(self) -> None:
-        """Load all parts that are not here yet."""
-        for name in self._load:
-            self._part(name, object)
+    def load(self, places: Mapping[str, Place] | None = None) -> None:
+        """Load all parts that are not here yet: to the device, or where `places` says.
+
+        Those that wait on the host are loaded first, by way of the device.
+        """
+        places = places or {}
+        for name in sorted(self._load, key=lambda name: places.get(name) != "pinned_host"):
+            if places.get(name) != "files":
+                self._part(name, object)
+            if places.get(name) == "pinned_host":
+                self.rest(name)
+
+    def arrange(self, places: Mapping[str, Place]) -> None:
+        """Send to the host what has its place there; others come when they are asked for."""
+        for name, place in places.items():
+            if place == "pinned_host":
+                self.rest(name)
 
     def rest(self, name: str) -> None:
         """Move a part's parameters to the host's memory, until it is asked for again."""
         if name in self._parts and name not in self._resting:
             parameters = nnx.state(self._parts[name])
-            self._resting[name] = self.mesh and jax.tree.map(_place, parameters)
-            self._move(name, jax.device_get)
+            self._resting[name] = jax.tree.map(_place, parameters)
+            self._move(name, partial(jax.tree.map, _on_host))
 
     def free(self, name: str) -> None:
         """Forget a part; asked for again, it is loaded from its files."""
@@ -100,6 +116,10 @@ class Components:
     def vae(self) -> WanVAE:
         return self._part("vae", WanVAE)
 
+    def expert(self, number: int) -> WanTransformer:
+        """0: for high noise, 1: for low noise."""
+        return self._part(self.folder.experts[number], WanTransformer)
+
     @property
     def transformers(self) -> tuple[WanTransformer, ...]:
         """The experts: high noise, low noise."""
@@ -116,6 +136,12 @@ class Components:
             return None
         return self._part("image_encoder", CLIPVisionModel)
 
+    def graph(self, name: str) -> nnx.GraphDef[Any]:
+        """A part's structure, wherever its parameters are."""
+        if name not in self._parts:
+            self._part(name, object)
+        return nnx.graphdef(self._parts[name])
+
     def _part(self, name: str, kind: type[Part]) -> Part:
         if name not in self._parts:
             self._parts[name] = self._load[name]()
@@ -131,5 +157,11 @@ class Components:
 
 
 def _place(x: jax.Array) -> Any:
-    """Where a parameter is on a mesh, to which it can return."""
+    """Where a parameter is, to which it can return."""
     return laid_out(x.shape, x.dtype, x.sharding)
+
+
+def _on_host(x: jax.Array) -> jax.Array:
+    """In memory of the host that devices fetch from by themselves."""
+    moved: jax.Array = jax.device_put(x, x.sharding.with_memory_kind("pinned_host"))
+    return moved

@@ -15,6 +15,7 @@ def image_condition(
     vae: WanVAE,
     num_frames: int,
     programs: Programs,
+    stripe_rows: int | None,
     first: UInt8[np.ndarray, "batch h w 3"],
     last: UInt8[np.ndarray, "batch h w 3"] | None = None,
 ) -> Float[np.ndarray, "batch c t h2 w2"]:
@@ -30,7 +31,7 @@ def image_condition(
         if frame is not None:
             video[:, index] = frame.astype(np.float32) / 127.5 - 1
             given[index] = 1
-    encoded = encode_video(vae, video, programs)
+    encoded = encode_video(vae, video, programs, stripe_rows)
     latents = np.moveaxis(np.asarray(vae.normalize(jnp.asarray(encoded))), -1, 1)
     mask = _pack_mask(given, vae.config.temporal_factor)[None, :, :, None, None]
     mask = np.broadcast_to(mask, (len(first), *mask.shape[1:3], *latents.shape[3:]))

@@ -18,10 +18,12 @@ def decode_latents(
     programs: Programs,
     latents: Float[Array | np.ndarray, "batch z t h w"],
     dtype: Literal["uint8", "float32"],
+    stripe_rows: int | None = None,
 ) -> Shaped[np.ndarray, "batch frames height width 3"]:
     """Pixels from 0 to 255, or with "float32" from 0 to 1, unrounded."""
     latents = vae.denormalize(jnp.moveaxis(jnp.asarray(latents, jnp.float32), 1, -1))
-    return decode_video(vae, latents, programs, _to_uint8 if dtype == "uint8" else _to_unit)
+    convert = _to_uint8 if dtype == "uint8" else _to_unit
+    return decode_video(vae, latents, programs, convert, stripe_rows)
 
 
 def _to_unit(video: Float[np.ndarray, "b f H W 3"]) -> Float[np.ndarray, "b f H W 3"]:

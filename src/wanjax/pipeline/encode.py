@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,6 @@ from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.models.umt5 import UMT5Encoder
 from wanjax.pipeline.components import Components
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.step import Expert
 
 Embeds = Float[Array | np.ndarray | jax.ShapeDtypeStruct, "batch length dim"]
 
@@ -74,35 +73,29 @@ def encode_pixels(
 
 
 def embed_context(
-    components: Components,
+    transformer: Callable[[int], WanTransformer],
     programs: Programs,
     schedule: Schedule,
     embeds: Sequence[Embeds],
     image_embeds: Float[Array | jax.ShapeDtypeStruct, "images tokens image_dim"] | None,
     dtype: str,
     keys_values: bool,
-) -> list[Expert | None]:
-    """Each expert with its own projection of the context; None for one without steps.
+) -> dict[int, Context | KeysValues]:
+    """Each expert's own projection of the context, by its number, where it has steps.
 
+    `transformer(number)` is asked for in turn, and last for the one that denoises first.
     `embeds` are the conditional and, where guidance acts, the unconditional embeddings. With
     `keys_values` the context is projected on to the keys and values of every layer.
     """
-    transformers = components.transformers
-    experts: list[Expert | None] = [None] * len(transformers)
-    for phase in schedule.phases:
+    contexts = {}
+    for phase in reversed(schedule.phases):
         number = schedule.experts[phase.start]
         branches = schedule.num_branches(phase.start)
-        graph, params = nnx.split(transformers[number])
+        graph, params = nnx.split(transformer(number))
         arguments = (params, tuple(embeds[:branches]), image_embeds)
         program = programs.get(_embed_context, (graph, dtype, keys_values), arguments)
-        experts[number] = Expert(nnx.to_pure_dict(params), program(*arguments))
-    return experts
-
-
-def context_bytes(experts: Sequence[Expert | None]) -> int:
-    """What the experts' contexts hold."""
-    contexts = [expert.context for expert in experts if expert]
-    return sum(x.nbytes for x in jax.tree.leaves(contexts))
+        contexts[number] = jax.block_until_ready(program(*arguments))
+    return contexts
 
 
 def _encode_text_impl(

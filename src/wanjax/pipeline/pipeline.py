@@ -11,19 +11,21 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
-from wanjax.caching import dense_plan
 from wanjax.caching.method import Measure
 from wanjax.config.keys import Config, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.media.images import fit_size, to_batch
+from wanjax.models.transformer import WanTransformer
+from wanjax.parallel.mesh import MeshShape
+from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.conditioning import image_condition
 from wanjax.pipeline.decode import decode_latents
-from wanjax.pipeline.encode import context_bytes, embed_context, encode_images, encode_prompts
+from wanjax.pipeline.encode import embed_context, encode_images, encode_prompts
+from wanjax.pipeline.experts import Experts
 from wanjax.pipeline.inputs import (
     Embeds,
     Frames,
@@ -38,8 +40,8 @@ from wanjax.pipeline.inputs import (
 from wanjax.pipeline.machine import machine
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
+from wanjax.planning.memory import ANY_DEVICE, Fit, Memory, advice, fit_on, no_room
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
-from wanjax.planning.schedule import schedule_for
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Settings, keeps_of
@@ -50,11 +52,17 @@ class WanPipeline:
     """Wan with one or two experts, text- or image-conditioned, as its folder says.
 
     `components` are the model's parts, `programs` what is compiled of them; `config` has the
-    values for arguments that a call leaves out.
+    values for arguments that a call leaves out, `target` is the machine.
     """
 
-    def __init__(self, components: Components, config: Config, programs: Programs | None = None):
-        self.components, self.config = components, config
+    def __init__(
+        self,
+        components: Components,
+        config: Config,
+        programs: Programs | None = None,
+        target: Target = ANY_DEVICE,
+    ):
+        self.components, self.config, self.target = components, config, target
         self.programs = Programs() if programs is None else programs
 
     @classmethod
@@ -73,26 +81,30 @@ class WanPipeline:
 
     @classmethod
     def from_config(cls, config: Config) -> WanPipeline:
-        """The configuration's model, with all its parts loaded."""
-        _, mesh = machine(config, dense_plan(schedule_for(config)))
-        components = Components.of(config, mesh)
-        components.load()
-        return cls(components, config, Programs(mesh))
+        """The configuration's model, with all its parts loaded.
+
+        Raises `UsageError` where the devices have no room for it, before anything is loaded.
+        """
+        run = prepare(replace(config, image=None, last_image=None), None)
+        target, mesh = machine(config, run.plan)
+        pipe = cls(Components.of(config, mesh), config, Programs(mesh), target)
+        first, *_ = pipe.fit(run).placement.stages
+        pipe.components.load(first.places)
+        return pipe
 
     def with_config(self, config: Config) -> WanPipeline:
         """The same model and programs under other values; what is loaded is shared."""
-        return WanPipeline(self.components, config, self.programs)
+        return WanPipeline(self.components, config, self.programs, self.target)
 
     @property
     def takes_image(self) -> bool:
         """Whether this is image to video."""
-        components = self.components
-        return components.transformers[0].config.in_channels > components.vae.config.z_dim
+        return self.components.transformer_config.in_channels > self.components.vae_config.z_dim
 
     @property
     def takes_two_images(self) -> bool:
         """Whether the image embeddings must be those of a first and a last frame."""
-        return self.components.transformers[0].config.pos_embed_seq_len is not None
+        return self.components.transformer_config.pos_embed_seq_len is not None
 
     def __call__(
         self,
@@ -169,21 +181,28 @@ class WanPipeline:
         callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
         """A prepared run, from what a call was given to its video."""
-        config, stopwatch = run.config, Stopwatch(self.programs)
+        config, stopwatch, fit = run.config, Stopwatch(self.programs), self.fit(run)
         self.check_size(config)
         with stopwatch.measure("text"):
+            self.components.arrange(fit.placement["text"].places)
             embeds = self._embeds(prompts, run)
             jax.block_until_ready(embeds)  # else the next stage waits for it
         if config.low_memory:
             self.components.rest("text_encoder")
         batch = len(embeds[0])
         start = start_latents(self.latents_shape(config), batch, seed, latents)
+
+        def expert(number: int) -> WanTransformer:
+            self.components.arrange(fit.of_expert(run.schedule, number).places)
+            return self.components.expert(number)
+
         with stopwatch.measure("condition"):
+            self.components.arrange(fit.placement["condition"].places)
             ends = frames.repeated(batch)
-            condition = self._condition(ends, config)
+            condition = self._condition(ends, config, fit.stripe_rows.encode)
             image_embeds = encode_images(self.components, self.programs, ends)
-            experts = embed_context(
-                self.components,
+            contexts = embed_context(
+                expert,
                 self.programs,
                 run.schedule,
                 embeds,
@@ -191,7 +210,6 @@ class WanPipeline:
                 config.activations_dtype,
                 config.use_kv_cache,
             )
-            jax.block_until_ready([expert.context for expert in experts if expert])
         if config.low_memory and image_embeds is not None:
             self.components.rest("image_encoder")
 
@@ -203,15 +221,21 @@ class WanPipeline:
         settings = self.settings(run, start.shape, measures)
         with stopwatch.measure("denoise"):
             final, plan = denoise(
-                start, run.plan, run.table, experts, settings, self.programs, condition, on_step
+                start,
+                run.plan,
+                run.table,
+                Experts(expert, contexts),
+                settings,
+                self.programs,
+                condition,
+                on_step,
             )
         pixels = None
         if decode:
             with stopwatch.measure("decode"):
-                pixels = self.decode(final)
-        memory = run.memory
-        if config.use_kv_cache:
-            memory = replace(memory, kv_cache_bytes=context_bytes(experts))
+                self.components.arrange(fit.placement["decode"].places)
+                pixels = self.decode(final, stripe_rows=fit.stripe_rows.decode)
+        memory = Memory(nbytes(contexts) if config.use_kv_cache else None, fit)
         return Video(pixels, np.asarray(final), plan, stopwatch.timings, config.fps, memory)
 
     def encode_prompt(self, prompts: Sequence[str]) -> Embeds:
@@ -223,9 +247,28 @@ class WanPipeline:
         self,
         latents: Float[Array | np.ndarray, "batch z t h w"],
         dtype: Literal["uint8", "float32"] = "uint8",
+        *,
+        stripe_rows: int | None = None,
     ) -> Shaped[np.ndarray, "batch frames height width 3"]:
-        """Pixels of denoised latents: from 0 to 255, or with "float32" from 0 to 1, unrounded."""
-        return decode_latents(self.components.vae, self.programs, latents, dtype)
+        """Pixels of denoised latents: from 0 to 255, or with "float32" from 0 to 1, unrounded.
+
+        `stripe_rows` of latents at a time; left out, whole frames.
+        """
+        return decode_latents(self.components.vae, self.programs, latents, dtype, stripe_rows)
+
+    def fit(self, run: Run) -> Fit:
+        """Where the parts of the model are in each stage; for one video.
+
+        Raises `UsageError` with what would help where the devices have no room for the run.
+        """
+        mesh = self.programs.mesh
+        shape = MeshShape() if mesh is None else MeshShape(**mesh.shape)
+        configs = self.components.folder.model_configs()
+        fit = fit_on(run.config, run.plan, configs, self.target, shape)
+        if not fit.fits:
+            keys = advice(run.config, run.plan, configs, self.target)
+            raise UsageError(no_room(fit, keys))
+        return fit
 
     def _with(self, **values: Any) -> Config:
         """The configuration with a call's own values."""
@@ -237,8 +280,8 @@ class WanPipeline:
 
     def check_size(self, config: Config) -> None:
         """Raise `UsageError` for a video of a size that the model cannot make."""
-        patch = self.components.transformers[0].config.patch_size
-        vae = self.components.vae.config
+        patch = self.components.transformer_config.patch_size
+        vae = self.components.vae_config
         for name, unit in (("height", patch[1]), ("width", patch[2])):
             check_multiple(name, getattr(config, name), unit * vae.spatial_factor)
         vae.check_frames(config.num_frames)
@@ -265,7 +308,8 @@ class WanPipeline:
             )
         if self.takes_two_images and not frames.last:
             raise UsageError("this model goes from a first to a last frame: give last_image too")
-        if frames.last and self.components.image_encoder and not self.takes_two_images:
+        sees_images = self.components.transformer_config.image_dim is not None
+        if frames.last and sees_images and not self.takes_two_images:
             raise UsageError("this model was not made for a last frame; leave last_image out")
         return frames
 
@@ -290,18 +334,20 @@ class WanPipeline:
         return embeds, jnp.asarray(negative)
 
     def _condition(
-        self, ends: Sequence[Sequence[Any]], config: Config
+        self, ends: Sequence[Sequence[Any]], config: Config, stripe_rows: int
     ) -> Float[Array, "batch c t h w"] | None:
         """What is concatenated to the latents' channels."""
         if not ends:
             return None
         frames = [to_batch(images, config.height, config.width) for images in ends]
-        vae = self.components.vae
-        return jnp.asarray(image_condition(vae, config.num_frames, self.programs, *frames))
+        made = image_condition(
+            self.components.vae, config.num_frames, self.programs, stripe_rows, *frames
+        )
+        return jnp.asarray(made)
 
     def latents_shape(self, config: Config) -> tuple[int, int, int, int]:
         """Of one video: channels, frames, rows, columns."""
-        vae = self.components.vae.config
+        vae = self.components.vae_config
         t = (config.num_frames - 1) // vae.temporal_factor + 1
         return vae.z_dim, t, config.height // vae.spatial_factor, config.width // vae.spatial_factor
 
@@ -309,11 +355,11 @@ class WanPipeline:
         self, run: Run, shape: tuple[int, ...], measures: Sequence[Measure] = ()
     ) -> Settings:
         """What the step programs of a run over latents of this shape depend on."""
-        model = self.components.transformers[0]
+        model = self.components.transformer_config
         return Settings(
-            graph=nnx.graphdef(model),
+            graph=self.components.graph("transformer"),
             dtype=run.config.activations_dtype,
-            tokens=(math.prod(model.grid(shape)), model.config.width),
+            tokens=(math.prod(model.grid(shape)), model.width),
             batch_guidance=run.config.batch_guidance,
             keeps=run.plan.keeps.and_also(keeps_of(measures)),
             measures=tuple(measures),
@@ -325,3 +371,8 @@ def check_multiple(name: str, value: int, unit: int) -> None:
     if value < unit or value % unit:
         nearest = max(unit, round(value / unit) * unit)
         raise UsageError(f"{name}={value}: must be a multiple of {unit}, such as {nearest}")
+
+
+def nbytes(tree: Any) -> int:
+    """What arrays hold, over all devices."""
+    return sum(x.nbytes for x in jax.tree.leaves(tree))

@@ -23,6 +23,8 @@ from wanjax.planning.placement import Stage, stage_names
 from wanjax.planning.weights import ITEM_BYTES, layer_bytes, transformer_width
 
 _FLOAT32 = _INT32 = 4  # bytes
+# Hidden states of a block's self-attention at once, by platform; as compiled at 75,600 tokens.
+_STATES_IN_ATTENTION = {"gpu": 6, "tpu": 7}
 _GATHERED_LAYERS = 2  # of a sharded model: one computes while the next one's weights arrive
 
 
@@ -138,12 +140,11 @@ class Footprint:
         return Stage("text", frozenset(["text_encoder"]), held, 2 * scores + ffn + gathered)
 
     def condition(self, stripe_rows: int) -> Stage:
-        uses, added = set(), 0
-        held = self.branches * self.embeds + self.contexts
+        uses, added, held = set(), 0, self.beside_vae("encode")
         if self.takes_image:
             uses.add("vae")
             kept = self.vae_keeps("encode", stripe_rows)
-            held += self.condition_latents + kept
+            held += kept
             added = self.vae_bytes("encode", stripe_rows) - self.vae_weights - kept
         if "image_encoder" in self.configs.components:
             uses.add("image_encoder")
@@ -164,7 +165,8 @@ class Footprint:
     def decode(self, stripe_rows: int) -> Stage:
         kept = self.vae_keeps("decode", stripe_rows)
         added = self.vae_bytes("decode", stripe_rows) - self.vae_weights - kept
-        return Stage("decode", frozenset(["vae"]), self.sample + kept, added)
+        held = self.beside_vae("decode") + kept
+        return Stage("decode", frozenset(["vae"]), held, added)
 
     # what lasts -----------------------------------------------------------------------------
 
@@ -230,21 +232,26 @@ class Footprint:
         return int(matrices * self.text_item // self.mesh.tensor)
 
     def computed_step(self) -> int:
-        """The feed-forward of a block: its input, that normalised, and the wide activations.
+        """The wider of a block's two moments, and the gathered weights of a sharded model.
 
-        Beside them lie the tokens from before the blocks, where a residual is kept, and the
-        gathered weights of the layers of a sharded model.
+        In self-attention there are queries, keys, values and what is about to become of them,
+        once more where devices exchange them. In the feed-forward there are its input, that
+        normalised, the wide activations, and the tokens from before all blocks where a residual
+        is kept.
         """
         width, batch = transformer_width(self.transformer), self.branches_at_once
         hidden = self.hidden(batch, width)
         wide = self.hidden(batch, self.transformer["ffn_dim"], "mlp")
         before = self.hidden(1, width) if self.plan.keeps.residuals else 0
+        states = _STATES_IN_ATTENTION.get(self.target.platform, 6)
+        if self.mesh.context * self.mesh.fsdp > 1:
+            states += 1
         gathered = 0
         if self.mesh.fsdp > 1:
             whole = MeshShape(tensor=self.mesh.tensor)
             layer = layer_bytes(self.transformer, self.config.weights_dtype, whole)
             gathered = _GATHERED_LAYERS * layer
-        return 2 * hidden + wide + before + gathered
+        return max(states * hidden, 2 * hidden + wide + before) + gathered
 
     def skipped_step(self) -> int:
         if not self.plan.keeps.residuals:
@@ -256,6 +263,13 @@ class Footprint:
         return self.branches if self.config.batch_guidance else 1
 
     # the VAE --------------------------------------------------------------------------------
+
+    def beside_vae(self, direction: vae_memory.Direction) -> int:
+        """What lasts while the VAE runs and is not its own."""
+        if direction == "decode":
+            return self.sample
+        condition = self.condition_latents if self.takes_image else 0
+        return self.branches * self.embeds + self.contexts + condition
 
     @property
     def vae_weights(self) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from wanjax.caching import Plan
+from wanjax.caching import Plan, Schedule
 from wanjax.checkpoints.configs import ModelConfigs, model_configs
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
@@ -14,7 +14,7 @@ from wanjax.models import vae_memory
 from wanjax.parallel.mesh import MeshShape, parse_mesh
 from wanjax.parallel.targets import HERE, Target, parse_target
 from wanjax.planning.footprint import Footprint
-from wanjax.planning.placement import Placement, place
+from wanjax.planning.placement import PlacedStage, Placement, place, stage_names
 from wanjax.planning.weights import component_bytes
 
 # A plan without a target: one device of which nothing is known.
@@ -44,6 +44,12 @@ class Fit:
     @property
     def fits(self) -> bool:
         return self.placement.fits
+
+    def of_expert(self, schedule: Schedule, number: int) -> PlacedStage:
+        """The stage in which an expert denoises."""
+        phases = schedule.phases
+        first = [schedule.experts[phase.start] for phase in phases]
+        return self.placement[stage_names(len(phases))[first.index(number)]]
 
     def to_dict(self) -> dict[str, Any]:
         stages = {
@@ -136,7 +142,8 @@ def best_fit(config: Config, plan: Plan, configs: ModelConfigs, target: Target) 
     fits = []
     for mesh in meshes(config, plan, configs, target):
         fit = fit_on(config, plan, configs, target, mesh)
-        if fit.fits:
+        limit = target.memory_limit
+        if limit is None or fit.placement.peak <= _SHARE * limit:
             return fit
         fits.append(fit)
     return min(fits, key=lambda fit: fit.placement.peak)
@@ -180,6 +187,19 @@ def advice(config: Config, plan: Plan, configs: ModelConfigs, target: Target) ->
     return found
 
 
+def no_room(fit: Fit, keys: Sequence[str]) -> str:
+    """That a run does not fit, by how much, and what would help."""
+    target, peak = fit.target, fit.placement.peak / 2**30
+    assert target.memory_limit is not None
+    limit = target.memory_limit / 2**30
+    stage = max(fit.placement.stages, key=lambda stage: stage.peak).name
+    help = f"; {' or '.join(keys)} would make it fit" if keys else ""
+    return (
+        f"a device of {target.name} ({target.kind}) has {limit:.1f} GiB, and this run needs about "
+        f"{peak:.1f} GiB on it (stage {stage}, mesh={fit.mesh}){help}"
+    )
+
+
 def _changes(config: Config) -> Iterator[tuple[str, Config]]:
     if config.mesh != "auto":
         yield "mesh", replace(config, mesh="auto")
@@ -207,13 +227,15 @@ def _stripe_rows(footprint: Footprint, weights: dict[str, int], way: vae_memory.
     limit = footprint.target.memory_limit
     if limit is None:
         return footprint.stripe_rows(way, None)
-    alone = limit - footprint.stages(1, 1)[1 if way == "encode" else -1].held
+    alone = int(_SHARE * limit) - footprint.beside_vae(way)
     beside = alone - sum(size for name, size in weights.items() if name != "vae")
     rows = footprint.stripe_rows(way, beside)
     return rows if rows >= _NARROW else footprint.stripe_rows(way, alone)
 
 
 _NARROW = 16  # rows of latents
+# Of a device's memory, where there is a choice: estimates err, and allocators leave gaps.
+_SHARE = 0.95
 
 
 def _divisors(number: int) -> list[int]:

@@ -64,21 +64,35 @@ def place(weights: Mapping[str, int], stages: Sequence[Stage], limit: int | None
     """Place components with weights of so many bytes a device.
 
     A component that no stage uses stays in its files. Without a limit everything else is on
-    the device throughout.
+    the device throughout. What has been sent to the host stays there until a stage uses it.
     """
-    return Placement(tuple(_placed(weights, stages, stage, limit) for stage in stages), limit)
+    used = frozenset[str]().union(*(stage.uses for stage in stages))
+    places: dict[str, Place] = {name: "device" if name in used else "files" for name in weights}
+    placed = []
+    for number, stage in enumerate(stages):
+        places |= dict.fromkeys(stage.uses, "device")
+        placed.append(_placed(weights, places, stages[number:], limit))
+        places = dict(placed[-1].places)
+    return Placement(tuple(placed), limit)
 
 
 def _placed(
-    weights: Mapping[str, int], stages: Sequence[Stage], stage: Stage, limit: int | None
+    weights: Mapping[str, int],
+    before: Mapping[str, Place],
+    stages: Sequence[Stage],
+    limit: int | None,
 ) -> PlacedStage:
-    used = frozenset[str]().union(*(s.uses for s in stages))
-    places: dict[str, Place] = {c: "device" if c in used else "files" for c in weights}
+    """The first of `stages`: of what it does not use the largest leaves first, the last used."""
+    stage, places = stages[0], dict(before)
 
     def resident() -> int:
         return stage.held + sum(weights[c] for c, where in places.items() if where == "device")
 
-    for name in sorted(used - stage.uses, key=lambda c: -weights[c]):
+    def next_use(name: str) -> int:
+        return next((i for i, s in enumerate(stages) if name in s.uses), len(stages))
+
+    idle = [name for name, where in places.items() if where == "device" and name not in stage.uses]
+    for name in sorted(idle, key=lambda name: (-weights[name], -next_use(name))):
         if limit is None or resident() + stage.added <= limit:
             break
         places[name] = "pinned_host"

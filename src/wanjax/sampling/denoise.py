@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +42,18 @@ class StepReport(NamedTuple):
     changes: Changes
 
 
+@runtime_checkable
+class Experts(Protocol):
+    """By number, such as a list of them. Each is let go before the next one is asked for."""
+
+    def __getitem__(self, number: int, /) -> Expert | None: ...
+
+
 def denoise(
     latents: Latents,
     plan: Plan,
     table: SamplerTable,
-    experts: Sequence[Expert | None],
+    experts: Experts,
     settings: Settings,
     programs: Programs,
     condition: Float[Array, "batch c t h w"] | None = None,
@@ -72,7 +79,7 @@ def denoise(
     for step in plan.steps:
         began = time.perf_counter()
         if step.index in (0, plan.boundary_step):  # a cache is of one expert's making
-            cache = Cache()  # gone before there is a new one
+            cache, read = Cache(), None  # gone before there are new ones
             cache = empty_cache(settings, len(step.actions), state.sample, programs.mesh)
             decided = None if decisions is None else decisions.start()
         if decisions is not None:
@@ -89,7 +96,7 @@ def denoise(
 def compile_steps(
     plan: Plan,
     table: SamplerTable,
-    experts: Sequence[Expert | None],
+    experts: Experts,
     settings: Settings,
     programs: Programs,
     state: SamplerState,

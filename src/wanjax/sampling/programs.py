@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, SingleDeviceSharding
 
 from wanjax.errors import UsageError
 
@@ -99,6 +99,8 @@ def _placed(x: Any) -> Hashable:
     """
     sharding = getattr(x, "sharding", None)
     if sharding is None or (isinstance(x, jax.Array) and not x.committed):
+        return None
+    if sharding == SingleDeviceSharding(jax.devices()[0]):  # where it goes of itself
         return None
     layout = getattr(getattr(x, "format", None), "layout", None)
     return sharding, getattr(layout, "tiling", None) or None

@@ -1,0 +1,35 @@
+"""The experts of a run, one after the other on the device where there is no room for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flax import nnx
+
+from wanjax.models.transformer import Context, KeysValues, WanTransformer
+from wanjax.sampling.step import Expert
+
+
+class Experts:
+    """By number: 0 for high noise, 1 for low noise. Holds the one asked for last.
+
+    `transformer(number)` has its parameters on the device, and may send the other's away: so
+    whoever holds an expert lets it go before asking for the next.
+    """
+
+    def __init__(
+        self,
+        transformer: Callable[[int], WanTransformer],
+        contexts: Mapping[int, Context | KeysValues],
+    ):
+        self.contexts = contexts
+        self._transformer = transformer
+        self._number: int | None = None
+        self._expert: Expert | None = None
+
+    def __getitem__(self, number: int, /) -> Expert:
+        if self._expert is None or number != self._number:
+            self._expert = None  # its parameters are not held any more when they move
+            parameters = nnx.to_pure_dict(nnx.state(self._transformer(number)))
+            self._number, self._expert = number, Expert(parameters, self.contexts[number])
+        return self._expert
