@@ -21,7 +21,7 @@ from wanjax.checkpoints.mapping import Rule
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
-from wanjax.models.attention import Kernel
+from wanjax.models.attention import AttentionKernel
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
@@ -85,7 +85,7 @@ class Folder:
         name: str,
         *,
         dtype: jnp.dtype = jnp.bfloat16,
-        kernel: Kernel = "auto",
+        kernel: AttentionKernel = "auto",
         mesh: Mesh | None = None,
     ) -> WanTransformer:
         config = self.transformer_config(name)
