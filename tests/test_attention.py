@@ -352,11 +352,12 @@ def with_kernel(kernel) -> dict[str, object]:
     )
     transformer = WanTransformer(config, kernel=kernel, rngs=nnx.Rngs(0))
     text = transformer.embed_context(jnp.asarray(rng.normal(size=(1, 5, 8)), jnp.float32))
-    image = jnp.asarray(rng.normal(size=(1, 1, 8, 8, 3)), jnp.float32)
+    image = jnp.asarray(rng.normal(size=(1, 8, 8, 3)), jnp.float32)
+    pixels = jnp.asarray(rng.normal(size=(1, 2, 4, 4, 16)), jnp.float32)
     latents = jnp.asarray(rng.normal(size=(1, 4, 2, 4, 4)), jnp.float32)
     return {
-        "vae": jax.jit(partial(vae.encode, image)),
-        "clip": jax.jit(partial(clip, image[0])),
+        "vae": jax.jit(partial(vae.encoder.mid_block.attentions[0], pixels)),
+        "clip": jax.jit(partial(clip, image)),
         "transformer": jax.jit(partial(transformer, latents, jnp.array([500.0]), text)),
     }
 

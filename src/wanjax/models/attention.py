@@ -58,6 +58,13 @@ def as_choice(kernel: AttentionKernel) -> KernelChoice | Kernel:
     return KernelChoice(Target.here(), kernel) if isinstance(kernel, str) else kernel
 
 
+def is_for_tpu(kernel: KernelChoice | Kernel) -> bool:
+    """Whether what surrounds the attention should be laid out for a TPU."""
+    if isinstance(kernel, KernelChoice):
+        return kernel.target.platform == "tpu"
+    return kernel.name == "splash"
+
+
 @dataclass(frozen=True)
 class _Shares:
     """Mesh axes, each of more than one device, over which a dimension is shared."""
@@ -119,7 +126,7 @@ def _shared_attention(
         out_specs=of_queries,
         check_vma=False,  # the kernels of accelerators do not tell over which axes they vary
     )(query, key, value, lengths)
-    return out[:, :queries]
+    return out if out.shape[1] == queries else out[:, :queries]
 
 
 def _filled(x: Array, multiple: int) -> Array:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from wanjax.models.attention import AttentionKernel, as_choice, attention
+from wanjax.models.attention import AttentionKernel, as_choice, attention, is_for_tpu
 from wanjax.models.layers import (
     LayerNorm,
     Linear,
@@ -363,8 +363,10 @@ class SelfAttention(Attention):
     def __call__(
         self, x: Float[Array, "batch tokens width"], rope: tuple[Array, Array]
     ) -> Float[Array, "batch tokens width"]:
-        q = apply_rope(_split_heads(self.norm_q(self.to_q(x)), self.heads), *rope)
-        k = apply_rope(_split_heads(self.norm_k(self.to_k(x)), self.heads), *rope)
+        tpu = is_for_tpu(self.kernel)
+        q = _split_heads(self.norm_q(self.to_q(x)), self.heads)
+        k = _split_heads(self.norm_k(self.to_k(x)), self.heads)
+        q, k = (apply_rope(y, *rope, by_product=tpu) for y in (q, k))
         v = _split_heads(self.to_v(x), self.heads)
         q, k, v = (constrain(y, "batch", "tokens", "heads", None) for y in (q, k, v))
         return self.to_out(_merge_heads(attention(q, k, v, self.kernel, keys="shared")))

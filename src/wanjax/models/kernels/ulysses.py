@@ -70,7 +70,7 @@ def attend(
             # cuDNN tells its sums in half precision, which is too little to add up a ring
             key, value = (_gathered(x, exchange) for x in (key, value))
         out = run.attend_parts(query, key, value, _valid(lengths, key, part, 0), kernel)
-    return _to_tokens(out, exchange)[:, :part]
+    return _to_tokens(out, exchange, part)
 
 
 def _gathered(x: Float[Array, "group batch part heads dim"], exchange: Exchange) -> Array:
@@ -97,21 +97,23 @@ def _to_heads(
     """Some heads of all tokens of the group for all heads of some tokens.
 
     A part is filled up with zeros to a multiple of `rows`. Heads stay side by side: as an axis
-    of their own a TPU would fill up the few of them to eight.
+    of their own a TPU would fill up the few of them to eight. And they are cut out and stacked
+    rather than transposed, for which XLA copies all of them twice.
     """
     batch, part, _, dim = x.shape
-    x = jnp.pad(x.reshape(batch, part, -1), ((0, 0), (0, -part % rows), (0, 0)))
-    x = x.reshape(batch, x.shape[1], exchange.ulysses, -1).transpose(2, 0, 1, 3)
-    return _all_to_all(x, exchange).reshape(*x.shape[:3], -1, dim)
+    flat = x.reshape(batch, part, -1)
+    flat = jnp.stack(jnp.split(flat, exchange.ulysses, axis=-1))
+    flat = jnp.pad(flat, ((0, 0), (0, 0), (0, -part % rows), (0, 0)))
+    return _all_to_all(flat, exchange).reshape(*flat.shape[:3], -1, dim)
 
 
 def _to_tokens(
-    x: Float[Array, "group batch part fewer dim"], exchange: Exchange
+    x: Float[Array, "group batch filled fewer dim"], exchange: Exchange, part: int
 ) -> Float[Array, "batch part heads dim"]:
     """The inverse of `_to_heads`."""
-    group, batch, part, _, dim = x.shape
-    x = _all_to_all(x.reshape(group, batch, part, -1), exchange)
-    return x.transpose(1, 2, 0, 3).reshape(batch, part, -1, dim)
+    group, batch, filled, _, dim = x.shape
+    flat = _all_to_all(x.reshape(group, batch, filled, -1), exchange)[:, :, :part]
+    return jnp.concatenate(list(flat), axis=-1).reshape(batch, part, -1, dim)
 
 
 def _all_to_all(x: Array, exchange: Exchange) -> Array:
