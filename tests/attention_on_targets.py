@@ -37,6 +37,7 @@ def compile_for(name: str, tokens: int) -> dict[str, object]:
     )
     return {
         "kernels": kernels,
+        "query_bytes": 2 * tokens * 40 * 128 * 2 // len(devices),
         "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
     }
 

@@ -114,8 +114,8 @@ def test_what_the_target_cannot_run_is_refused(target, dtype, requested, fix):
     ("kind", "queries", "blocks"),
     [
         ("TPU v6 lite", VIDEO, Blocks(9472, 1024, 256)),
-        ("TPU7x", VIDEO, Blocks(9472, 1024, 256)),
-        ("TPU v5 lite", VIDEO, Blocks(4736, 1024, 128)),
+        ("TPU7x", VIDEO, Blocks(9472, 1024, 512)),
+        ("TPU v5 lite", VIDEO, Blocks(9472, 1024, 128)),
         ("TPU v5", VIDEO, Blocks(4736, 1024, 128)),
         ("TPU v6 lite", 32_760, Blocks(8192, 1024, 256)),
         ("TPU v9", VIDEO, Blocks(2048, 512, 128)),
@@ -317,7 +317,8 @@ def test_blocks_compile_for_tpus_that_are_not_here():
     }
     for target, found in _run("attention_on_targets.py", environment).items():
         assert found["kernels"] == ["splash_attention"], target
-        assert found["temporary_bytes"] < 2**30, target
+        # queries, keys and values before and after the exchange, not all at once
+        assert found["temporary_bytes"] < 6 * found["query_bytes"], target
 
 
 def with_kernel(kernel) -> dict[str, object]:

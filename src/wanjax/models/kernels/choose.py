@@ -111,14 +111,13 @@ class _Tpu:
     wanted: Blocks
 
 
-_WIDE = Blocks(9472, 1024, 256)  # for matrix units of 256 x 256
-_NARROW = Blocks(4736, 1024, 128)  # of 128 x 128
+# The first whose name starts a device's kind.
 TPUS = {
-    "TPU7x": _Tpu(64 * MIB, _WIDE),
-    "TPU v6": _Tpu(128 * MIB, _WIDE),
-    "TPU v5 lite": _Tpu(128 * MIB, _NARROW),
-    "TPU v5e": _Tpu(128 * MIB, _NARROW),
-    "TPU v5": _Tpu(64 * MIB, _NARROW),
+    "TPU7x": _Tpu(64 * MIB, Blocks(9472, 1024, 512)),
+    "TPU v6": _Tpu(128 * MIB, Blocks(9472, 1024, 256)),
+    "TPU v5 lite": _Tpu(128 * MIB, Blocks(9472, 1024, 128)),
+    "TPU v5e": _Tpu(128 * MIB, Blocks(9472, 1024, 128)),
+    "TPU v5": _Tpu(64 * MIB, Blocks(4736, 1024, 128)),
 }
 _UNKNOWN_TPU = _Tpu(16 * MIB, Blocks(2048, 512, 128))
 # What a kernel leaves of the vector memory to the operations around it.

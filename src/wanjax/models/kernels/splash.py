@@ -94,13 +94,16 @@ def _call(
     q_blocks, kv_blocks = pl.cdiv(queries, blocks.queries), pl.cdiv(keys, blocks.keys)
 
     def q_block(b: Any, h: Any, i: Any, j: Any, lengths: Any) -> tuple[Any, ...]:
-        return i // q_blocks, b, i % q_blocks, h
+        part, block = _divmod(i, q_blocks)
+        return part, b, block, h
 
     def kv_block(b: Any, h: Any, i: Any, j: Any, lengths: Any) -> tuple[Any, ...]:
-        return j // kv_blocks, b, j % kv_blocks, h
+        part, block = _divmod(j, kv_blocks)
+        return part, b, block, h
 
     def sum_block(b: Any, h: Any, i: Any, j: Any, lengths: Any) -> tuple[Any, ...]:
-        return i // q_blocks, b, h, 0, i % q_blocks
+        part, block = _divmod(i, q_blocks)
+        return part, b, h, 0, block
 
     rows = pltpu.VMEM((_SUBLANES, blocks.queries), jnp.float32)
     out, logsumexp = pl.pallas_call(
@@ -141,6 +144,13 @@ def _flat(x: Float[Array, "parts batch n heads dim"]) -> Float[Array, "parts bat
     return x.reshape(*x.shape[:3], -1)
 
 
+def _divmod(value: Any, divisor: int) -> tuple[Any, Any]:
+    """Of what is not negative. For signs, Pallas asks which TPU is here, and none need be."""
+    if divisor == 1:
+        return value, 0
+    return jax.lax.div(value, jnp.int32(divisor)), jax.lax.rem(value, jnp.int32(divisor))
+
+
 def _cost(query: Array, key: Array, heads: int, times_read: int) -> pl.CostEstimate:
     """What the compiler's schedule around the kernel should reckon with."""
     scores = heads * query.shape[0] * query.shape[2] * key.shape[0] * key.shape[1] * key.shape[2]
@@ -166,9 +176,10 @@ def _kernel(
 ) -> None:
     """One block of queries against one block of keys, of one head."""
     block, blocks = pl.program_id(3), pl.num_programs(3)
-    part, first = block // blocks_of_part, block % blocks_of_part * k_ref.shape[0]
+    part, block_of_part = _divmod(block, blocks_of_part)
+    first = block_of_part * k_ref.shape[0]
     valid = jnp.clip(lengths[part, pl.program_id(0)] - first, 0, k_ref.shape[0])
-    whole, rest = valid // keys_compute, valid % keys_compute
+    whole, rest = _divmod(valid, keys_compute)
     precision = jax.lax.Precision.HIGHEST if q_ref.dtype == jnp.float32 else None
 
     @pl.when(block == 0)
