@@ -28,7 +28,8 @@ CASES = {
     "ring, tokens that do not divide": ((1, 2, 4, 1), 12, 61, CHUNKED),
     "ring, devices with padding alone": ((1, 1, 8, 1), 3, 9, CHUNKED),
     "whole scores": ((1, 1, 8, 1), 8, 61, Kernel("xla")),
-    "splash": ((1, 1, 8, 1), 8, 300, SPLASH),
+    "splash": ((1, 1, 8, 1), 8, 384, SPLASH),
+    "splash, parts that are no whole tiles": ((1, 1, 8, 1), 8, 304, SPLASH),
     "splash, tokens that do not divide": ((1, 1, 8, 1), 8, 301, SPLASH),
     "splash, ring of groups": ((1, 2, 4, 1), 4, 301, SPLASH),
 }

@@ -174,6 +174,16 @@ def test_every_kernel_computes_the_same(kernel, lengths):
     np.testing.assert_allclose(run.attend(q, k, v, lengths, kernel), whole, atol=ROUNDING)
 
 
+@pytest.mark.parametrize("lengths", [None, (2499,), (2049,), (7,)], ids=str)
+def test_tiles_that_overlap_count_no_key_twice(lengths):
+    """2,500 keys in tiles of 2,048: the second one starts at 452."""
+    lengths = None if lengths is None else jnp.array(lengths)
+    q, k, v = arrays(batch=1, queries=5, keys=2500)
+    whole = run.attend(q, k, v, lengths, Kernel("xla"))
+    chunks = run.attend(q, k, v, lengths, Kernel("chunked"))
+    np.testing.assert_allclose(chunks, whole, atol=ROUNDING)
+
+
 @each_kernel
 def test_what_lies_behind_the_keys_does_not_count(kernel):
     """Not even where it is no number."""

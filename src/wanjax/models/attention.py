@@ -58,8 +58,9 @@ def as_choice(kernel: AttentionKernel) -> KernelChoice | Kernel:
     return KernelChoice(Target.here(), kernel) if isinstance(kernel, str) else kernel
 
 
-def is_for_tpu(kernel: KernelChoice | Kernel) -> bool:
+def is_for_tpu(kernel: AttentionKernel) -> bool:
     """Whether what surrounds the attention should be laid out for a TPU."""
+    kernel = as_choice(kernel)
     if isinstance(kernel, KernelChoice):
         return kernel.target.platform == "tpu"
     return kernel.name == "splash"

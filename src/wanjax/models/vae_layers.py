@@ -195,7 +195,8 @@ class AttentionBlock(nnx.Module):
         batch, frames, height, width, channels = x.shape
         qkv = self.to_qkv(self.norm(x))
         qkv = qkv.reshape(batch * frames, height * width, 1, 3 * channels)
-        y = attention(*jnp.split(qkv, 3, axis=-1), self.kernel)
+        q, k, v = jnp.split(qkv, 3, axis=-1)
+        y = attention(q, k, v, self.kernel)
         return x + self.proj(y.reshape(x.shape))
 
 

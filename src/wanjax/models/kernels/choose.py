@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 Name = Literal["cudnn", "splash", "chunked", "xla"]
 Requested = Literal["auto", "cudnn", "splash", "chunked", "xla"]
@@ -132,7 +132,7 @@ def choose(
     head_dim: int,
     query_length: int,
     key_length: int,
-    requested: Requested = "auto",
+    requested: str = "auto",
     parts: int = 1,
 ) -> Kernel:
     """The kernel for queries and keys of these lengths, on one device.
@@ -146,13 +146,10 @@ def choose(
     if requested not in get_args(Requested):
         raise ValueError(f"attention={requested}: must be one of {', '.join(get_args(Requested))}")
     fused = _fused(target, dtype, head_dim)
-    name: Name
-    if requested != "auto":
-        name = requested
-    elif query_length * key_length * parts**2 <= MAX_WHOLE_SCORES:
-        name = "xla"
-    else:
-        name = fused or "chunked"
+    name = requested
+    if requested == "auto":
+        short = query_length * key_length * parts**2 <= MAX_WHOLE_SCORES
+        name = "xla" if short else fused or "chunked"
     if name == "cudnn" and fused != "cudnn":
         raise ValueError(
             f"attention=cudnn on {target.kind} ({dtype}, head dimension {head_dim}): it needs an "
@@ -160,7 +157,7 @@ def choose(
             "that 8 divides; attention=auto takes what fits"
         )
     if name != "splash":
-        return Kernel(name)
+        return Kernel(cast(Name, name))
     if target.platform not in ("tpu", "cpu"):
         raise ValueError(
             f"attention=splash on {target.kind}: it needs a TPU (a CPU interprets it, slowly); "

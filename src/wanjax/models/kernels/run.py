@@ -47,12 +47,12 @@ def rows(kernel: Kernel) -> int:
 
 
 def attend_parts(
-    query: Float[Array, "parts batch n heads dim"],
-    key: Float[Array, "parts batch n heads dim"],
-    value: Float[Array, "parts batch n heads dim"],
+    query: Float[Array, "q_parts batch q heads dim"],
+    key: Float[Array, "parts batch k heads dim"],
+    value: Float[Array, "parts batch k heads dim"],
     lengths: Int[Array, "parts batch"] | None,
     kernel: Kernel,
-) -> Float[Array, "parts batch n heads dim"]:
+) -> Float[Array, "q_parts batch q heads dim"]:
     """`attend` for a prepared sequence in equal parts.
 
     Of each part the first `lengths` keys count. But in splash, these are all of the part or
@@ -60,27 +60,28 @@ def attend_parts(
     """
     if kernel.name == "splash":
         return splash.attend_parts(query, key, value, lengths, kernel)
-    whole = (_joined(x) for x in (query, key, value))
-    out = attend(*whole, None if lengths is None else lengths.sum(axis=0), kernel)
+    valid = None if lengths is None else lengths.sum(axis=0)
+    out = attend(_joined(query), _joined(key), _joined(value), valid, kernel)
     return _in_parts(out, len(query), axis=1)
 
 
 def attend_partly(
-    query: Float[Array, "parts batch n heads dim"],
-    key: Float[Array, "parts batch n heads dim"],
-    value: Float[Array, "parts batch n heads dim"],
+    query: Float[Array, "q_parts batch q heads dim"],
+    key: Float[Array, "parts batch k heads dim"],
+    value: Float[Array, "parts batch k heads dim"],
     lengths: Int[Array, "parts batch"] | None,
     kernel: Kernel,
-) -> tuple[Float[Array, "parts batch n heads dim"], Float[Array, "parts batch heads n"]]:
+) -> tuple[Float[Array, "q_parts batch q heads dim"], Float[Array, "q_parts batch heads q"]]:
     """`attend_parts` in float32, and the logarithm of each query's sum of exponentials.
 
     Without keys that is a large negative number. Short sequences are computed as one tile.
     """
     if kernel.name == "splash":
         return splash.attend_partly(query, key, value, lengths, kernel)
-    whole = (_joined(x) for x in (query, key, value))
     valid = None if lengths is None else lengths.sum(axis=0)
-    out, logsumexp = chunked.attend_partly(*whole, valid, kernel)
+    out, logsumexp = chunked.attend_partly(
+        _joined(query), _joined(key), _joined(value), valid, kernel
+    )
     return _in_parts(out, len(query), axis=1), _in_parts(logsumexp, len(query), axis=2)
 
 
