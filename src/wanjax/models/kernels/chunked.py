@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from wanjax.models.kernels.choose import Kernel
@@ -67,7 +68,7 @@ def _attend(
     value: Array,
     lengths: Lengths | None,
     kernel: Kernel,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
 ) -> tuple[Array, Array]:
     """Tile after tile. The last of an axis overlaps the one before rather than pad copies."""
     batch, queries, heads, _ = query.shape

@@ -7,8 +7,8 @@ Where keys end inside a block, the rows that lie before the end are scored witho
 the last `keys_compute` of them pay for one.
 
 JAX has a kernel for sparse masks (`jax.experimental.pallas.ops.tpu.splash_attention`). For this
-dense attention it takes 1.1 to 1.6 times the cycles, and it wants heads before tokens, which
-copies queries, keys and values (docs/attention.md).
+dense attention it takes 1.6 times the cycles on v6e and tpu7x, and it wants heads before tokens
+and whole blocks, which copies queries, keys and values (docs/attention.md).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from wanjax.models.kernels.choose import LANES, Kernel
@@ -81,7 +82,7 @@ def attend_partly(
 
 
 def _call(
-    query: Array, key: Array, value: Array, lengths: Array | None, kernel: Kernel, dtype: Any
+    query: Array, key: Array, value: Array, lengths: Array | None, kernel: Kernel, dtype: DTypeLike
 ) -> tuple[Array, Array]:
     q_parts, batch, queries, heads, dim = query.shape
     parts, keys = key.shape[0], key.shape[2]
