@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from wanjax.errors import UsageError
 from wanjax.models.attention import attention
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from wanjax.models.kernels import chunked, run, splash
@@ -106,7 +107,7 @@ def test_a_name_is_taken_as_it_is(name):
     ],
 )
 def test_what_the_target_cannot_run_is_refused(target, dtype, requested, fix):
-    with pytest.raises(ValueError, match=fix):
+    with pytest.raises(UsageError, match=fix):
         choose(target, dtype, 128, VIDEO, VIDEO, requested)
 
 
@@ -380,7 +381,7 @@ def test_every_model_asks_at_one_place(model):
     calls = {name: with_kernel(choice)[model] for name, choice in choices.items()}
     # three layers deep, each a sum in another order
     np.testing.assert_allclose(calls["chunked"](), calls["xla"](), atol=1e-5)
-    with pytest.raises(ValueError, match="attention=cudnn on cpu"):
+    with pytest.raises(UsageError, match="attention=cudnn on cpu"):
         calls["cudnn"]()
 
 
@@ -402,5 +403,5 @@ def test_a_bare_name_is_for_the_devices_that_are_here():
     np.testing.assert_array_equal(
         attention(q, k, v, "chunked"), attention(q, k, v, Kernel("chunked"))
     )
-    with pytest.raises(ValueError, match="attention=cudnn on cpu"):
+    with pytest.raises(UsageError, match="attention=cudnn on cpu"):
         attention(q, k, v, "cudnn")

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
+from wanjax.errors import UsageError
+
 Name = Literal["cudnn", "splash", "chunked", "xla"]
 Requested = Literal["auto", "cudnn", "splash", "chunked", "xla"]
 
@@ -141,17 +143,17 @@ def choose(
 
     `auto` takes the target's fused kernel where it applies: cuDNN on NVIDIA from Ampere on, splash
     on TPU, both for half precision and long sequences. Short ones are computed whole (`xla`), all
-    others in chunks. Any other name is taken as it is; `ValueError` if the target cannot run it.
+    others in chunks. Any other name is taken as it is; `UsageError` if the target cannot run it.
     """
     if requested not in get_args(Requested):
-        raise ValueError(f"attention={requested}: must be one of {', '.join(get_args(Requested))}")
+        raise UsageError(f"attention={requested}: must be one of {', '.join(get_args(Requested))}")
     fused = _fused(target, dtype, head_dim)
     name = requested
     if requested == "auto":
         short = query_length * key_length * parts**2 <= MAX_WHOLE_SCORES
         name = "xla" if short else fused or "chunked"
     if name == "cudnn" and fused != "cudnn":
-        raise ValueError(
+        raise UsageError(
             f"attention=cudnn on {target.kind} ({dtype}, head dimension {head_dim}): it needs an "
             "NVIDIA GPU from Ampere on, bfloat16 or float16, and a head dimension of at most 128 "
             "that 8 divides; attention=auto takes what fits"
@@ -159,7 +161,7 @@ def choose(
     if name != "splash":
         return Kernel(cast(Name, name))
     if target.platform not in ("tpu", "cpu"):
-        raise ValueError(
+        raise UsageError(
             f"attention=splash on {target.kind}: it needs a TPU (a CPU interprets it, slowly); "
             "attention=auto takes what fits"
         )
