@@ -11,7 +11,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from wanjax.models.attention import attention
-from wanjax.models.kernels.choose import KernelChoice, Target
+from wanjax.models.kernels.choose import DeviceKind, KernelChoice
 
 TARGETS = ("v5e:2x4", "v6e:2x4", "v5p:2x2x1", "tpu7x:2x2x1")
 
@@ -22,7 +22,7 @@ def compile_for(name: str, tokens: int) -> dict[str, object]:
     mesh = jax.make_mesh(
         (len(devices),), ("context",), axis_types=(AxisType.Auto,), devices=devices
     )
-    choice = KernelChoice(Target(devices[0].platform, devices[0].device_kind))
+    choice = KernelChoice(DeviceKind.of(devices[0]))
     sharding = NamedSharding(mesh, PartitionSpec(None, "context"))
     flat = jax.ShapeDtypeStruct((2, tokens, 40 * 128), jnp.bfloat16, sharding=sharding)
 

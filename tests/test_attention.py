@@ -20,7 +20,7 @@ from wanjax.errors import UsageError
 from wanjax.models.attention import attention
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from wanjax.models.kernels import chunked, run, splash
-from wanjax.models.kernels.choose import TPUS, Blocks, Kernel, KernelChoice, Target, choose
+from wanjax.models.kernels.choose import TPUS, Blocks, DeviceKind, Kernel, KernelChoice, choose
 from wanjax.models.kernels.ulysses import Exchange
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.vae import VAEConfig, WanVAE
@@ -30,25 +30,25 @@ MIB = 2**20
 # Sums of some hundred terms near 1, in float32, in another order: about ten roundings of 6e-8.
 ROUNDING = 1e-6
 
-H100 = Target("gpu", "NVIDIA H100 80GB HBM3")
-V6E = Target("tpu", "TPU v6 lite")
-CPU = Target("cpu", "cpu")
+H100 = DeviceKind("gpu", "NVIDIA H100 80GB HBM3")
+V6E = DeviceKind("tpu", "TPU v6 lite")
+CPU = DeviceKind("cpu", "cpu")
 VIDEO = 75_600  # tokens of 81 frames of 720x1280
 
 # target, dtype, head dimension, queries, keys: the kernel that `auto` takes
 AUTO = {
     "video on NVIDIA": (H100, "bfloat16", 128, VIDEO, VIDEO, "cudnn"),
     "video on A100": (
-        Target("gpu", "NVIDIA A100-SXM4-80GB"),
+        DeviceKind("gpu", "NVIDIA A100-SXM4-80GB"),
         "bfloat16",
         128,
         VIDEO,
         VIDEO,
         "cudnn",
     ),
-    "video on B200": (Target("gpu", "NVIDIA B200"), "bfloat16", 128, VIDEO, VIDEO, "cudnn"),
+    "video on B200": (DeviceKind("gpu", "NVIDIA B200"), "bfloat16", 128, VIDEO, VIDEO, "cudnn"),
     "video on RTX 4090": (
-        Target("gpu", "NVIDIA GeForce RTX 4090"),
+        DeviceKind("gpu", "NVIDIA GeForce RTX 4090"),
         "float16",
         128,
         VIDEO,
@@ -59,15 +59,15 @@ AUTO = {
     "float32 on NVIDIA": (H100, "float32", 128, VIDEO, VIDEO, "chunked"),
     "VAE on NVIDIA": (H100, "bfloat16", 384, 14_400, 14_400, "chunked"),
     "older than Ampere": (
-        Target("gpu", "Tesla V100-SXM2-32GB"),
+        DeviceKind("gpu", "Tesla V100-SXM2-32GB"),
         "bfloat16",
         128,
         VIDEO,
         VIDEO,
         "chunked",
     ),
-    "Turing": (Target("gpu", "Tesla T4"), "float16", 128, VIDEO, VIDEO, "chunked"),
-    "AMD": (Target("gpu", "AMD Instinct MI300X"), "bfloat16", 128, VIDEO, VIDEO, "chunked"),
+    "Turing": (DeviceKind("gpu", "Tesla T4"), "float16", 128, VIDEO, VIDEO, "chunked"),
+    "AMD": (DeviceKind("gpu", "AMD Instinct MI300X"), "bfloat16", 128, VIDEO, VIDEO, "chunked"),
     "video on TPU": (V6E, "bfloat16", 128, VIDEO, VIDEO, "splash"),
     "text on TPU": (V6E, "bfloat16", 128, 9_450, 512, "splash"),
     "float32 on TPU": (V6E, "float32", 128, VIDEO, VIDEO, "chunked"),
@@ -124,7 +124,7 @@ def test_what_the_target_cannot_run_is_refused(target, dtype, requested, fix):
 )
 def test_blocks_of_splash(kind, queries, blocks):
     """Those with the fewest cycles in docs/attention.md; 480p is divided evenly."""
-    assert choose(Target("tpu", kind), "bfloat16", 128, queries, queries).blocks == blocks
+    assert choose(DeviceKind("tpu", kind), "bfloat16", 128, queries, queries).blocks == blocks
 
 
 @pytest.mark.parametrize("kind", [*TPUS, "TPU v9"])
@@ -133,7 +133,7 @@ def test_blocks_of_splash(kind, queries, blocks):
 )
 @pytest.mark.parametrize("keys", [257, 512, VIDEO])
 def test_blocks_fit_the_vector_memory(kind, dtype, head_dim, keys):
-    kernel = choose(Target("tpu", kind), dtype, head_dim, VIDEO, keys, "splash")
+    kernel = choose(DeviceKind("tpu", kind), dtype, head_dim, VIDEO, keys, "splash")
     memory = TPUS[kind].vector_memory if kind in TPUS else 16 * MIB
     need = kernel.blocks.vector_memory(head_dim, 4 if dtype == "float32" else 2)
     assert need <= kernel.vector_memory <= memory
@@ -389,7 +389,7 @@ def test_the_target_is_part_of_what_is_compiled():
     """Two targets, two graphs: no program of one is taken for the other."""
     config = TransformerConfig(num_layers=1, num_attention_heads=1, attention_head_dim=12)
 
-    def graph(target: Target):
+    def graph(target: DeviceKind):
         choice = KernelChoice(target)
         made = nnx.eval_shape(lambda: WanTransformer(config, kernel=choice, rngs=nnx.Rngs(0)))
         return nnx.split(made)[0]

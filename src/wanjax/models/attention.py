@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from wanjax.models.kernels import run, ulysses
-from wanjax.models.kernels.choose import Kernel, KernelChoice, Requested, Target
+from wanjax.models.kernels.choose import DeviceKind, Kernel, KernelChoice, Requested
 
 # What a model is made with: the choice for its target, or a name, for the devices here.
 AttentionKernel = KernelChoice | Kernel | Requested
@@ -55,7 +55,7 @@ def attention(
 
 def as_choice(kernel: AttentionKernel) -> KernelChoice | Kernel:
     """A kernel's bare name is for the devices that are here."""
-    return KernelChoice(Target.here(), kernel) if isinstance(kernel, str) else kernel
+    return KernelChoice(DeviceKind.here(), kernel) if isinstance(kernel, str) else kernel
 
 
 def is_for_tpu(kernel: AttentionKernel) -> bool:

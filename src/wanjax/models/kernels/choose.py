@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from wanjax.errors import UsageError
 
@@ -29,7 +29,7 @@ _OLD_OR_AMD = re.compile(
 
 
 @dataclass(frozen=True)
-class Target:
+class DeviceKind:
     """The device that a program is compiled for: JAX's `device.platform` and `device.device_kind`.
 
     Such as ("tpu", "TPU v6 lite"), ("gpu", "NVIDIA H100 80GB HBM3") or ("cpu", "cpu").
@@ -39,12 +39,16 @@ class Target:
     kind: str
 
     @classmethod
-    def here(cls) -> Target:
-        """The default device of this process."""
+    def of(cls, device: Any) -> DeviceKind:
+        """Of a `jax.Device`, or whatever has its `platform` and `device_kind`."""
+        return cls(device.platform, device.device_kind)
+
+    @classmethod
+    def here(cls) -> DeviceKind:
+        """Of this process's default device."""
         import jax
 
-        device = jax.devices()[0]
-        return cls(device.platform, device.device_kind)
+        return cls.of(jax.devices()[0])
 
     @property
     def has_cudnn_attention(self) -> bool:
@@ -94,7 +98,7 @@ class KernelChoice:
     A model has several (tokens, text, image, pixels), whose lengths it learns from its inputs.
     """
 
-    target: Target
+    target: DeviceKind
     requested: Requested = "auto"
 
     def kernel(
@@ -129,7 +133,7 @@ _QUERIES_OF_FEW_KEYS = 2048
 
 
 def choose(
-    target: Target,
+    target: DeviceKind,
     dtype: str,
     head_dim: int,
     query_length: int,
@@ -168,7 +172,7 @@ def choose(
     return _splash(target, dtype, head_dim, query_length, key_length)
 
 
-def _fused(target: Target, dtype: str, head_dim: int) -> Literal["cudnn", "splash"] | None:
+def _fused(target: DeviceKind, dtype: str, head_dim: int) -> Literal["cudnn", "splash"] | None:
     half = str(dtype) in ("bfloat16", "float16")
     if target.has_cudnn_attention and half and head_dim % 8 == 0 and head_dim <= 128:
         return "cudnn"
@@ -177,7 +181,7 @@ def _fused(target: Target, dtype: str, head_dim: int) -> Literal["cudnn", "splas
     return None
 
 
-def _splash(target: Target, dtype: str, head_dim: int, queries: int, keys: int) -> Kernel:
+def _splash(target: DeviceKind, dtype: str, head_dim: int, queries: int, keys: int) -> Kernel:
     tpu = next((tpu for kind, tpu in TPUS.items() if target.kind.startswith(kind)), _UNKNOWN_TPU)
     itemsize = 4 if str(dtype) == "float32" else 2
     head_dim = _round_up(head_dim, LANES)
