@@ -120,7 +120,7 @@ def test_values_as_in_yaml(word):
         (["boundary_ratio=1.5"], "boundary_ratio=1.5: must be above 0, below 1"),
         (["seed=-1"], "seed=-1: must be at least 0"),
         (["sampler=ddim"], "sampler=ddim: must be unipc or euler"),
-        (["attention=flsah"], "attention=flsah: must be auto or xla or chunked or cudnn"),
+        (["attention=flsah"], "attention=flsah: must be auto or cudnn or splash or chunked or xla"),
         (["use_magcache=maybe"], "use_magcache=maybe: must be True or False"),
         (["retention_ratio=2"], "retention_ratio=2: must be at least 0, at most 1"),
         (["seed=1", "seed=2"], "seed is given twice"),

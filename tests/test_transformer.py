@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,8 +16,8 @@ from safetensors.numpy import save_file
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.errors import CheckpointError, UsageError
-from wanjax.models import attention as attention_module
-from wanjax.models.attention import attention
+from wanjax.models.kernels.choose import Blocks, Kernel
+from wanjax.models.rope import apply_rope, rope_tables
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.parallel.sharding import constrain
 
@@ -85,26 +86,27 @@ def test_a_timestep_per_token(t2v, stored):
     assert_equal(call(t2v, latents, per_token, text), stored["t2v"]["velocity"])
 
 
-def test_chunked_attention_in_the_model(load, stored, monkeypatch):
-    monkeypatch.setattr(attention_module, "_QUERY_CHUNK", 5)
-    model = load("t2v", kernel="chunked")
+def test_chunked_attention_in_the_model(load, stored):
+    """Tiles of five queries against all keys."""
+    model = load("t2v", kernel=Kernel("chunked", score_bytes=4 * 4 * 24 * 5))
     assert_equal(call(model, *inputs(stored["t2v"])), stored["t2v"]["velocity"])
 
 
-@pytest.mark.parametrize("length", [1, 4, 10])
-def test_chunked_attention_equals_whole(monkeypatch, length):
-    monkeypatch.setattr(attention_module, "_QUERY_CHUNK", 4)
-    keys = jax.random.split(jax.random.key(0), 3)
-    query = jax.random.normal(keys[0], (2, length, 3, 8))
-    key, value = (jax.random.normal(k, (2, 7, 3, 8)) for k in keys[1:])
-    whole = attention(query, key, value, "xla")
-    np.testing.assert_allclose(attention(query, key, value, "chunked"), whole, atol=1e-6)
+def test_rotary_embedding_laid_out_for_tpus(load, stored):
+    """Neighbouring channels are turned by a product there; the kernel is splash, interpreted."""
+    model = load("t2v", kernel=Kernel("splash", Blocks(128, 128, 128), 2**24, interpret=True))
+    assert_equal(call(model, *inputs(stored["t2v"])), stored["t2v"]["velocity"])
 
 
-@pytest.mark.parametrize(("length", "kernel"), [(8192, "xla"), (32760, "chunked")])
-def test_auto_does_not_hold_the_scores_of_a_long_video(length, kernel):
-    tokens = jax.ShapeDtypeStruct((1, length, 40, 128), jnp.float32)
-    assert attention_module._choose(tokens, tokens) == kernel
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+def test_turning_by_product_is_exact(dtype):
+    x = jax.random.normal(jax.random.key(0), (2, 24, 3, 12), dtype)
+    tables = rope_tables((2, 3, 4), 12)
+    pairs, product = (
+        jax.jit(partial(apply_rope, by_product=way))(x, *tables) for way in (False, True)
+    )
+    # where products and sums are fused, float32 may differ by one rounding of its 24 bits
+    np.testing.assert_allclose(product, pairs, atol=2**-22 if dtype == jnp.float32 else 2**-7)
 
 
 def test_cached_keys_and_values_change_nothing(load, stored):

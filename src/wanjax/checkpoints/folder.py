@@ -23,7 +23,7 @@ from wanjax.checkpoints.mapping import Rule
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
-from wanjax.models.attention import Kernel
+from wanjax.models.attention import AttentionKernel
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
@@ -67,7 +67,7 @@ class Folder:
         name: str,
         *,
         dtype: DTypeLike = jnp.bfloat16,
-        kernel: Kernel = "auto",
+        kernel: AttentionKernel = "auto",
         mesh: Mesh | None = None,
     ) -> WanTransformer:
         config = self.transformer_config(name)
@@ -80,11 +80,11 @@ class Folder:
             unused=transformer_keys.UNUSED,
         )
 
-    def load_vae(self, *, mesh: Mesh | None = None) -> WanVAE:
+    def load_vae(self, *, mesh: Mesh | None = None, kernel: AttentionKernel = "auto") -> WanVAE:
         """The VAE, always in float32."""
         config = self.vae_config()
         return self._load(
-            lambda: WanVAE(config, rngs=nnx.Rngs(0)),
+            lambda: WanVAE(config, kernel=kernel, rngs=nnx.Rngs(0)),
             vae_keys.RULES,
             lambda: TensorFiles(self.path / "vae"),
             mesh=mesh,
@@ -103,12 +103,16 @@ class Folder:
         )
 
     def load_image_encoder(
-        self, *, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
+        self,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        kernel: AttentionKernel = "auto",
     ) -> CLIPVisionModel:
         """Of Wan 2.1 image to video."""
         config = self._config(CLIPVisionConfig, "image_encoder")
         return self._load(
-            lambda: CLIPVisionModel(config, rngs=nnx.Rngs(0)),
+            lambda: CLIPVisionModel(config, kernel=kernel, rngs=nnx.Rngs(0)),
             clip_keys.RULES,
             lambda: TensorFiles(self.path / "image_encoder", prefix=clip_keys.PREFIX),
             dtype=dtype,

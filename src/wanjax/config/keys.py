@@ -78,7 +78,9 @@ class Config:
     activations_dtype: Literal["float32", "bfloat16"] = setting(
         "bfloat16", "of the transformer's arithmetic"
     )
-    attention: Literal["auto", "xla", "chunked", "cudnn"] = setting("auto", "attention kernel")
+    attention: Literal["auto", "cudnn", "splash", "chunked", "xla"] = setting(
+        "auto", "attention kernel; auto takes the fastest that the device has"
+    )
     mesh: str = setting(
         "auto",
         "devices along each axis, as data:1,fsdp:2,context:4,tensor:1; auto: the fastest that fits",

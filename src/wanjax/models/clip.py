@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from wanjax.errors import CheckpointError
+from wanjax.models.attention import AttentionKernel, as_choice, attention
 from wanjax.models.layers import LayerNorm, Linear, param, scan_layers, stack
 from wanjax.validation import Depth, Fraction, FromJSON, Size, checked
 
@@ -64,8 +65,10 @@ class CLIPVisionConfig(FromJSON):
 class CLIPVisionModel(nnx.Module):
     """Patch embedding, class token, positions, norm, and all layers but the last."""
 
-    def __init__(self, config: CLIPVisionConfig, *, rngs: nnx.Rngs):
-        self.config = config
+    def __init__(
+        self, config: CLIPVisionConfig, *, kernel: AttentionKernel = "auto", rngs: nnx.Rngs
+    ):
+        self.config, kernel = config, as_choice(kernel)
         width = config.hidden_size
         tokens = (config.image_size // config.patch_size) ** 2 + 1
         normal = nnx.initializers.normal(width**-0.5)
@@ -74,7 +77,7 @@ class CLIPVisionModel(nnx.Module):
         self.position_embedding = param(rngs, (tokens, width), (None, "embed"), normal)
         self.pre_layrnorm = LayerNorm(width, eps=config.layer_norm_eps, rngs=rngs)  # sic
         self.layers = stack(
-            lambda rngs: Layer(config, rngs=rngs), config.num_hidden_layers - 1, rngs
+            lambda rngs: Layer(config, kernel, rngs=rngs), config.num_hidden_layers - 1, rngs
         )
 
     def __call__(
@@ -119,10 +122,10 @@ class PatchEmbedding(nnx.Module):
 class Layer(nnx.Module):
     """Self-attention and MLP, each on a normalised input, each residual."""
 
-    def __init__(self, config: CLIPVisionConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: CLIPVisionConfig, kernel: AttentionKernel, *, rngs: nnx.Rngs):
         width, eps = config.hidden_size, config.layer_norm_eps
         self.layer_norm1 = LayerNorm(width, eps=eps, rngs=rngs)
-        self.self_attn = Attention(config, rngs=rngs)
+        self.self_attn = Attention(config, kernel, rngs=rngs)
         self.layer_norm2 = LayerNorm(width, eps=eps, rngs=rngs)
         self.mlp = MLP(config, rngs=rngs)
 
@@ -136,8 +139,8 @@ class Layer(nnx.Module):
 class Attention(nnx.Module):
     """`softmax(q kᵀ / sqrt(head size)) v` per head, over all tokens."""
 
-    def __init__(self, config: CLIPVisionConfig, *, rngs: nnx.Rngs):
-        self.heads = config.num_attention_heads
+    def __init__(self, config: CLIPVisionConfig, kernel: AttentionKernel, *, rngs: nnx.Rngs):
+        self.heads, self.kernel = config.num_attention_heads, kernel
         width = config.hidden_size
         self.q_proj = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
         self.k_proj = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
@@ -151,7 +154,7 @@ class Attention(nnx.Module):
             linear(x).reshape(*x.shape[:2], self.heads, -1)
             for linear in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = jax.nn.dot_product_attention(q, k, v)
+        mixed = attention(q, k, v, self.kernel)
         return self.out_proj(mixed.reshape(x.shape))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -46,10 +47,28 @@ def apply_rope(
     x: Float[Array, "batch tokens heads dim"],
     cos: Float[Array, "tokens half_dim"],
     sin: Float[Array, "tokens half_dim"],
+    *,
+    by_product: bool = False,
 ) -> Float[Array, "batch tokens heads dim"]:
-    """Turn neighbouring channel pairs (x0, x1), (x2, x3), ... in float32."""
+    """Turn neighbouring channel pairs (x0, x1), (x2, x3), ... in float32.
+
+    `by_product` is the same for TPUs, which lay out an axis of two as one of 128: neighbours
+    change places by a product with a matrix of zeros and ones, which is exact.
+    """
+    if by_product:
+        cos, sin = (jnp.repeat(table, 2, axis=-1)[:, None] for table in (cos, sin))
+        return (x.astype(jnp.float32) * cos + _quarter_turn(x) * sin).astype(x.dtype)
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     a, b = pairs[..., 0], pairs[..., 1]
     c, s = cos[:, None], sin[:, None]
     turned = jnp.stack([a * c - b * s, a * s + b * c], axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
+
+
+def _quarter_turn(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """(-x1, x0, -x3, x2, ...), in float32."""
+    matrix = np.kron(np.eye(x.shape[-1] // 2), [[0, 1], [-1, 0]])
+    exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return jnp.matmul(
+        x, jnp.asarray(matrix, x.dtype), precision=exact, preferred_element_type=jnp.float32
+    )

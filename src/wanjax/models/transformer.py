@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from wanjax.errors import CheckpointError, UsageError
-from wanjax.models.attention import Kernel, attention
+from wanjax.models.attention import AttentionKernel, as_choice, attention, is_for_tpu
 from wanjax.models.layers import (
     LayerNorm,
     Linear,
@@ -122,8 +122,10 @@ class Time(NamedTuple):
 
 
 class WanTransformer(nnx.Module):
-    def __init__(self, config: TransformerConfig, *, kernel: Kernel = "auto", rngs: nnx.Rngs):
-        self.config = config
+    def __init__(
+        self, config: TransformerConfig, *, kernel: AttentionKernel = "auto", rngs: nnx.Rngs
+    ):
+        self.config, kernel = config, as_choice(kernel)
         width, patch = config.width, config.patch_size
         self.patch_embedding = PatchEmbedding(patch, config.in_channels, width, rngs=rngs)
         self.condition_embedder = ConditionEmbedder(config, rngs=rngs)
@@ -323,7 +325,7 @@ class ImageEmbedder(nnx.Module):
 class Block(nnx.Module):
     """Self-attention, cross-attention and feed-forward; the first and last modulated by time."""
 
-    def __init__(self, config: TransformerConfig, kernel: Kernel, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, kernel: AttentionKernel, *, rngs: nnx.Rngs):
         width, self.eps = config.width, config.eps
         self.attn1 = SelfAttention(config, kernel, rngs=rngs)
         self.norm2 = LayerNorm(width, eps=config.eps, rngs=rngs)
@@ -362,7 +364,7 @@ def _modulation_table(rngs: nnx.Rngs, rows: int, width: int) -> nnx.Param[Array]
 class Attention(nnx.Module):
     """The projections that self- and cross-attention have in common."""
 
-    def __init__(self, config: TransformerConfig, kernel: Kernel, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, kernel: AttentionKernel, *, rngs: nnx.Rngs):
         width, self.heads, self.kernel = config.width, config.num_attention_heads, kernel
         self.to_q = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
         self.to_k = Linear(width, width, axes=("embed", "heads"), rngs=rngs)
@@ -376,17 +378,19 @@ class SelfAttention(Attention):
     def __call__(
         self, x: Float[Array, "batch tokens width"], rope: tuple[Array, Array]
     ) -> Float[Array, "batch tokens width"]:
-        q = apply_rope(_split_heads(self.norm_q(self.to_q(x)), self.heads), *rope)
-        k = apply_rope(_split_heads(self.norm_k(self.to_k(x)), self.heads), *rope)
+        tpu = is_for_tpu(self.kernel)
+        q = _split_heads(self.norm_q(self.to_q(x)), self.heads)
+        k = _split_heads(self.norm_k(self.to_k(x)), self.heads)
+        q, k = (apply_rope(y, *rope, by_product=tpu) for y in (q, k))
         v = _split_heads(self.to_v(x), self.heads)
         q, k, v = (constrain(y, "batch", "tokens", "heads", None) for y in (q, k, v))
-        return self.to_out(_merge_heads(attention(q, k, v, self.kernel)))
+        return self.to_out(_merge_heads(attention(q, k, v, self.kernel, keys="shared")))
 
 
 class CrossAttention(Attention):
     """Attention to the text and, with its own softmax, to the image; summed before `to_out`."""
 
-    def __init__(self, config: TransformerConfig, kernel: Kernel, *, rngs: nnx.Rngs):
+    def __init__(self, config: TransformerConfig, kernel: AttentionKernel, *, rngs: nnx.Rngs):
         super().__init__(config, kernel, rngs=rngs)
         width = config.width
         self.has_image = config.added_kv_proj_dim is not None

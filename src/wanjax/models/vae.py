@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from pydantic import Field
 
 from wanjax.errors import CheckpointError, UsageError
+from wanjax.models.attention import AttentionKernel, as_choice
 from wanjax.models.vae_layers import (
     Cache,
     CausalConv,
@@ -113,7 +114,7 @@ Block = Callable[[Array, Past], Array]
 class Encoder(nnx.Module):
     """Video to the posterior's mean and log variance, `2 * z_dim` channels."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: VAEConfig, kernel: AttentionKernel, *, rngs: nnx.Rngs):
         self.config = config
         widths = [config.base_dim * mult for mult in (1, *config.dim_mult)]
         self.conv_in = CausalConv(config.in_channels, widths[0], (3, 3, 3), rngs=rngs)
@@ -126,7 +127,7 @@ class Encoder(nnx.Module):
                 temporal = config.temperal_downsample[level]
                 blocks.append(Downsample(width, temporal=temporal, rngs=rngs))
         self.down_blocks = nnx.List(blocks)
-        self.mid_block = MidBlock(widths[-1], rngs=rngs)
+        self.mid_block = MidBlock(widths[-1], kernel, rngs=rngs)
         self.norm_out = ChannelNorm(widths[-1], rngs=rngs)
         self.conv_out = CausalConv(widths[-1], 2 * config.z_dim, (3, 3, 3), rngs=rngs)
 
@@ -169,12 +170,12 @@ class UpBlock(nnx.Module):
 class Decoder(nnx.Module):
     """Latents to video, not clamped."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: VAEConfig, kernel: AttentionKernel, *, rngs: nnx.Rngs):
         self.config = config
         base = config.decoder_base_dim or config.base_dim
         widths = [base * mult for mult in reversed(config.dim_mult)]
         self.conv_in = CausalConv(config.z_dim, widths[0], (3, 3, 3), rngs=rngs)
-        self.mid_block = MidBlock(widths[0], rngs=rngs)
+        self.mid_block = MidBlock(widths[0], kernel, rngs=rngs)
         inputs = [widths[0], *(width // 2 for width in widths[:-1])]  # upsamplers halve channels
         temporal = [*reversed(config.temperal_downsample), None]
         self.up_blocks = nnx.List(
@@ -214,12 +215,13 @@ class WanVAE(nnx.Module):
     Sizes: T = 1 + temporal_factor * (t - 1), H = spatial_factor * h, W = spatial_factor * w.
     """
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: VAEConfig, *, kernel: AttentionKernel = "auto", rngs: nnx.Rngs):
         self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
+        kernel = as_choice(kernel)
+        self.encoder = Encoder(config, kernel, rngs=rngs)
         self.quant_conv = CausalConv(2 * config.z_dim, 2 * config.z_dim, (1, 1, 1), rngs=rngs)
         self.post_quant_conv = CausalConv(config.z_dim, config.z_dim, (1, 1, 1), rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        self.decoder = Decoder(config, kernel, rngs=rngs)
 
     def encode(self, video: Float[Array, "b T H W rgb"]) -> Float[Array, "b t h w z"]:
         """Mean of the posterior, not normalised. Raises `UsageError` unless T = 1 + 4n."""

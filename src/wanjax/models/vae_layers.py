@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from wanjax.models.attention import AttentionKernel, attention
 from wanjax.models.layers import param
 from wanjax.models.vae_stripes import Layer, window_rows
 
@@ -221,7 +222,8 @@ class ResidualBlock(nnx.Module):
 class AttentionBlock(nnx.Module):
     """Self-attention with one head among the pixels of each frame, plus the input."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, kernel: AttentionKernel, *, rngs: nnx.Rngs):
+        self.kernel = kernel
         self.norm = ChannelNorm(channels, rngs=rngs)
         self.to_qkv = ImageConv(channels, 3 * channels, (1, 1), rngs=rngs)
         self.proj = ImageConv(channels, channels, (1, 1), rngs=rngs)
@@ -230,16 +232,17 @@ class AttentionBlock(nnx.Module):
         batch, frames, height, width, channels = x.shape
         qkv = self.to_qkv(self.norm(x))
         qkv = qkv.reshape(batch * frames, height * width, 1, 3 * channels)
-        y = jax.nn.dot_product_attention(*jnp.split(qkv, 3, axis=-1))
+        q, k, v = jnp.split(qkv, 3, axis=-1)
+        y = attention(q, k, v, self.kernel)
         return x + self.proj(y.reshape(x.shape))
 
 
 class MidBlock(nnx.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, channels: int, kernel: AttentionKernel, *, rngs: nnx.Rngs):
         self.resnets = nnx.List([ResidualBlock(channels, channels, rngs=rngs) for _ in range(2)])
-        self.attentions = nnx.List([AttentionBlock(channels, rngs=rngs)])
+        self.attentions = nnx.List([AttentionBlock(channels, kernel, rngs=rngs)])
 
     def __call__(self, x: Float[Array, "b t h w c"], past: Past) -> Float[Array, "b t h w c"]:
         x = self.resnets[0](x, past)

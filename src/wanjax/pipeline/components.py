@@ -18,6 +18,7 @@ from wanjax.config.keys import Config
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.clip import CLIPVisionModel
+from wanjax.models.kernels.choose import DeviceKind, KernelChoice
 from wanjax.models.transformer import WanTransformer
 from wanjax.models.umt5 import UMT5Encoder
 from wanjax.models.vae import WanVAE
@@ -40,18 +41,22 @@ class Components:
         self.transformer_config = folder.transformer_config()
         self.vae_config = folder.vae_config()
         dtype = jnp.dtype(config.weights_dtype)
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        kernel = KernelChoice(DeviceKind.of(device), config.attention)
         self._load: dict[str, Callable[[], Any]] = {
             "tokenizer": folder.load_tokenizer,
             "text_encoder": lambda: folder.load_text_encoder(dtype=dtype, mesh=mesh),
-            "vae": lambda: folder.load_vae(mesh=mesh),
+            "vae": lambda: folder.load_vae(mesh=mesh, kernel=kernel),
         }
         for name in folder.experts:
             self._load[name] = partial(
-                folder.load_transformer, name, dtype=dtype, kernel=config.attention, mesh=mesh
+                folder.load_transformer, name, dtype=dtype, kernel=kernel, mesh=mesh
             )
         if self.transformer_config.image_dim is not None:
             self._load["image_processor"] = folder.load_image_processor
-            self._load["image_encoder"] = lambda: folder.load_image_encoder(dtype=dtype, mesh=mesh)
+            self._load["image_encoder"] = lambda: folder.load_image_encoder(
+                dtype=dtype, mesh=mesh, kernel=kernel
+            )
         self._parts: dict[str, Any] = {}
         self._resting: dict[str, Any] = {}  # and where the parameters lay on the mesh
 
