@@ -75,5 +75,5 @@ def test_condition(tmp_path, with_last):
         )
     pipe = wanjax.WanPipeline.from_pretrained(tmp_path, weights_dtype="float32")
     images = [np.asarray(x.resize((48, 32), Image.Resampling.LANCZOS))[None] for x in (first, last)]
-    ours = image_condition(pipe.components.vae, 9, Programs(), *images[: 1 + with_last])
+    ours = image_condition(pipe.components.vae, 9, Programs(), None, *images[: 1 + with_last])
     assert relative_error(ours, expected.numpy()) < 2e-5
