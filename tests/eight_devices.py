@@ -37,6 +37,7 @@ from wanjax.sampling.step import run_step
 
 STEPS = 8
 MAGCACHE = MagCache(retention_ratio=0.1, mag_ratios_base=[1.0] * (2 * STEPS))
+LINEAR = MagCache(retention_ratio=0.2, mag_ratios_base=[1.0] * (2 * STEPS), estimate="linear")
 OTHER_CACHES = {
     "cfg_cache": CFGCache(start=2),
     "sen_cache": SenCache(epsilon=10.0),
@@ -151,10 +152,14 @@ def video_facts(folder: Path, meshes: dict[str, Mesh]) -> dict[str, Any]:
     return {"meshes": facts}
 
 
-def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], list[list[int]]]:
+Shapes = list[list[int]]
+
+
+def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], dict[str, Shapes]]:
     """Latents of two videos at once by each method, and the dense ones' frames.
 
-    Also the shapes of the arrays that a skipped step of MagCache moves between devices.
+    Also the shapes of the arrays that a skipped step moves between devices, repeated as by
+    MagCache and forecast.
     """
     config = resolve([f"model={folder}", *SMALL_RUN], "show")
     pipe = WanPipeline(Components.of(config, mesh), config, Programs(mesh))
@@ -168,13 +173,17 @@ def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], list
         steps.append(program.as_text()) if function is run_step else None
     )
     dense = run(cache=None)
-    found = {"dense": dense.latents, "frames": dense.frames, "magcache": of(run, MAGCACHE)}
-    skipped = min(steps, key=len)
+    found = {"dense": dense.latents, "frames": dense.frames}
+    shapes = {}
+    for name, cache in {"magcache": MAGCACHE, "linear": LINEAR}.items():
+        steps.clear()
+        found[name] = of(run, cache)
+        shapes[name] = moved(min(steps, key=len))  # of the skipped step
     pipe.programs.watch = None
     if not pipe.takes_image:
         found |= {name: of(run, cache) for name, cache in OTHER_CACHES.items()}
     check_resting(pipe, run)
-    return found, moved(skipped)
+    return found, shapes
 
 
 def of(run: Callable[..., Video], cache: Any) -> np.ndarray:

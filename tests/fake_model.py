@@ -15,7 +15,7 @@ from wanjax.models.transformer import Context, Time, WanTransformer
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Expert, Settings, keeps_of
-from wanjax.schedulers import SAMPLERS
+from wanjax.schedulers import SAMPLERS, respaced
 
 SHAPE = (2, 2, 4, 6)  # of a video's latents
 SIZE = int(np.prod(SHAPE))
@@ -68,6 +68,9 @@ def run_fake(
             on_step(report)
 
     schedule = plan.schedule
+    table = SAMPLERS[sampler](schedule.num_steps, schedule.flow_shift)
+    if any(step.passed for step in plan.steps):
+        table = respaced(sampler, table, [not step.passed for step in plan.steps])
     settings = Settings(
         graph,
         "float32",
@@ -78,7 +81,7 @@ def run_fake(
     _, executed = denoise(
         start,
         plan,
-        SAMPLERS[sampler](schedule.num_steps, schedule.flow_shift),
+        table,
         [Expert(nnx.to_pure_dict(params), Context(text))] * 2,
         settings,
         Programs() if programs is None else programs,

@@ -22,7 +22,11 @@ def test_plan_as_json(capsys):
     assert plan["boundary_step"] == 26
     assert (plan["computed"], plan["skipped"]) == (22, 18)
     assert plan["skipped_steps"][:3] == [5, 6, 8]
-    assert plan["actions"][5] == ["reuse", "reuse"]
+    assert plan["actions"][5] == ["forecast", "forecast"]
+    assert main([*T2V, "magcache_estimate=repeat", "json=True"]) == 0
+    repeated = json.loads(capsys.readouterr().out)
+    assert repeated["actions"][5] == ["reuse", "reuse"]
+    assert repeated["strip"] == plan["strip"]
     assert plan["experts"][25:27] == ["high", "low"]
     assert plan["ideal_speedup"] == pytest.approx(40 / 22)
     assert len(plan["timesteps"]) == 40

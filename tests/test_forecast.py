@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -10,14 +11,17 @@ from fake_model import run_fake
 
 import wanjax
 from wanjax.caching import Curve, dense_plan, make_plan
+from wanjax.caching.actions import COMPUTE, PASS
 from wanjax.caching.estimates import fitted, forecasts, lagrange, passed_on
 from wanjax.caching.methods.forecast_planner import Planner
 from wanjax.caching.resample import carried_inner_products
+from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
 from wanjax.errors import CurveError, UsageError
 from wanjax.planning.run import prepare
 from wanjax.planning.schedule import make_schedule
 from wanjax.sampling.programs import Programs
+from wanjax.schedulers.unipc import unipc_on
 
 
 def smooth_outputs(steps, seed=0, count=200):
@@ -126,6 +130,7 @@ def test_no_other_plan_that_skips_as_much_costs_less(order, correct, boundary):
         assert found.cost == pytest.approx(min(costs), rel=1e-6, abs=1e-15)
         again = cost_of(found.computed, inner, schedule, order, correct)
         assert again == pytest.approx(found.cost, rel=1e-6, abs=1e-15)
+        assert planner.cost(found.computed.tolist()) == pytest.approx(found.cost, abs=1e-15)
     assert planner.plan(planner.most + 1 if planner.most < 9 else 9) is None
 
 
@@ -152,7 +157,7 @@ def test_a_correction_is_as_if_the_run_had_been_interpolated(sampler):
     """For outputs that no sample changes: the state is that of a run with the interpolation."""
     schedule = make_schedule(10, 5.0, 1.0, sampler=sampler)
     computed = [i in (0, 1, 2, 6, 9) for i in range(10)]
-    made = forecasts(schedule, computed, order=1, correct=True)
+    made = forecasts(schedule, computed, order=1, correct=True, response=0.0)
     plan = make_plan(schedule, made.actions, corrections=made.corrections)
     samples, _ = run_fake(plan, gain=0.0, drive=2.0, contexts=(0.3,), sampler=sampler)
     # the same by hand: outputs as they are once step 6 is known
@@ -169,6 +174,48 @@ def test_a_correction_is_as_if_the_run_had_been_interpolated(sampler):
         x = sum(w * s for w, s in zip(schedule.predictor[i], parts, strict=True))
         before, before_that = denoised, before
     np.testing.assert_allclose(samples[7], x, atol=1e-4)
+
+
+def test_the_output_follows_the_correction_of_its_sample():
+    schedule = make_schedule(10, 5.0, 1.0)
+    computed = [i in (0, 1, 2, 6, 9) for i in range(10)]
+    still, moved = (
+        forecasts(schedule, computed, order=1, correct=True, response=response).corrections
+        for response in (0.0, 0.5)
+    )
+    outputs = np.random.default_rng(0).normal(size=3)  # of step 6, then of 2 and 1
+    for k in (6, 9):
+        of_sample, of_output = (np.array(moved[k])[[0, 4]] @ outputs).tolist()
+        assert of_output == pytest.approx(0.5 * of_sample / schedule.sigmas[k])
+        # and the interpolation is through the output that results
+        followed = np.array([outputs[0] + of_output, *outputs[1:]])
+        np.testing.assert_allclose(
+            np.array(still[k])[:4] @ followed, np.array(moved[k])[:4] @ outputs
+        )
+        np.testing.assert_array_equal(still[k][4], 0.0)
+
+
+def test_a_respaced_run_is_one_of_the_sampler_on_these_levels():
+    schedule = make_schedule(10, 5.0, 1.0)
+    taken = [i in (0, 1, 4, 6, 9) for i in range(10)]
+    plan = make_plan(schedule, [(COMPUTE if t else PASS,) for t in taken], "respaced")
+    assert plan.strip() == "##..#.#..#"
+    assert plan.ideal_speedup == 2
+    programs = Programs()
+    samples, _ = run_fake(plan, programs=programs, contexts=(0.3,))
+    assert len(programs) == 1
+    sigmas = np.append(np.array(schedule.sigmas[:-1])[taken], 0.0)
+    table = unipc_on(sigmas, np.array(schedule.timesteps)[taken])
+    x = samples[0].astype(np.float64)
+    corrected = before = before_that = np.zeros_like(x)
+    for i, sigma in enumerate(sigmas[:-1]):
+        denoised = x - sigma * (0.3 * x + 0.4 * table.timesteps[i] / 1000 + 0.3)
+        state = (x, corrected, denoised, before, before_that)
+        corrected = sum(w * s for w, s in zip(table.corrector[i], state, strict=True))
+        parts = (corrected, denoised, before)
+        x = sum(w * s for w, s in zip(table.predictor[i], parts, strict=True))
+        before, before_that = denoised, before
+    np.testing.assert_allclose(samples[-1], x, atol=1e-5)
 
 
 def test_two_programs_and_a_cache_of_latents():
@@ -202,7 +249,7 @@ def test_plans_of_the_bundled_models(name):
         assert 0 not in run.plan.skipped_steps
         assert run.plan.boundary_step not in run.plan.skipped_steps
         assert 39 not in run.plan.skipped_steps
-        assert run.plan.settings["predicted_error"] > 0
+        assert run.plan.prediction.error > 0
     default = prepare(resolve([name, "use_forecast=True"], "plan"))
     assert default.plan.ideal_speedup >= 3
 
@@ -210,7 +257,7 @@ def test_plans_of_the_bundled_models(name):
 def test_the_predicted_error_grows_with_what_is_skipped():
     errors = [
         prepare(resolve(["tiny-t2v", "use_forecast=True", f"skip_steps={n}"], "plan"))
-        .plan.settings["predicted_error"]
+        .plan.prediction.error
         for n in (4, 10, 18, 27, 32)
     ]  # fmt: skip
     assert errors == sorted(errors)
@@ -227,6 +274,38 @@ def test_the_matrix_is_carried_in_noise_level():
     np.testing.assert_allclose(*sizes, rtol=0.05)
     with pytest.raises(CurveError, match="noise levels"):
         prepare(resolve(["tiny-t2v", "use_forecast=True", "flow_shift=1"], "plan"))
+
+
+@pytest.mark.parametrize("name", ["tiny-t2v", "tiny-i2v"])
+def test_respaced_takes_the_steps_that_forecast_computes(name):
+    keys = ("skip_steps=27", "forecast_order=1")
+    forecast = prepare(resolve([name, "use_forecast=True", *keys], "plan"))
+    respaced = prepare(resolve([name, "use_respaced=True", *keys], "plan"))
+    assert respaced.plan.strip() == forecast.plan.strip()
+    assert respaced.plan.method == "respaced"
+    assert respaced.plan.prediction is None
+    assert not any(respaced.plan.keeps)
+    passed = list(respaced.plan.skipped_steps)
+    assert not respaced.table.predictor[passed].any()
+    assert not np.array_equal(respaced.table.predictor, forecast.table.predictor)
+
+
+def test_what_a_plan_is_expected_to_cost(capsys):
+    assert main(["plan", "tiny-t2v", "use_forecast=True", "json=True"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["predicted_error"] > 0
+    assert main(["plan", "tiny-t2v", "use_forecast=True"]) == 0
+    text = capsys.readouterr().out
+    assert f"error      {told['predicted_error']:.3g} from dense in the final latents" in text
+    assert main(["plan", "wan2.2-t2v-a14b", "use_magcache=True", "json=True"]) == 0
+    unknown = json.loads(capsys.readouterr().out)  # nobody measured its outputs
+    assert (unknown["predicted_error"], unknown["expected_psnr"]) == (None, None)
+
+
+def test_the_psnr_that_an_error_comes_to():
+    curve = Curve(np.ones((2, 2)), psnr_line=(3.0, 0.5))
+    assert curve.prediction(1e-4) == pytest.approx((0.01, 3 + 0.5 * 40))
+    assert Curve(np.ones((2, 2))).prediction(1e-4).psnr is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from wanjax.caching import Curve, MagCache, ratios_for, shipped_curves
+from wanjax.caching.actions import Keeps
 from wanjax.caching.methods.budget import SIGMA_POWER
 from wanjax.caching.methods.magcache_rules import accumulated_errors, forced_steps
 from wanjax.errors import UsageError
@@ -252,3 +253,47 @@ def test_budget_counts_branches_where_one_phase_has_no_guidance():
 def test_budget_beyond_reach_names_the_most(settings):
     with pytest.raises(UsageError, match=r"at most (22|2\.22|0) with magcache_K"):
         plan("wan2.2-t2v-a14b", **settings)
+
+
+# Forecasting on MagCache's plans ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["wan2.2-t2v-a14b", "tiny-t2v"])
+def test_the_estimate_leaves_the_plan(name):
+    """The same steps; a history of guided outputs in place of every token's residual."""
+    repeat, linear, quadratic = (
+        plan(name, estimate=estimate) for estimate in ("repeat", "linear", "quadratic")
+    )
+    assert repeat.strip() == linear.strip() == quadratic.strip()
+    assert repeat.keeps == Keeps(residuals=1)
+    assert linear.keeps == Keeps(outputs=2)
+    assert quadratic.keeps == Keeps(outputs=3)
+    # steps 3, 4 compute and 5, 6 are skipped: a line through 4 and 3
+    assert linear.steps[5].actions[0].weights == pytest.approx((2, -1))
+    assert linear.steps[6].actions[0].weights == pytest.approx((3, -2))
+    assert linear.steps[7].correction
+    assert not repeat.corrects
+    known = name == "tiny-t2v"  # whose outputs were measured
+    assert (linear.prediction is not None) == known
+    assert repeat.prediction is None
+
+
+def test_a_forecast_is_of_both_branches():
+    settings = {"rule": "official", "retention_ratio": 0.1, "image": True, "thresh": 0.06}
+    with pytest.raises(UsageError, match=r"one branch alone in step 17.*magcache_estimate=repeat"):
+        plan("wan2.2-i2v-a14b", estimate="linear", **settings)
+    alike = plan("wan2.2-t2v-a14b", estimate="linear", rule="official")
+    assert list(alike.skipped_steps) == OFFICIAL_T2V
+
+
+def test_a_matrix_serves_the_budget():
+    """Within K and the retention, a plan that is expected to be closer than the threshold's."""
+    threshold = plan("tiny-t2v", estimate="linear")
+    budget = plan("tiny-t2v", estimate="linear", skip_steps=18)
+    assert len(budget.skipped_steps) == len(threshold.skipped_steps) == 18
+    assert budget.prediction.error < threshold.prediction.error
+    assert set(range(5)).isdisjoint(budget.skipped_steps)
+    streaks = [len(list(group)) for skip, group in groupby_skipped(budget) if skip]
+    assert max(streaks) == 2
+    with pytest.raises(UsageError, match=r"skip_steps=30: at most 2\d with magcache_K=2"):
+        plan("tiny-t2v", estimate="linear", skip_steps=30)

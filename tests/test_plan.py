@@ -3,7 +3,7 @@
 import pytest
 
 from wanjax.caching import dense_plan, make_plan
-from wanjax.caching.actions import COMPUTE, REUSE, REUSE_OUTPUT, Action, Keeps, predict
+from wanjax.caching.actions import COMPUTE, PASS, REUSE, REUSE_OUTPUT, Action, Keeps, predict
 from wanjax.errors import PlanError
 from wanjax.planning.schedule import make_schedule
 
@@ -83,9 +83,18 @@ LINEAR = Action("forecast", "output", (2.0, -1.0))
         ([COMPUTE, LINEAR, COMPUTE], "step 1 would forecast .* from 2 computed"),
         ([COMPUTE, COMPUTE, (COMPUTE, REUSE_OUTPUT)], "stands for both branches"),
         ([COMPUTE, COMPUTE, (predict(1, 1), COMPUTE)], "only the unconditional branch"),
+        ([PASS, COMPUTE, COMPUTE], "step 0 cannot be passed"),
+        ([COMPUTE, (COMPUTE, PASS), COMPUTE], "step 1 cannot be passed: .* a branch acts"),
         ([COMPUTE, (REUSE, COMPUTE), LINEAR], "step 2 would forecast .* expert has made 1"),
     ],
-    ids=["too short a history", "half an output", "the wrong branch", "a step made in part"],
+    ids=[
+        "too short a history",
+        "half an output",
+        "the wrong branch",
+        "nothing before",
+        "half a step passed",
+        "a step made in part",
+    ],
 )
 def test_what_cannot_be_carried_out(actions, text):
     both = [a if isinstance(a, tuple) else (a, a) for a in actions]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wanjax.schedulers import SAMPLERS
+from wanjax.schedulers import SAMPLERS, respaced
 
 REFERENCE = Path(__file__).parent / "reference" / "schedulers.npz"
 SAMPLER_CASES = [(name, shift) for name in SAMPLERS for shift in (1.0, 5.0, 12.0)]
@@ -86,3 +86,14 @@ def test_boundaries_of_the_official_settings():
     """T2V-A14B's high-noise expert runs 26 of 40 steps, I2V-A14B's 15."""
     for shift, boundary, high in ((12.0, 875, 26), (5.0, 900, 15)):
         assert (SAMPLERS["unipc"](40, shift).timesteps >= boundary).sum() == high
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_respaced_to_all_of_its_steps_a_sampler_is_itself(name):
+    table = SAMPLERS[name](12, 5.0)
+    again = respaced(name, table, [True] * 12)
+    for field in ("sigmas", "timesteps", "corrector", "predictor"):
+        np.testing.assert_allclose(getattr(again, field), getattr(table, field), rtol=1e-5)
+    few = respaced(name, table, [i in (0, 3, 4, 11) for i in range(12)])
+    assert not few.predictor[[1, 2, 5, 6, 7, 8, 9, 10]].any()
+    assert few.predictor[[0, 3, 4, 11]].any(axis=1).all()

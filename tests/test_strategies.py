@@ -35,9 +35,10 @@ PROMPT = "a red ball moving left"
 @pytest.mark.parametrize("name", preset_names())
 @pytest.mark.parametrize("method", METHODS)
 def test_every_strategy_plans_or_says_why_not(name, method):
-    if method == "forecast" and not name.startswith("tiny"):  # nobody measured their outputs
-        with pytest.raises(UsageError, match=f"use_forecast: .*{name}|use_forecast: the calib"):
-            prepare(resolve([name, "use_forecast=True"], "plan"))
+    planned = method in ("forecast", "respaced")
+    if planned and not name.startswith("tiny"):  # nobody measured their outputs
+        with pytest.raises(UsageError, match=f"use_{method}: .*{name}|use_{method}: the calib"):
+            prepare(resolve([name, f"use_{method}=True"], "plan"))
         return
     if method == "magcache" and name not in shipped_curves():
         with pytest.raises(UsageError, match=f"use_magcache: {name} has no magnitude curve"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Source = Literal["blocks", "residual", "output", "offset", "branch"]
+Source = Literal["blocks", "residual", "output", "offset", "branch", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Action:
     - `output`: the guided outputs of the last computed steps; the model does not run;
     - `offset`: those outputs minus the samples they were computed at, added to the sample;
     - `branch`: the unconditional output from the conditional one and the difference of the two
-      in the last step that computed both, weighted by its (low, high) frequencies.
+      in the last step that computed both, weighted by its (low, high) frequencies;
+    - `nothing`: there is none, as the sampler's step before goes past this one.
 
     "Computed" means by the same expert: nothing crosses the boundary.
     """
@@ -37,6 +38,7 @@ class Action:
 
 COMPUTE = Action("compute", "blocks")
 REUSE = Action("reuse", "residual", (1.0,))
+PASS = Action("pass", "nothing")
 REUSE_OUTPUT = Action("reuse_output", "output", (1.0,))
 REUSE_OFFSET = Action("reuse_offset", "offset", (1.0,))
 
@@ -68,6 +70,7 @@ class Keeps(NamedTuple):
 # What an estimate from each source needs, times its number of weights.
 NEEDS: Mapping[Source, Keeps] = {
     "blocks": Keeps(),
+    "nothing": Keeps(),
     "residual": Keeps(residuals=1),
     "output": Keeps(outputs=1),
     "offset": Keeps(outputs=1, samples=1),

@@ -8,6 +8,7 @@ was measured with, since ratios mean nothing without the noise levels they lie b
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from jaxtyping import Float
 from pydantic import Field, GetPydanticSchema
 
 from wanjax.caching.measured import Measured, Sigmas, array_of
+from wanjax.caching.plan import Prediction
 from wanjax.caching.schedule import Schedule
 from wanjax.errors import CurveError
 from wanjax.files import read_own, write_json
@@ -54,7 +56,9 @@ class Curve(Measured):
     methods: `inner_products` of the guided outputs of any two steps, a mean over elements, and
     their spread over videos (`caching.estimates`), and the `growth` of an error of each step
     until the end; `alpha_x` and `alpha_t` at `timesteps`
-    (`caching.sensitivities`). Raises `CurveError` naming the field that is wrong.
+    (`caching.sensitivities`). `psnr_line` (intercept, slope) says what a predicted error e of the
+    final latents comes to in frames: intercept - slope 20 log10 e decibels. Raises `CurveError`
+    naming the field that is wrong.
     """
 
     ratios: Annotated[Float[np.ndarray, "steps 2"], _pairs(Positive)]
@@ -65,6 +69,7 @@ class Curve(Measured):
     inner_products_spread: Annotated[Float[np.ndarray, "steps steps"], _matrix(Number)] | None = (
         None
     )
+    psnr_line: tuple[Number, Positive] | None = None
     growth: Annotated[Float[np.ndarray, " steps"], array_of(list[Positive])] | None = None
     timesteps: Annotated[Float[np.ndarray, " steps"], array_of(list[_Spread])] | None = None
     alpha_x: Annotated[Float[np.ndarray, " steps"], array_of(list[_Spread])] | None = None
@@ -105,6 +110,14 @@ class Curve(Measured):
         if self.boundary_step is None:
             return (range(self.steps),)
         return range(self.boundary_step), range(self.boundary_step, self.steps)
+
+    def prediction(self, cost: float) -> Prediction:
+        """What an expected squared error of the final latents comes to."""
+        error = math.sqrt(cost)
+        if self.psnr_line is None or not error:
+            return Prediction(error)
+        intercept, slope = self.psnr_line
+        return Prediction(error, intercept - slope * 20 * math.log10(error))
 
     @classmethod
     def from_list(cls, values: Sequence[float]) -> Curve:

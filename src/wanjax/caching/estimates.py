@@ -26,6 +26,10 @@ Gram = Float[np.ndarray, "steps steps"]
 # Pulls fitted weights to Lagrange's, relative to the mean square of the outputs: a matrix of few
 # runs is noisy. 1e-3 and 1e-5 gave the same closeness.
 _RIDGE = 1e-3
+# How much of a correction of the sample the output of that step follows: 0 as if the output
+# stayed, 1 as if the denoised sample did. Measured per step on the bundled models it lies on both
+# sides of 1; taking the measured ones was no closer than 1/2 (docs/forecasting.md).
+RESPONSE = 0.5
 
 
 Weights = Float[np.ndarray, "nodes *steps"]
@@ -79,6 +83,7 @@ def forecasts(
     order: int,
     correct: bool,
     gram: Gram | None = None,
+    response: float = RESPONSE,
 ) -> Estimates:
     """Forecast the steps that are not `computed` by polynomials of `order` at most.
 
@@ -94,7 +99,7 @@ def forecasts(
         for i in phase:
             if computed[i]:
                 if run and correct:
-                    corrections[i] = correction(schedule, i, history, run, gram)
+                    corrections[i] = correction(schedule, i, history, run, gram, response)
                 history, run = [i, *history[:order]], {}
                 action = COMPUTE
             else:
@@ -110,13 +115,16 @@ def correction(
     history: Sequence[int],
     run: Mapping[int, Weights],
     gram: Gram | None,
+    response: float,
 ) -> tuple[tuple[float, ...], ...]:
-    """What to add to the sampler's state before step `k`, which computes after a run.
+    """What to add to the sampler's state and to the output of step `k`, which follows a run.
 
-    A row for each of (x, x', m', m''), with weights over the output of step k and those of
+    A row for each of (x, x', m', m'', v), with weights over the output of step k and those of
     `history`. The run's outputs, forecast with the weights `run`, are bracketed now: they are
     interpolated between the computed step before the run and k. The sampler is linear in the
-    outputs, so the state moves by what each of them passes on, times its change.
+    outputs, so the state moves by what each of them passes on, times its change. The output v of
+    step k was computed at a sample that moves by dx only now; v itself follows by
+    `response` dx / sigma, which is what leaves x - sigma v in place where `response` is 1.
     """
     rows = np.zeros((4, 1 + len(history)))
     for i, forecast in run.items():
@@ -124,7 +132,12 @@ def correction(
         change = np.concatenate([[after], -forecast])
         change[1] += before
         rows += np.outer(passed_on(schedule, i, k), change)
-    return tuple(tuple(map(float, row)) for row in rows)
+    # v + share dx, where dx is itself linear in the output that results
+    share = response / schedule.sigmas[k]
+    followed = np.concatenate([[1.0], share * rows[0, 1:]]) / (1 - share * rows[0, 0])
+    rows = np.outer(rows[:, 0], followed) + np.pad(rows[:, 1:], ((0, 0), (1, 0)))
+    followed[0] -= 1.0
+    return tuple(tuple(map(float, row)) for row in (*rows, followed))
 
 
 def passed_on(schedule: Schedule, i: int, k: int) -> Float[np.ndarray, "4"]:

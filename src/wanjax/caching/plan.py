@@ -20,8 +20,9 @@ class Step:
     """One denoising step. `actions` has an entry per branch: (conditional, unconditional).
 
     `correction` makes good what was estimated since the last computed step, now that this one
-    computes: a row for each of the sampler's (x, x', m', m''), with weights over this step's
-    guided output and the last computed ones, newest first; see `caching.estimates`.
+    computes: a row for each of the sampler's (x, x', m', m'') and this step's guided output,
+    with weights over that output and the last computed ones, newest first; see
+    `caching.estimates`.
     """
 
     index: int
@@ -51,6 +52,11 @@ class Step:
     def skipped(self) -> bool:
         """Whether no branch runs the transformer blocks."""
         return not self.computed
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing happens in it: the sampler goes straight past."""
+        return self.kind[0] == "nothing"
 
     @property
     def keeps(self) -> Keeps:
@@ -94,6 +100,17 @@ class Decisions(Protocol):
         """The step to execute, and the state for the next one."""
 
 
+class Prediction(NamedTuple):
+    """What a plan is expected to cost: known where a calibration has the outputs' matrix.
+
+    `error` is the distance of the final latents from the dense run's, root mean square over
+    elements; `psnr` that of the frames in dB, where the calibration says how the two go together.
+    """
+
+    error: float
+    psnr: float | None = None
+
+
 @dataclass(frozen=True)
 class Plan:
     """The steps of a run, with the method and settings that made it."""
@@ -105,6 +122,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     decisions: Decisions | None = None  # of a method that decides during the run, before it
     decided: Literal["before the run", "during the run"] = "before the run"
+    prediction: Prediction | None = None
 
     @property
     def skipped_steps(self) -> tuple[int, ...]:
@@ -131,7 +149,8 @@ class Plan:
         """One step of each kind that may occur: a run needs as many compiled programs."""
         kinds: dict[tuple[Source, ...], Step] = {}
         for step in self._possible():
-            kinds.setdefault(step.kind, step)
+            if not step.passed:
+                kinds.setdefault(step.kind, step)
         return tuple(kinds.values())
 
     @property
@@ -221,6 +240,8 @@ class Plan:
             "open_steps": list(self.open_steps),
             "ideal_speedup": self.ideal_speedup,
             "strip": self.strip(),
+            "predicted_error": None if self.prediction is None else self.prediction.error,
+            "expected_psnr": None if self.prediction is None else self.prediction.psnr,
             "warnings": list(self.warnings),
         }
 
@@ -232,6 +253,7 @@ def make_plan(
     settings: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     corrections: Mapping[int, tuple[tuple[float, ...], ...]] | None = None,
+    prediction: Prediction | None = None,
 ) -> Plan:
     """A plan from per-step, per-branch actions, and corrections of some computed steps.
 
@@ -248,7 +270,9 @@ def make_plan(
             correction = (corrections or {}).get(i, ())
             steps.append(_step(schedule, i, tuple(actions[i]), correction))
             made = made.after(steps[-1])
-    return Plan(schedule, tuple(steps), method, settings or {}, tuple(warnings))
+    return Plan(
+        schedule, tuple(steps), method, settings or {}, tuple(warnings), prediction=prediction
+    )
 
 
 def dense_plan(schedule: Schedule) -> Plan:
@@ -278,6 +302,10 @@ def _check(i: int, actions: Sequence[Action], branches: int, made: _Made) -> Non
         raise PlanError(f"step {i}: only the unconditional branch can be predicted; got {names}")
     if {"output", "offset"} & set(sources) and len(set(actions)) > 1:
         raise PlanError(f"step {i}: a guided output stands for both branches; got {names}")
+    if "nothing" in sources and (i == 0 or len(set(actions)) > 1):
+        raise PlanError(
+            f"step {i} cannot be passed: it is the first, or a branch acts; got {names}"
+        )
     for branch, action in enumerate(actions):
         have = made.branches[branch] if action.source == "residual" else made.whole
         need = 1 if action.source == "branch" else len(action.weights)

@@ -72,6 +72,7 @@ def to_dict(found: CompiledRun) -> dict[str, Any]:
             for s in stages
         },
         "component_bytes": found.weights,
+        "cache_bytes": found.cache,
         "peak_bytes": found.placement.peak,
         "fits": found.fits,
         "estimate": found.estimate.to_dict(),
@@ -116,6 +117,8 @@ def _print(found: CompiledRun) -> None:
     ]
     print_table(("stage", "resident GiB", "peak GiB", *names), stages)
     print()
+    if found.cache:
+        print(f"kept of computed steps: {found.cache / 1e6:,.1f} MB a device")
     print(_verdict(found))
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from wanjax.caching import Plan
+from wanjax.caching.actions import Keeps
+from wanjax.caching.plan import Prediction
 from wanjax.config.keys import Config
 from wanjax.parallel.mesh import MeshShape
 from wanjax.planning.memory import Fit
 from wanjax.planning.run import Run
-
-_WIDEST = 40  # characters of a value in a table
-_PIPE_WIDTH = 1000  # of a table that no terminal limits
 
 _WIDEST = 40  # characters of a value in a table
 _PIPE_WIDTH = 1000  # of a table that no terminal limits
@@ -36,6 +35,10 @@ def plan_text(run: Run) -> str:
         f"speedup    {_speedup(plan)}",
         f"plan       {plan.strip()}",
     ]
+    if plan.prediction is not None and plan.skipped_steps:
+        lines.append(f"error      {_prediction(plan.prediction)}")
+    if any(plan.keeps):
+        lines.append(f"keeps      {_kept(plan.keeps, run.memory.cache_bytes)}")
     if config.use_kv_cache:
         lines.append(f"kv cache   {_kv_cache(run.memory.kv_cache_bytes)}")
     lines += _memory(run.memory.fit)
@@ -60,6 +63,23 @@ def _speedup(plan: Plan) -> str:
     if plan.open_steps:
         return "as the run decides, which steps to reuse following from the data"
     return f"{plan.ideal_speedup:.2f}x at most (counting transformer blocks alone)"
+
+
+def _prediction(prediction: Prediction) -> str:
+    frames = ""
+    if prediction.psnr is not None:
+        frames = f", about {prediction.psnr:.0f} dB of PSNR in frames"
+    return f"{prediction.error:.3g} from dense in the final latents (root mean square){frames}"
+
+
+def _kept(keeps: Keeps, held: int | None) -> str:
+    """What of computed steps stays for others, such as 2 outputs, 38.7 MB."""
+    kept = ", ".join(
+        f"{count} {name if count > 1 else name.removesuffix('es' if name == 'branches' else 's')}"
+        for name, count in keeps._asdict().items()
+        if count
+    )
+    return kept if held is None else f"{kept}: {held / 1e6:,.1f} MB a device, estimated"
 
 
 def _kv_cache(held: int | None) -> str:

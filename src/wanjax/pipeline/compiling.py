@@ -53,6 +53,7 @@ class CompiledRun:
     programs: dict[str, Figures]
     placement: Placement
     weights: dict[str, int]  # bytes of one device, by component
+    cache: int  # bytes of one device that the plan keeps of computed steps
     estimate: Fit  # the same by arithmetic
     advice: list[str]  # keys, each of which would make a run fit that does not
 
@@ -89,6 +90,7 @@ class _Compiling:
         self.shape = (1, *self.pipe.latents_shape(run.config))
         self.found: dict[str, Figures] = {}
         self.stages: list[Stage] = []
+        self.kept = 0  # bytes that the plan keeps of computed steps
 
     def compile(self) -> CompiledRun:
         embeds = self.text()
@@ -98,7 +100,7 @@ class _Compiling:
         weights = {name: device_bytes(self.parameters(name)) for name in self.names}
         placement = place(weights, self.stages, self.target.memory_limit)
         made = CompiledRun(
-            self.target, self.mesh, self.found, placement, weights, self.estimate, []
+            self.target, self.mesh, self.found, placement, weights, self.kept, self.estimate, []
         )
         if made.fits:
             return made
@@ -200,6 +202,7 @@ class _Compiling:
         for name, phase in zip(stage_names(len(phases)), phases, strict=True):
             first = plan.steps[phase.start]
             cache = cache_like(settings, len(first.actions), sample, self.mesh)
+            self.kept = max(self.kept, device_bytes(cache))
             held = device_bytes((state, cache, condition, experts.contexts))
             expert = self.components.folder.experts[first.expert]
             self.stages.append(Stage(name, frozenset([expert]), held, added))

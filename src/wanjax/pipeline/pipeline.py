@@ -235,7 +235,9 @@ class WanPipeline:
             with stopwatch.measure("decode"):
                 self.components.arrange(fit.placement["decode"].places)
                 pixels = self.decode(final, stripe_rows=fit.stripe_rows.decode)
-        memory = Memory(nbytes(contexts) if config.use_kv_cache else None, fit)
+        memory = Memory(
+            nbytes(contexts) if config.use_kv_cache else None, run.memory.cache_bytes, fit
+        )
         return Video(pixels, np.asarray(final), plan, stopwatch.timings, config.fps, memory)
 
     def encode_prompt(self, prompts: Sequence[str]) -> Embeds:

@@ -77,15 +77,18 @@ class Fit:
 class Memory:
     """Bytes that a run of one video holds; None for what is off, or of an unknown model.
 
-    `kv_cache_bytes`: the keys and values of all experts' cross-attention.
+    `kv_cache_bytes`: the keys and values of all experts' cross-attention; `cache_bytes`: what
+    the plan keeps of computed steps, on one device.
     """
 
     kv_cache_bytes: int | None = None
+    cache_bytes: int | None = None
     fit: Fit | None = None
 
     def to_dict(self) -> dict[str, Any]:
         fit = {} if self.fit is None else self.fit.to_dict()
-        return {"kv_cache_bytes": self.kv_cache_bytes} | fit
+        bytes_ = {"kv_cache_bytes": self.kv_cache_bytes, "cache_bytes": self.cache_bytes}
+        return bytes_ | fit
 
 
 def estimate(config: Config, plan: Plan) -> Memory:
@@ -104,9 +107,11 @@ def estimate(config: Config, plan: Plan) -> Memory:
             else fit_on(config, plan, configs, target, asked)
         )
         kv_cache = Footprint(config, plan, configs, target, MeshShape()).contexts
+        kept = Footprint(config, plan, configs, target, fit.mesh)
+        cache = kept.cache(kept.branches)
     except (KeyError, TypeError):
         return Memory()  # whoever loads the model says what is wrong with it
-    return Memory(kv_cache if config.use_kv_cache else None, fit)
+    return Memory(kv_cache if config.use_kv_cache else None, cache, fit)
 
 
 def mesh_shape(config: Config, plan: Plan, target: Target) -> MeshShape | None:

@@ -76,13 +76,14 @@ def _draw_curve(axes: Axes, chart: Chart) -> None:
     styles: tuple[dict[str, Any], ...] = (
         {"linestyle": "-", "markersize": 2.5, "zorder": 3},
         {"linestyle": "--", "markersize": 6, "markerfacecolor": "white"},
+        {"linestyle": ":", "markersize": 4, "markerfacecolor": "0.6", "zorder": 2},
     )
     for (label, values), style in zip(chart.lines.items(), styles, strict=False):
         axes.plot(values, color="black", marker="o", linewidth=0.8, label=label, **style)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.12 * (high - low))  # room for the experts' names
     axes.set_ylabel(chart.label, fontsize=8)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="best")
     axes.grid(axis="y", linewidth=0.3)
 
 

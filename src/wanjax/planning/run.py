@@ -10,7 +10,7 @@ from wanjax.config.keys import Config, method_of
 from wanjax.errors import UsageError
 from wanjax.planning.memory import Memory, estimate
 from wanjax.planning.schedule import schedule_for
-from wanjax.schedulers import SAMPLERS, SamplerTable
+from wanjax.schedulers import SAMPLERS, SamplerTable, respaced
 from wanjax.settings import nearest
 
 
@@ -70,6 +70,8 @@ def prepare(config: Config, cache: Caching = FROM_CONFIG) -> Run:
         method = _method(config, cache)
         plan = dense_plan(schedule) if method is None else method.plan(schedule, conditions(config))
     table = SAMPLERS[config.sampler](config.num_inference_steps, config.flow_shift)
+    if any(step.passed for step in plan.steps):
+        table = respaced(config.sampler, table, [not step.passed for step in plan.steps])
     return Run(config, schedule, table, method, plan, estimate(config, plan))
 
 

@@ -85,7 +85,9 @@ def denoise(
         if decisions is not None:
             read = partial(_read, probes[len(step.actions)], arguments(step, state, cache))
             step, decided = decisions.decide(decided, step, read)
-        state, cache, changes = compiled[step.kind](*arguments(step, state, cache))
+        changes: Changes = {}
+        if not step.passed:
+            state, cache, changes = compiled[step.kind](*arguments(step, state, cache))
         state.sample.block_until_ready()
         executed.append(step)
         if on_step is not None:
@@ -127,7 +129,7 @@ def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:
         weights[branch, : len(action.weights)] = action.weights
     correction = None
     if plan.corrects:
-        correction = np.zeros((4, 1 + plan.keeps.outputs))
+        correction = np.zeros((5, 1 + plan.keeps.outputs))
         for row, made in zip(correction, step.correction, strict=False):
             row[: len(made)] = made
     values = (step.timestep, step.sigma, before, step.guidance_scale, weights, correction)

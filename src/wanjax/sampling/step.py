@@ -69,7 +69,7 @@ class StepInputs(NamedTuple):
     before: Float[Array, "2"]  # timestep and sigma of the step before
     guidance_scale: Float[Array, ""]
     weights: Float[Array, "branches most"]  # of estimates
-    correction: Float[Array, "4 outputs"] | None  # of what was estimated; None: in no step
+    correction: Float[Array, "5 outputs"] | None  # of what was estimated; None: in no step
     corrector: Float[Array, "5"]
     predictor: Float[Array, "3"]
 
@@ -122,7 +122,7 @@ def run_step(
         for what in settings.measures:
             changes[what] = _measure(what, *seen, residuals, velocity)
         if inputs.correction is not None:
-            state = _corrected(state, inputs.correction, velocity, cache)
+            state, velocity = _corrected(state, inputs.correction, velocity, cache)
         cache = _remember(cache, kind, state.sample, residuals, outputs, velocity)
     if settings.keeps.previous:
         cache = cache._replace(previous=state.sample)
@@ -197,14 +197,15 @@ def _push(history: Array | None, newest: Array | None) -> Array | None:
 
 def _corrected(
     state: SamplerState,
-    correction: Float[Array, "4 outputs"],
+    correction: Float[Array, "5 outputs"],
     velocity: Latents,
     cache: Cache,
-) -> SamplerState:
-    """The state with earlier estimates made good; see `plan.Step.correction`."""
+) -> tuple[SamplerState, Latents]:
+    """State and output with earlier estimates made good; see `plan.Step.correction`."""
     outputs = [velocity, *(() if cache.outputs is None else cache.outputs)]
     moved = (_combine(row, outputs) for row in correction)
-    return SamplerState(*(x + dx for x, dx in zip(state, moved, strict=True)))
+    *corrected, velocity = (x + dx for x, dx in zip((*state, velocity), moved, strict=True))
+    return SamplerState(*corrected), velocity
 
 
 def _estimate_output(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from wanjax.schedulers.flow import SamplerTable, flow_sigmas
 
@@ -11,14 +11,19 @@ _ORDER = 2
 
 
 def unipc(num_inference_steps: int, flow_shift: float) -> SamplerTable:
+    """UniPC at the model's own noise levels; see `unipc_on`."""
+    return unipc_on(*flow_sigmas(num_inference_steps, flow_shift))
+
+
+def unipc_on(
+    sigmas: Float[np.ndarray, " levels"], timesteps: Num[np.ndarray, " levels-1"]
+) -> SamplerTable:
     """UniPC-bh2 predictor-corrector (arXiv 2302.04867) of order 2, predicting x0.
 
     Coefficients as diffusers' `UniPCMultistepScheduler` (solver_type "bh2",
     lower_order_final, final sigma zero); the first and the last step are of order 1.
     """
-    sigmas, timesteps = flow_sigmas(num_inference_steps, flow_shift)
-    s = sigmas.astype(np.float64)
-    n = num_inference_steps
+    s, n = sigmas.astype(np.float64), len(timesteps)
     corrector, predictor = np.zeros((n, 5)), np.zeros((n, 3))
     order = [min(_ORDER, n - i, i + 1) for i in range(n)]
     for i in range(n):

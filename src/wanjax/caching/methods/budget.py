@@ -22,6 +22,32 @@ from wanjax.errors import UsageError
 SIGMA_POWER = 0.25
 
 
+def asked(
+    schedule: Schedule, target_speedup: float | None, skip_steps: int | None
+) -> tuple[Int[np.ndarray, " steps"], int]:
+    """What skipping each step gains, in evaluations or steps, and how much is asked for."""
+    branches = np.array([schedule.num_branches(i) for i in range(schedule.num_steps)])
+    if target_speedup is None:
+        return np.ones_like(branches), skip_steps or 0
+    # rounded up, so that it is never less than asked for
+    return branches, math.ceil(int(branches.sum()) * (1 - 1 / target_speedup) - 1e-9)
+
+
+def refuse(
+    schedule: Schedule, target_speedup: float | None, skip_steps: int | None, most: int, limit: str
+) -> UsageError:
+    """The error where at most `most` can be gained, `limit` says why."""
+    if target_speedup is None:
+        return UsageError(f"skip_steps={skip_steps}: at most {most}{limit}")
+    dense = sum(map(schedule.num_branches, range(schedule.num_steps)))
+    best = dense / (dense - most)
+    return UsageError(f"target_speedup={target_speedup:g}: at most {best:.2f}{limit}")
+
+
+def limit_of(K: int) -> str:  # noqa: N803
+    return f" with magcache_K={K}; raise magcache_K, lower retention_ratio, or ask for less"
+
+
 def cheapest_skips(
     ratios: Float[np.ndarray, "steps 2"],
     angles: Float[np.ndarray, "steps 2"],
@@ -37,23 +63,14 @@ def cheapest_skips(
     and the last step. Raises `UsageError` naming the most that is possible.
     """
     branches = np.array([schedule.num_branches(i) for i in range(schedule.num_steps)])
-    gains = np.ones_like(branches) if target_speedup is None else branches
+    gains, wanted = asked(schedule, target_speedup, skip_steps)
     weights = (-np.diff(schedule.sigmas)) ** SIGMA_POWER
     totals, before = _best_paths(ratios, angles, weights, branches, gains, forced, K)
     reachable = np.flatnonzero(np.isfinite(totals[-1]))
     most = int(reachable[-1])
-    limit = f"with magcache_K={K}; raise magcache_K, lower retention_ratio, or ask for less"
-    if target_speedup is None:
-        wanted = skip_steps or 0
-        if wanted > most:
-            raise UsageError(f"skip_steps={skip_steps}: at most {most} {limit}")
-    else:
-        dense = int(branches.sum())
-        needed = math.ceil(dense * (1 - 1 / target_speedup) - 1e-9)
-        if needed > most:
-            best = dense / (dense - most)
-            raise UsageError(f"target_speedup={target_speedup:g}: at most {best:.2f} {limit}")
-        wanted = int(reachable[reachable >= needed][0])
+    if wanted > most:
+        raise refuse(schedule, target_speedup, skip_steps, most, limit_of(K))
+    wanted = int(reachable[reachable >= wanted][0])
     skipped = np.ones(len(ratios), bool)
     step = len(ratios) - 1
     while step >= 0:

@@ -27,12 +27,13 @@ from wanjax.caching.curve import (
 )
 from wanjax.caching.estimates import Gram, forecasts
 from wanjax.caching.method import Calibration, Chart, Conditions, Method, excluded
+from wanjax.caching.methods.budget import asked, refuse
 from wanjax.caching.methods.forecast_planner import Found, Planner
 from wanjax.caching.methods.magcache_rules import forced_steps
 from wanjax.caching.plan import Plan, make_plan
 from wanjax.caching.resample import carried_growth, carried_inner_products
 from wanjax.caching.schedule import Schedule
-from wanjax.errors import CurveError, UsageError
+from wanjax.errors import CurveError
 from wanjax.settings import setting
 
 Order = Literal[1, 2, "auto"]
@@ -101,7 +102,6 @@ class Forecast(Method):
             budget: self._target if self.skip_steps is None else self.skip_steps,
             "order": order,
             "calibration": named,
-            "predicted_error": math.sqrt(found.cost),
         }
         return make_plan(
             schedule,
@@ -110,13 +110,14 @@ class Forecast(Method):
             settings,
             differences(vars(curve), conditions, "calibration"),
             made.corrections,
+            curve.prediction(found.cost),
         )
 
-    def chart(self, plan: Plan) -> Chart:
-        """The forecasts' weights on the two newest computed steps, and what each skip may cost."""
+    def chart(self, plan: Plan) -> Chart | None:
+        """The forecasts' weights on the computed steps, and what each skip may cost."""
         gram = carried_inner_products(self._calibrated(None), plan.schedule)
         size = np.sqrt(gram.diagonal())
-        weights = np.full((plan.schedule.num_steps, 2), np.nan)
+        weights = np.full((plan.schedule.num_steps, plan.num_weights), np.nan)
         errors = np.zeros(plan.schedule.num_steps)
         history: list[int] = []
         for step in plan.steps:
@@ -126,12 +127,13 @@ class Forecast(Method):
                 history = [step.index, *history]
                 continue
             used = step.actions[0].weights
-            weights[step.index, : len(used[:2])] = used[:2]
+            weights[step.index, : len(used)] = used
             nodes = [step.index, *history[: len(used)]]
             a = np.array([1.0, *(-w for w in used)])
             square = a @ gram[np.ix_(nodes, nodes)] @ a
             errors[step.index] = math.sqrt(max(square, 0.0)) / size[step.index]
-        lines = {"newest computed step": weights[:, 0], "the one before": weights[:, 1]}
+        names = ("newest computed step", "the one before", "the one before that")
+        lines = dict(zip(names, weights.T, strict=False))
         return Chart(label="forecast's weights", lines=lines, errors=errors)
 
     @property
@@ -146,13 +148,13 @@ class Forecast(Method):
             f"{f'model={named}' if '/' in named else named}` and name the file in mag_ratios_base"
         )
         if self.mag_ratios_base is None:
-            raise CurveError(f"use_forecast: {named} has no calibration; {fix}")
+            raise CurveError(f"use_{self.name}: {named} has no calibration; {fix}")
         curve = as_curve(self.mag_ratios_base)
         if curve.inner_products is None:
             raise CurveError(
-                f"use_forecast: the calibration {self.mag_ratios_base} has a curve but no inner "
+                f"use_{self.name}: the calibration {self.mag_ratios_base} has a curve but no inner "
                 f"products of outputs; {fix}. Without a calibration of its own take "
-                "use_magcache=True magcache_estimate=linear"
+                "use_magcache=True, which forecasts on the plan of its curve"
             )
         return curve
 
@@ -160,13 +162,8 @@ class Forecast(Method):
         self, schedule: Schedule, gram: Gram, moves: Float[np.ndarray, " steps"]
     ) -> tuple[Found, int]:
         """The plan of least cost over the orders, and its order."""
-        branches = np.array([schedule.num_branches(i) for i in range(schedule.num_steps)])
-        gains = np.ones_like(branches) if self.skip_steps is not None else branches
-        if self.skip_steps is None:
-            # rounded down: the last step's worth less is never more than asked for
-            least = math.ceil(branches.sum() * (1 - 1 / self._target) - 1e-9)
-        else:
-            least = self.skip_steps
+        target = self._target if self.skip_steps is None else None
+        gains, least = asked(schedule, target, self.skip_steps)
         found = []
         for order in (1, 2) if self.order == "auto" else (self.order,):
             planner = Planner(
@@ -180,19 +177,11 @@ class Forecast(Method):
                 self.weights == "fitted",
             )
             if least > planner.most:
-                raise UsageError(_too_much(self, planner.most, int(branches.sum())))
-            plans = (planner.plan(gain) for gain in range(least, planner.most + 1))
-            found.append((next(plan for plan in plans if plan is not None), order))
+                raise refuse(schedule, target, self.skip_steps, planner.most, _LIMIT)
+            found.append((planner.least(least), order))
         return min(found, key=lambda plan: plan[0].cost)
 
 
-def _too_much(method: Forecast, most: int, dense: int) -> str:
-    if method.skip_steps is not None:
-        return (
-            f"skip_steps={method.skip_steps}: at most {most}, as the first step of each expert "
-            "and the last step compute; ask for less, or take more steps"
-        )
-    return (
-        f"target_speedup={method._target:g}: at most {dense / (dense - most):.2f}, as the first "
-        "step of each expert and the last step compute; ask for less, or take more steps"
-    )
+_LIMIT = (
+    ", as the first step of each expert and the last step compute; ask for less, or take more steps"
+)

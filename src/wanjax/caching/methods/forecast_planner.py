@@ -83,6 +83,28 @@ class Planner:
             at = self._reached[step][at[0]].before[left]
         return Found(computed, cost)
 
+    def least(self, gain: int) -> Found:
+        """The cheapest of the plans that skip the least, but `gain` (at most `most`) at least."""
+        plans = (self.plan(least) for least in range(gain, self.most + 1))
+        return next(plan for plan in plans if plan is not None)
+
+    def cost(self, computed: Sequence[bool]) -> float:
+        """The cost of a plan of anyone's making, which computes each phase's first step."""
+        total = 0.0
+        for phase in self.phases:
+            history: History = ()
+            for i in [*phase, phase.stop]:
+                inside = i < phase.stop
+                if inside and not computed[i]:
+                    continue
+                if history and i - history[0] > 1:
+                    if inside and self.correct:
+                        total += float(self._corrected[history[0], i])
+                    else:
+                        total += float(self._run_costs(history, phase)[i - history[0] - 1])
+                history = (i, *history[: self.order])
+        return total
+
     @property
     def most(self) -> int:
         """The largest gain that any plan has."""

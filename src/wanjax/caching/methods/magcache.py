@@ -21,8 +21,10 @@ from wanjax.caching.curve import (
     both_branches,
     differences,
 )
+from wanjax.caching.estimates import forecasts
 from wanjax.caching.method import Calibration, Chart, Conditions, Method, excluded
-from wanjax.caching.methods.budget import cheapest_skips
+from wanjax.caching.methods.budget import asked, cheapest_skips, limit_of, refuse
+from wanjax.caching.methods.forecast_planner import Planner
 from wanjax.caching.methods.magcache_rules import (
     accumulated_errors,
     forced_steps,
@@ -30,12 +32,21 @@ from wanjax.caching.methods.magcache_rules import (
     per_phase_skips,
 )
 from wanjax.caching.plan import Plan, make_plan
-from wanjax.caching.resample import Resample, angles_for, check_fit, ratios_for
+from wanjax.caching.resample import (
+    Resample,
+    angles_for,
+    carried_growth,
+    carried_inner_products,
+    check_fit,
+    ratios_for,
+)
 from wanjax.caching.schedule import Schedule
-from wanjax.errors import CurveError
+from wanjax.errors import CurveError, UsageError
 from wanjax.settings import setting
 
 Rule = Literal["per_phase", "official"]
+Estimate = Literal["repeat", "linear", "quadratic"]
+_ORDERS: dict[Estimate, Literal[1, 2]] = {"linear": 1, "quadratic": 2}
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,9 @@ class MagCache(Method):
     expert; `official` decides per branch, as the authors' repository does.
     `target_speedup` or `skip_steps` (one of them) replace threshold and rule by the plan of
     least total error that saves as much; `K` and `retention_ratio` hold as before.
+    `estimate` is what a skipped step does: `repeat` the residual, as the reference does, or
+    forecast the guided output from the last computed ones, by a line or a parabola, and correct
+    that once the next step has computed.
     Raises `UsageError` for settings out of range.
     """
 
@@ -82,6 +96,11 @@ class MagCache(Method):
         "per_phase",
         "both branches together and per expert, or as the authors' code",
         key="magcache_rule",
+    )
+    estimate: Estimate = setting(
+        "repeat",
+        "repeat the residual, or forecast the output by a line or a parabola",
+        key="magcache_estimate",
     )
     target_speedup: float | None = setting(
         None,
@@ -126,25 +145,77 @@ class MagCache(Method):
             steps = ", ".join(map(str, np.flatnonzero(refused.any(axis=1))))
             warnings += (f"rule {self.rule} would skip step {steps}, which every plan computes",)
         skipped = skipped & ~refused
+        settings = self._settings(curve)
+        if self._order is not None:
+            return self._forecast(curve, schedule, skipped, settings, warnings)
         actions = [
             tuple(REUSE if skip else COMPUTE for skip in skipped[i, : schedule.num_branches(i)])
             for i in range(schedule.num_steps)
         ]
-        return make_plan(schedule, actions, "magcache", self._settings(curve), warnings)
+        return make_plan(schedule, actions, "magcache", settings, warnings)
+
+    @property
+    def _order(self) -> Literal[1, 2] | None:
+        """Of the forecast; None where the residual is repeated."""
+        return _ORDERS.get(self.estimate)
+
+    def _forecast(
+        self,
+        curve: Curve,
+        schedule: Schedule,
+        skipped: Bool[np.ndarray, "steps 2"],
+        settings: dict[str, Any],
+        warnings: tuple[str, ...],
+    ) -> Plan:
+        """The plan that forecasts the steps which both branches skip, corrected after each run."""
+        order, computed = self._order, ~skipped[:, 0]
+        assert order is not None
+        two = [schedule.num_branches(i) == 2 for i in range(schedule.num_steps)]
+        apart = np.flatnonzero((skipped[:, 0] != skipped[:, 1]) & two)
+        if len(apart):
+            steps = ", ".join(map(str, apart))
+            raise UsageError(
+                f"magcache_estimate={self.estimate}: rule official skips one branch alone in step "
+                f"{steps}, and a forecast is of both; take magcache_estimate=repeat, or "
+                "magcache_rule=per_phase"
+            )
+        made = forecasts(schedule, computed.tolist(), order, correct=True)
+        planner = self._planner(curve, schedule)
+        prediction = None if planner is None else curve.prediction(planner.cost(computed.tolist()))
+        return make_plan(
+            schedule, made.actions, "magcache", settings, warnings, made.corrections, prediction
+        )
+
+    def _planner(self, curve: Curve, schedule: Schedule) -> Planner | None:
+        """Forecast's, within this method's limits, where outputs are forecast and known."""
+        known = curve.inner_products is not None and self.resample == "noise_level"
+        if not known or self._order is None:
+            return None
+        gains, _ = asked(schedule, self.target_speedup, self.skip_steps)
+        return Planner(
+            carried_inner_products(curve, schedule),
+            -np.diff(schedule.sigmas) * carried_growth(curve, schedule),
+            schedule.phases,
+            gains,
+            forced_steps(schedule, self.retention_ratio),
+            self._order,
+            fit=False,
+            longest=self.K,
+        )
 
     def _skips(self, curve: Curve, schedule: Schedule, image: bool) -> Bool[np.ndarray, "steps 2"]:
         ratios = ratios_for(curve, schedule, self.resample)
         if self.has_budget:
+            budget = (self.target_speedup, self.skip_steps)
+            planner = self._planner(curve, schedule)
+            if planner is not None:
+                _, least = asked(schedule, *budget)
+                if least > planner.most:
+                    raise refuse(schedule, *budget, planner.most, limit_of(self.K))
+                return np.repeat(~planner.least(least).computed[:, None], 2, axis=1)
             forced = forced_steps(schedule, self.retention_ratio)
-            return cheapest_skips(
-                ratios,
-                angles_for(curve, schedule, self.resample),
-                schedule,
-                forced,
-                self.K,
-                self.target_speedup,
-                self.skip_steps,
-            )
+            angles = angles_for(curve, schedule, self.resample)
+            return cheapest_skips(ratios, angles, schedule, forced, self.K, *budget)
         settings = (schedule, self.thresh, self.K, self.retention_ratio)
         if self.rule == "official":
             return official_skips(ratios, *settings, image)
@@ -167,7 +238,7 @@ class MagCache(Method):
 
     def _settings(self, curve: Curve) -> dict[str, Any]:
         """The settings that acted, as plain values."""
-        used = ["K", "retention_ratio", "resample"]
+        used = ["estimate", "K", "retention_ratio", "resample"]
         if self.has_budget:
             used.append("skip_steps" if self.target_speedup is None else "target_speedup")
         else:
