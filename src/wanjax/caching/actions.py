@@ -67,6 +67,9 @@ class Keeps(NamedTuple):
         return Keeps(*map(max, self, other))
 
 
+# Sources that stand for the guided output, or for none.
+WITHOUT_MODEL: tuple[Source, ...] = ("output", "offset", "nothing")
+
 # What an estimate from each source needs, times its number of weights.
 NEEDS: Mapping[Source, Keeps] = {
     "blocks": Keeps(),

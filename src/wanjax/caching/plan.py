@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from wanjax.caching.actions import COMPUTE, NEEDS, Action, Keeps, Source
+from wanjax.caching.actions import COMPUTE, NEEDS, WITHOUT_MODEL, Action, Keeps, Source
 from wanjax.caching.schedule import EXPERT_NAMES, Schedule
 from wanjax.errors import PlanError
 
@@ -52,6 +52,11 @@ class Step:
     def skipped(self) -> bool:
         """Whether no branch runs the transformer blocks."""
         return not self.computed
+
+    @property
+    def without_model(self) -> bool:
+        """Whether the guided output is estimated, so that nothing of the model runs."""
+        return self.kind[0] in WITHOUT_MODEL
 
     @property
     def passed(self) -> bool:

@@ -72,7 +72,7 @@ def denoise(
 
     def arguments(step: Step, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
         inputs = step_inputs(step, table, plan)
-        return experts[step.expert], state, cache, inputs, condition
+        return expert_of(step, experts), state, cache, inputs, condition
 
     compiled, probes = compile_steps(plan, table, experts, settings, programs, state, condition)
     executed = []
@@ -112,12 +112,17 @@ def compile_steps(
     for step in plan.distinct_steps:
         inputs = step_inputs(step, table, plan)
         cache = cache_like(settings, len(step.actions), state.sample, programs.mesh)
-        example = (experts[step.expert], state, cache, inputs, condition)
+        example = (expert_of(step, experts), state, cache, inputs, condition)
         compiled[step.kind] = programs.get(run_step, (settings, step.kind), example)
-        if plan.decisions is not None:
+        if plan.decisions is not None and not step.without_model:
             probe = programs.get(run_probe, (settings, plan.decisions.probe), example)
             probes[len(step.actions)] = probe
     return compiled, probes
+
+
+def expert_of(step: Step, experts: Experts) -> Expert | None:
+    """Of a step that runs the model."""
+    return None if step.without_model else experts[step.expert]
 
 
 def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from wanjax.caching.actions import Keeps, Source
+from wanjax.caching.actions import WITHOUT_MODEL, Keeps, Source
 from wanjax.caching.method import Measure
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
 from wanjax.parallel.sharding import activation_sharding, constrain
@@ -102,7 +102,7 @@ def keeps_of(measures: Sequence[Measure]) -> Keeps:
 def run_step(
     settings: Settings,
     kind: tuple[Source, ...],
-    expert: Expert,
+    expert: Expert | None,
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
@@ -110,12 +110,16 @@ def run_step(
 ) -> tuple[SamplerState, Cache, Changes]:
     """Carry out the actions of a `kind` of step (see `plan.Action`) and take the sampler's step.
 
+    Kinds that do not run the model take no `expert`: handing over its many arrays would cost more
+    than such a step does.
+
     Also returns the new cache and what `settings.measures` asks for.
     """
     changes: Changes = {}
-    if kind[0] in ("output", "offset"):
+    if kind[0] in WITHOUT_MODEL:
         velocity = _estimate_output(kind[0], state.sample, cache, inputs.weights[0])
     else:
+        assert expert is not None
         seen = (settings, kind, expert, state, cache, inputs, condition)
         outputs, residuals = evaluate(*seen)
         velocity = _guide(outputs, inputs.guidance_scale)
