@@ -44,6 +44,7 @@ def test_what_stages_hold_is_what_the_programs_hold(tmp_path, image):
     here, mesh = machine(run.config, run.plan)
     compiled = compile_run(run, here, model_configs(str(folder)), mesh, lambda line: None)
     assert run.memory.fit.weights == compiled.weights
+    assert run.memory.cache_bytes == compiled.cache
     expected = [(stage.name, stage.resident) for stage in compiled.placement.stages]
     assert [(s.name, s.resident) for s in run.memory.fit.placement.stages] == expected
 
@@ -52,6 +53,19 @@ def test_without_a_target_the_plan_is_for_one_device_of_any_size(a14b):
     found = a14b.to_dict()
     assert (found["target"], found["fits"]) == ("one device", True)
     assert found["peak_bytes"] / GIB == pytest.approx(81, abs=3)  # both experts, text encoder, VAE
+
+
+def test_outputs_take_a_fortieth_of_the_residuals():
+    """A14B at 720p: two arrays of latent size, or both branches' tokens in bfloat16."""
+    kept = {
+        estimate: run_of(
+            "wan2.2-t2v-a14b", "use_magcache=True", f"magcache_estimate={estimate}"
+        ).memory.cache_bytes
+        for estimate in ("repeat", "linear")
+    }
+    assert kept["repeat"] == 2 * (21 * 45 * 80) * 5120 * 2
+    assert kept["linear"] == 2 * (16 * 21 * 90 * 160) * 4
+    assert kept["linear"] / kept["repeat"] == 0.025
 
 
 def test_a_plan_for_a_target_says_what_is_where():

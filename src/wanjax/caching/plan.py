@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from wanjax.caching.actions import COMPUTE, NEEDS, WITHOUT_MODEL, Action, Keeps, Source
@@ -158,7 +159,7 @@ class Plan:
                 kinds.setdefault(step.kind, step)
         return tuple(kinds.values())
 
-    @property
+    @cached_property
     def keeps(self) -> Keeps:
         """What a run of this plan has to keep from step to step."""
         keeps = Keeps() if self.decisions is None else self.decisions.keeps
@@ -166,12 +167,12 @@ class Plan:
             keeps = keeps.and_also(step.keeps)
         return keeps
 
-    @property
+    @cached_property
     def num_weights(self) -> int:
         """The most weights that an estimate has: so many stand in each step's inputs."""
         return max(len(a.weights) for step in self._possible() for a in step.actions)
 
-    @property
+    @cached_property
     def corrects(self) -> bool:
         """Whether any step corrects earlier ones, so that all steps' programs provide for it."""
         return any(step.correction for step in self.steps)
