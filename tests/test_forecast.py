@@ -294,9 +294,11 @@ def test_what_a_plan_is_expected_to_cost(capsys):
     assert main(["plan", "tiny-t2v", "use_forecast=True", "json=True"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["predicted_error"] > 0
+    assert told["expected_psnr"] == pytest.approx(48, abs=2)  # measured at 3.08x
     assert main(["plan", "tiny-t2v", "use_forecast=True"]) == 0
     text = capsys.readouterr().out
     assert f"error      {told['predicted_error']:.3g} from dense in the final latents" in text
+    assert f"about {told['expected_psnr']:.0f} dB of PSNR" in text
     assert main(["plan", "wan2.2-t2v-a14b", "use_magcache=True", "json=True"]) == 0
     unknown = json.loads(capsys.readouterr().out)  # nobody measured its outputs
     assert (unknown["predicted_error"], unknown["expected_psnr"]) == (None, None)

@@ -49,8 +49,8 @@ def main(folders: list[Path], pictures: Path) -> None:
 
 
 def load(folder: Path) -> Found:
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))
-            if "psnr" in path.read_text()}  # fmt: skip
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {name: run for name, run in found.items() if "speedup" in run}
 
 
 def family(name: str) -> str:

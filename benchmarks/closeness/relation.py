@@ -2,13 +2,15 @@
 
 python benchmarks/closeness/relation.py PRESET FOLDER
 
-Takes the forecasts of `measure.py` in FOLDER: mean PSNR over all videos against the predicted error
-of the latents, a line in decibels by least squares. Written into the preset's calibration file.
+Takes the forecasts of `measure.py` in FOLDER, as they are by default: mean PSNR over all videos
+against the predicted error of the latents, a line in decibels by least squares. Written into the
+preset's calibration file. Prints how far the other predicted plans lie from it, too.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,14 +23,16 @@ CURVES = Path(__file__).parents[2] / "src/wanjax/caching/curves"
 
 
 def main(preset: str, folder: Path) -> None:
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    known = [run for run in runs if run.get("predicted_error")]
-    decibels = np.array([-20 * np.log10(run["predicted_error"]) for run in known])
-    psnr = np.array([np.mean(run["psnr"]) for run in known])
-    slope, intercept = np.polyfit(decibels, psnr, 1)
-    off = psnr - (intercept + slope * decibels)
-    print(f"{preset}: PSNR = {intercept:.1f} + {slope:.2f} * (-20 log10 error), {len(known)} plans")
-    print(f"off by {np.abs(off).mean():.1f} dB on average, {np.abs(off).max():.1f} at most")
+    runs = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    known = {name: run for name, run in runs.items() if run.get("predicted_error")}
+    decibels = {name: -20 * np.log10(run["predicted_error"]) for name, run in known.items()}
+    psnr = {name: np.mean(run["psnr"]) for name, run in known.items()}
+    usual = [name for name in known if re.fullmatch(r"forecast-\d+", name)]
+    slope, intercept = np.polyfit([decibels[n] for n in usual], [psnr[n] for n in usual], 1)
+    print(f"{preset}: PSNR = {intercept:.1f} + {slope:.2f} * (-20 log10 error)")
+    for name in sorted(known, key=lambda name: (name not in usual, name)):
+        off = psnr[name] - (intercept + slope * decibels[name])
+        print(f"  {name:24} {psnr[name]:.1f} dB, {off:+.1f} from the line")
     curve = Curve.load(preset)
     line = (round(float(intercept), 2), round(float(slope), 3))
     replace(curve, psnr_line=line).save(CURVES / f"{preset}.json")

@@ -206,8 +206,12 @@ def _corrected(
     cache: Cache,
 ) -> tuple[SamplerState, Latents]:
     """State and output with earlier estimates made good; see `plan.Step.correction`."""
-    outputs = [velocity, *(() if cache.outputs is None else cache.outputs)]
-    moved = (_combine(row, outputs) for row in correction)
+    outputs = velocity[None]
+    if cache.outputs is not None:
+        outputs = jnp.concatenate([outputs, cache.outputs])
+    # all rows at once: one by one they took a thirtieth of a small model's step
+    weights = jnp.expand_dims(correction, tuple(range(2, 1 + outputs.ndim)))
+    moved = (weights * outputs).sum(axis=1)
     *corrected, velocity = (x + dx for x, dx in zip((*state, velocity), moved, strict=True))
     return SamplerState(*corrected), velocity
 

@@ -179,8 +179,10 @@ class MagCache(Method):
                 f"{steps}, and a forecast is of both; take magcache_estimate=repeat, or "
                 "magcache_rule=per_phase"
             )
-        made = forecasts(schedule, computed.tolist(), order, correct=True)
         planner = self._planner(curve, schedule)
+        # a curve's plan has no matrix to fit to: its weights are Lagrange's wherever it is used
+        gram = planner.gram if planner is not None and self.has_budget else None
+        made = forecasts(schedule, computed.tolist(), order, correct=True, gram=gram)
         prediction = None if planner is None else curve.prediction(planner.cost(computed.tolist()))
         return make_plan(
             schedule, made.actions, "magcache", settings, warnings, made.corrections, prediction
@@ -199,7 +201,7 @@ class MagCache(Method):
             gains,
             forced_steps(schedule, self.retention_ratio),
             self._order,
-            fit=False,
+            fit=self.has_budget,
             longest=self.K,
         )
 
