@@ -1,6 +1,6 @@
 """Run by tests/test_sharding.py in a process of eight CPU devices: prints facts as JSON.
 
-python tests/eight_devices.py FOLDER transformer|videos MESH ...
+python tests/eight_devices.py FOLDER transformer|videos|programs MESH ...
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ from PIL import Image
 from small_folder import SMALL_RUN
 
 from wanjax.caching import CFGCache, EasyCache, MagCache, SenCache
+from wanjax.checkpoints.configs import model_configs
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.mapping import flat_parameters
 from wanjax.config.resolve import resolve
 from wanjax.models.transformer import WanTransformer
 from wanjax.parallel.mesh import parse_mesh
 from wanjax.parallel.sharding import UndividedWarning, constrain, make_mesh
+from wanjax.parallel.topologies import target_here
+from wanjax.pipeline.compiling import compile_run
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.video import Video
+from wanjax.planning.run import prepare
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import run_step
 
@@ -46,7 +50,8 @@ OTHER_CACHES = {
 
 
 def main(folder: Path, what: str, *meshes: str) -> None:
-    facts = {"transformer": transformer_facts, "videos": video_facts}[what]
+    kinds = {"transformer": transformer_facts, "videos": video_facts, "programs": program_facts}
+    facts = kinds[what]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         found = facts(folder, {text: make_mesh(parse_mesh(text)) for text in meshes})
@@ -207,6 +212,36 @@ def moved(program: str) -> list[list[int]]:
     kinds = "all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
     found = re.findall(rf"= \w+\[([\d,]*)\]\S* (?:{kinds})\(", program)
     return [[int(size) for size in shape.split(",") if size] for shape in found]
+
+
+# what `wanjax compile` compiles --------------------------------------------------------
+
+
+def program_facts(folder: Path, meshes: dict[str, Mesh]) -> dict[str, Any]:
+    """Of each mesh: bytes of arguments and temporaries, as compiled and as used by a run."""
+    return {"meshes": {name: programs_on(folder, mesh) for name, mesh in meshes.items()}}
+
+
+def programs_on(folder: Path, mesh: Mesh) -> dict[str, Any]:
+    config = resolve([f"model={folder}", *SMALL_RUN, "height=192"], "show")
+    run = prepare(config)
+    compiled = compile_run(run, target_here(), model_configs(str(folder)), mesh, lambda line: None)
+    pipe = WanPipeline(Components.of(config, mesh), config, Programs(mesh))
+    used = []
+
+    def watch(function: Any, args: Any, program: Any) -> None:
+        memory = program.memory_analysis()
+        used.append([memory.argument_size_in_bytes, memory.temp_size_in_bytes])
+
+    pipe.programs.watch = watch
+    image = Image.linear_gradient("L") if pipe.takes_image else None
+    pipe("a red ball", image=image, cache=None)
+    figures = {
+        name: [found.argument_bytes, found.temporary_bytes]
+        for name, found in compiled.programs.items()
+    }
+    rows = compiled.estimate.stripe_rows
+    return {"compiled": figures, "used": used, "rows": [rows.encode, rows.decode]}
 
 
 if __name__ == "__main__":

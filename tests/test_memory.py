@@ -122,12 +122,19 @@ def test_advice_is_what_would_fit(a14b):
 
 
 def test_stripes_are_as_high_as_memory_allows(a14b):
-    arguments = arguments_of(a14b)
-    rows = {
-        name: fit_on(*arguments, parse_target(name), MeshShape(fsdp=8)).stripe_rows.decode
-        for name in ("v5e:2x4", "tpu7x:2x2x1")
-    }
-    assert rows["v5e:2x4"] < rows["tpu7x:2x2x1"] == 90
+    def rows(gib, mesh):
+        chip = Target("some", "tpu", "a chip", mesh.devices, int(gib * GIB))
+        return fit_on(*arguments_of(a14b), chip, mesh).stripe_rows.decode
+
+    assert rows(12, MeshShape()) < rows(90, MeshShape()) == 90
+    assert rows(3.5, MeshShape(fsdp=8)) < rows(16, MeshShape(fsdp=8)) == 12  # 90 among eight
+
+
+def test_a_mesh_is_not_refused_for_what_could_leave(a14b):
+    """A stage that fits with all parts beside it, but without room, sends some to the host."""
+    fit = fit_on(*arguments_of(a14b), parse_target("v6e:2x4"), MeshShape(context=8))
+    assert fit.placement.peak <= 0.95 * fit.target.memory_limit
+    assert best_fit(*arguments_of(a14b), fit.target).mesh == fit.mesh
 
 
 @pytest.mark.slow

@@ -105,6 +105,18 @@ def test_same_videos_on_every_mesh(tmp_path, image):
         assert found["moved"]["linear"] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("image", [False, True], ids=["text", "image"])
+def test_a_run_on_a_mesh_uses_the_programs_that_were_compiled(tmp_path, image):
+    """24 rows of latents among eight devices, each way, among other programs."""
+    folder = make_small_folder(tmp_path, image=image)
+    (found,) = on_eight_devices(str(folder), "programs", "fsdp:2,context:4")["meshes"].values()
+    assert found["rows"] == [3, 3]
+    assert {"condition", "decode"} < set(found["compiled"])
+    for name, figures in found["compiled"].items():
+        assert figures in found["used"], name
+
+
 def spec(axes, shape, rules=PARAMETER_RULES, **sizes):
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes))
     return partition_spec(axes, shape, rules, mesh)

@@ -1,6 +1,11 @@
 """The VAE in stripes of rows: equal to whole frames, few programs, bounded memory."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +22,7 @@ from wanjax.models.vae_stripes import (
     decoder_stripes,
     encoder_middle,
     encoder_stripes,
+    rounds,
     stripe_starts,
 )
 from wanjax.pipeline import vae_stream
@@ -128,6 +134,39 @@ def test_the_last_stripe_moves_up_to_be_as_high_as_the_others():
     assert stripe_starts(23, 23) == [0]
 
 
+def test_devices_take_stripes_in_rounds():
+    """Those for which no rows are left do the last stripe once more."""
+    assert rounds(6, 23, devices=1) == [[0], [6], [12], [17]]
+    assert rounds(3, 23, devices=8) == [[0, 3, 6, 9, 12, 15, 18, 20]]
+    assert rounds(6, 23, devices=3) == [[0, 6, 12], [17, 17, 17]]
+
+
+@pytest.fixture(scope="module")
+def on_a_mesh():
+    """What `striped_vae.py` finds with eight CPU devices, by name of the case."""
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "striped_vae.py")],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["devices"] == 8
+    return facts["cases"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["overlapping", "two rounds", "dividing"])
+def test_a_stripe_on_each_of_eight_devices_equals_the_whole(on_a_mesh, case):
+    facts = on_a_mesh[case]
+    assert max(facts["decode"], facts["encode"]) < TOLERANCE
+    assert facts["programs"] == 6  # three each way
+    assert facts["cache held"] == [1 / 8]
+    assert facts["collectives"] == {"all-gather": 1}  # of the results; stripes need no neighbours
+
+
 @pytest.mark.parametrize("rows", [2, ROWS])
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 def test_the_layers_declared_are_those_of_the_network(vae, direction, rows):
@@ -165,7 +204,7 @@ def test_the_cache_is_not_held_twice(vae, latents):
     shapes = cache_shapes(decoder_stripes(CONFIG), 1, ROWS, COLUMNS, 4)
     cache = tuple(map(jnp.zeros, shapes))
     features = jnp.zeros((1, 1, ROWS, COLUMNS, decoder_stripes(CONFIG)[0].inputs))
-    args = (params, features, cache, np.int32(0))
+    args = (params, features, cache, np.zeros(1, np.int32))
     program = vae_stream._next.lower(graph, "decode_stripe", 4, ROWS, *args).compile()
     assert program.memory_analysis().alias_size_in_bytes >= sum(x.nbytes for x in cache)
     program(*args)
@@ -242,6 +281,8 @@ def test_as_few_stripes_as_fit():
     tight = choose_stripes(config, "decode", tpu, 8 * 2**30)
     assert tight.count > 2
     assert tight.peak_bytes <= 8 * 2**30
+    assert choose_stripes(config, "decode", tpu, 15 * 2**30, devices=8).rows == 12  # of 90
+    assert choose_stripes(config, "decode", tpu, 4 * 2**30, devices=8).rows == 6  # twice
     with pytest.raises(ValueError, match=r"720x1280.* even in stripes of one row, 1\.0 GiB"):
         choose_stripes(config, "decode", SIZE_720P, 2**30)
 

@@ -21,6 +21,7 @@ from wanjax.models.vae_stripes import (
     decoder_stripes,
     encoder_middle,
     encoder_stripes,
+    share_of,
     stripe_starts,
     window_rows,
 )
@@ -52,14 +53,17 @@ class Stripes:
     peak_bytes: int
 
 
-def choose_stripes(config: Form, direction: Direction, size: Size, budget: int) -> Stripes:
-    """The fewest stripes of equal height that fit `budget` bytes, parameters included.
+def choose_stripes(
+    config: Form, direction: Direction, size: Size, budget: int, devices: int = 1
+) -> Stripes:
+    """The fewest stripes of equal height that fit `budget` bytes of a device, parameters included.
 
-    Raises ValueError where not even a stripe of one row does.
+    Each of the `devices` has as many. Raises ValueError where not even one of one row fits.
     """
     of = size.height // config.spatial_factor
-    for count in range(1, of + 1):
-        rows = -(-of // count)
+    share = share_of(of, devices)
+    for count in range(1, share + 1):
+        rows = -(-share // count)
         peak = peak_bytes(config, direction, size, rows)
         if peak <= budget:
             return Stripes(rows, len(stripe_starts(rows, of)), peak)

@@ -171,3 +171,18 @@ def frames_remembered(layers: Sequence[Layer]) -> int:
 def stripe_starts(height: int, of: int) -> list[int]:
     """First rows of as many stripes as cover `of` rows; the last one overlaps another."""
     return [min(first, of - height) for first in range(0, of, height)]
+
+
+def share_of(of: int, devices: int) -> int:
+    """Rows in a stripe where each device has one."""
+    return -(-of // devices)
+
+
+def rounds(height: int, of: int, devices: int) -> list[list[int]]:
+    """First rows of the stripes that devices compute at once, round after round.
+
+    Devices for which no rows are left do the last stripe once more.
+    """
+    starts = stripe_starts(height, of)
+    starts += starts[-1:] * (-len(starts) % devices)
+    return [starts[i : i + devices] for i in range(0, len(starts), devices)]

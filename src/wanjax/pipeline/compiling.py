@@ -20,8 +20,7 @@ from jax.sharding import Mesh
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.configs import ModelConfigs
 from wanjax.models.transformer import WanTransformer
-from wanjax.models.vae_layers import Stripe
-from wanjax.models.vae_stripes import decoder_middle, encoder_middle
+from wanjax.models.vae_stripes import decoder_middle, encoder_middle, rounds
 from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.sharding import activation_sharding
 from wanjax.parallel.targets import Target
@@ -167,8 +166,9 @@ class _Compiling:
         frames = [1] + [factor] * min(t - 1, 1)
         chunks = [self.like((1, n, config.height, config.width, 3), jnp.float32) for n in frames]
         since = len(self.programs.made)
-        network, stripe = VAENetwork(vae, self.programs), Stripe(0, self.rows.encode, h)
-        part, *_ = network.stripe("encode_stripe", stripe, chunks)
+        network, rows = VAENetwork(vae, self.programs), self.rows.encode
+        starts, *_ = rounds(rows, h, network.devices)
+        part, *_ = network.stripes("encode_stripe", starts, rows, h, chunks)
         features = self.like((*part.shape[:2], h, *part.shape[3:]), part.dtype)
         list(network.middle("encode_middle", encoder_middle(vae.config), [features]))
         condition = self.like((1, factor + z, t, h, w), jnp.float32, *LATENTS)
@@ -213,9 +213,10 @@ class _Compiling:
         vae = self.components.vae
         latents = self.like((1, t, h, w, z), jnp.float32)
         frame = self.like((1, 1, h, w, z), jnp.float32)
-        network, stripe = VAENetwork(vae, self.programs), Stripe(0, self.rows.decode, h)
+        network, rows = VAENetwork(vae, self.programs), self.rows.decode
+        starts, *_ = rounds(rows, h, network.devices)
         (features,) = network.middle("decode_middle", decoder_middle(vae.config), [frame])
-        list(network.stripe("decode_stripe", stripe, [features] * min(t, 2)))
+        list(network.stripes("decode_stripe", starts, rows, h, [features] * min(t, 2)))
         held = (latents, [features] * t, self.largest_cache(since))
         self.add("decode", ["vae"], held, since)
 

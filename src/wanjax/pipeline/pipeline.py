@@ -254,7 +254,8 @@ class WanPipeline:
     ) -> Shaped[np.ndarray, "batch frames height width 3"]:
         """Pixels of denoised latents: from 0 to 255, or with "float32" from 0 to 1, unrounded.
 
-        `stripe_rows` of latents at a time; left out, whole frames.
+        `stripe_rows` of latents at a time on each device; left out, whole frames, or of a
+        mesh's devices each its share.
         """
         return decode_latents(self.components.vae, self.programs, latents, dtype, stripe_rows)
 

@@ -4,6 +4,10 @@ Three compiled programs each way, whatever the number of frames and stripes: one
 frames at the latents' resolution, and for a stripe of rows above it one for the first
 frame, which has no cache, and one for all others. A stripe passes all frames before the
 next one starts, and each cache is given up to the program that replaces it: one is alive.
+
+On the mesh of the programs each device has a stripe of its own, with its cache, and needs
+nothing of the others: only results are gathered. What is at the latents' resolution every device
+computes. Where the devices' stripes do not cover a frame, they take further rounds.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Shaped
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int, Shaped
 
 from wanjax.models.vae import WanVAE
 from wanjax.models.vae_layers import Cache, Stripe
@@ -28,8 +33,10 @@ from wanjax.models.vae_stripes import (
     encoder_middle,
     encoder_stripes,
     frames_remembered,
-    stripe_starts,
+    rounds,
+    share_of,
 )
+from wanjax.parallel.sharding import constrain, place
 from wanjax.sampling.programs import Programs
 
 
@@ -73,24 +80,24 @@ def decode_pieces(
 
     `latents` are not normalised (see `WanVAE.denormalize`). With `stripe_rows`, the frames
     are cut into stripes of so many rows of latents, and all frames of one come before the
-    next one's; the last stripe may repeat rows of the one before it.
+    next one's; the last stripe may repeat rows of the one before it. On a mesh the stripes of
+    all devices come at once, by default one of each.
     """
-    of = latents.shape[2]
-    yield from _one_behind(_decoded(vae, latents, programs, min(stripe_rows or of, of)))
+    network, of = VAENetwork(vae, programs), latents.shape[2]
+    yield from _one_behind(_decoded(network, latents, network.rows(stripe_rows, of)))
 
 
 def _decoded(
-    vae: WanVAE, latents: Float[Array, "b t h w z"], programs: Programs, rows: int
-) -> Iterator[tuple[int, int, Array]]:
-    factor = vae.config.spatial_factor
-    network = VAENetwork(vae, programs)
+    network: VAENetwork, latents: Float[Array, "b t h w z"], rows: int
+) -> Iterator[tuple[int, list[int], Array]]:
+    latents = network.whole(latents)
     frames = [latents[:, i : i + 1] for i in range(latents.shape[1])]
-    features = list(network.middle("decode_middle", decoder_middle(vae.config), frames))
-    of = latents.shape[2]
-    for first in stripe_starts(rows, of):
+    features = list(network.middle("decode_middle", decoder_middle(network.config), frames))
+    of, factor = latents.shape[2], network.config.spatial_factor
+    for starts in rounds(rows, of, network.devices):
         frame = 0
-        for pixels in network.stripe("decode_stripe", Stripe(first, rows, of), features):
-            yield frame, first * factor, pixels
+        for pixels in network.stripes("decode_stripe", starts, rows, of, features):
+            yield frame, [first * factor for first in starts], pixels
             frame += pixels.shape[1]
 
 
@@ -107,40 +114,62 @@ def encode_video(
     """
     config = vae.config
     config.check_frames(video.shape[1])
-    of = vae.latent_rows(video.shape)
-    rows = min(stripe_rows or of, of)
+    network, of = VAENetwork(vae, programs), vae.latent_rows(video.shape)
+    rows = network.rows(stripe_rows, of)
     ends = range(1, video.shape[1] + 1, config.temporal_factor)
     chunks = [video[:, max(end - config.temporal_factor, 0) : end] for end in ends]
     memory = -(-frames_remembered(encoder_stripes(config)) // config.temporal_factor)
     same = _unchanged(chunks, memory)
-    network, starts = VAENetwork(vae, programs), stripe_starts(rows, of)
+    in_turn = rounds(rows, of, network.devices)
     stripes = [
-        list(network.stripe("encode_stripe", Stripe(first, rows, of), chunks, same))
-        for first in starts
+        list(network.stripes("encode_stripe", starts, rows, of, chunks, same)) for starts in in_turn
     ]
-    features = [_joined(starts, parts, of) for parts in zip(*stripes, strict=True)]
-    latents = network.middle("encode_middle", encoder_middle(config), features)
+    features = [_joined(in_turn, parts, of) for parts in zip(*stripes, strict=True)]
+    whole = [network.whole(frame) for frame in features]
+    latents = network.middle("encode_middle", encoder_middle(config), whole)
     return np.concatenate(list(map(np.asarray, latents)), axis=1)
 
 
 class VAENetwork:
-    """A VAE's parameters and the programs of its parts; frames may be as abstract as `programs`."""
+    """A VAE's parameters and the programs of its parts; frames may be as abstract as `programs`.
+
+    Frames and parameters lie whole on each device of the programs' mesh.
+    """
 
     def __init__(self, vae: WanVAE, programs: Programs):
         self.graph, self.params = nnx.split(vae)
-        self.programs = programs
+        self.config, self.programs = vae.config, programs
+        self.devices = 1 if programs.mesh is None else programs.mesh.size
 
-    def stripe(
-        self, method: str, stripe: Stripe, chunks: Sequence[Any], same: Sequence[bool] = ()
+    def whole(self, x: Any) -> Any:
+        """An array on every device of the mesh."""
+        return place(x, self.programs.mesh, *[None] * x.ndim)
+
+    def rows(self, wanted: int | None, of: int) -> int:
+        """Rows of latents in a stripe: as wanted, if that is not more than a device's share."""
+        share = share_of(of, self.devices)
+        return min(wanted or share, share)
+
+    def stripes(
+        self,
+        method: str,
+        starts: Sequence[int],
+        rows: int,
+        of: int,
+        chunks: Sequence[Any],
+        same: Sequence[bool] = (),
     ) -> Iterator[Array]:
-        """All frames' results for a stripe; a chunk that is the `same` repeats the last one."""
-        static = (self.graph, method, stripe.height, stripe.of)
+        """All frames' results for one stripe of each device, a stripe below the other.
+
+        A chunk that is the `same` repeats the last one.
+        """
+        static = (self.graph, method, rows, of)
         compiled: dict[Any, Callable[..., Any]] = {}
         cache: Cache | None = None
         result = None
         for i, chunk in enumerate(chunks):
             if result is None or not same or not same[i]:
-                args = (self.params, chunk, cache, np.int32(stripe.first))
+                args = (self.params, chunk, cache, np.asarray(starts, np.int32))
                 function = _first if cache is None else _next
                 if function not in compiled:  # asking for a program takes long
                     compiled[function] = self.programs.get(function, static, args)
@@ -153,34 +182,54 @@ class VAENetwork:
         """Results for whole frames at the latents' resolution, one after the other."""
         batch, _, height, width, _ = frames[0].shape
         shapes = cache_shapes(layers, batch, height, width)
-        cache: Cache = tuple(_zeros(shape, frames[0]) for shape in shapes)
+        cache: Cache = tuple(self._zeros(shape, frames[0]) for shape in shapes)
         args = (self.params, frames[0], cache)
         program = self.programs.get(_whole, (self.graph, method), args)
         for x in frames:
             result, cache = program(self.params, x, cache)
             yield result
 
-
-def _zeros(shape: tuple[int, ...], like: Any) -> Any:
-    """Zeros of the dtype of `like`; abstract ones where that is."""
-    if isinstance(like, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(shape, like.dtype, sharding=like.sharding)
-    return jnp.zeros(shape, like.dtype)
+    def _zeros(self, shape: tuple[int, ...], like: Any) -> Any:
+        """Zeros of the dtype of `like`; abstract ones where that is."""
+        if isinstance(like, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(shape, like.dtype, sharding=like.sharding)
+        return self.whole(jnp.zeros(shape, like.dtype))
 
 
 def _stripe_impl(
     graph: nnx.GraphDef[WanVAE],
     method: str,
-    height: int,
+    rows: int,
     of: int,
     params: nnx.State[Any, Any],
     x: Array,
     cache: Cache | None,
-    first: Array,
+    starts: Int[Array, " devices"],
 ) -> tuple[Array, Cache]:
-    stripe = Stripe(first, height, of)
-    made: tuple[Array, Cache] = getattr(nnx.merge(graph, params), method)(x, cache, stripe)
-    return made
+    """A stripe of each device of the mesh; of results and caches one lies below the other."""
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def one(
+        params: nnx.State[Any, Any], x: Array, cache: Cache | None, starts: Array
+    ) -> tuple[Array, Cache]:
+        device = 0 if mesh.empty else jax.lax.axis_index(mesh.axis_names)
+        stripe = Stripe(starts[device], rows, of)
+        made: tuple[Array, Cache] = getattr(nnx.merge(graph, params), method)(x, cache, stripe)
+        return made
+
+    if mesh.empty:
+        return one(params, x, cache, starts)
+    whole, below = PartitionSpec(), PartitionSpec(None, None, mesh.axis_names)
+    mapped = jax.shard_map(
+        one, in_specs=(whole, whole, below, whole), out_specs=(below, below), check_vma=False
+    )
+    result, cache = mapped(params, x, cache, starts)
+    return _gathered(result), cache
+
+
+def _gathered(x: Array) -> Array:
+    """On every device of the mesh, so that each process has all of it."""
+    return constrain(x, *[None] * x.ndim)
 
 
 # The first frame is one of many: a TPU's compiler takes a tenth of the time over its program at
@@ -197,8 +246,9 @@ _next = jax.jit(_stripe_impl, static_argnums=(0, 1, 2, 3), donate_argnums=6)
 def _whole(
     graph: nnx.GraphDef[WanVAE], method: str, params: nnx.State[Any, Any], x: Array, cache: Cache
 ) -> tuple[Array, Cache]:
-    made: tuple[Array, Cache] = getattr(nnx.merge(graph, params), method)(x, cache)
-    return made
+    """On a mesh every device computes the same."""
+    result, cache = getattr(nnx.merge(graph, params), method)(x, cache)
+    return _gathered(result), tuple(map(_gathered, cache))
 
 
 def _unchanged(chunks: Sequence[np.ndarray], memory: int) -> list[bool]:
@@ -210,20 +260,30 @@ def _unchanged(chunks: Sequence[np.ndarray], memory: int) -> list[bool]:
     return unchanged
 
 
-def _joined(starts: Sequence[int], parts: Sequence[Array], of: int) -> Array | np.ndarray:
-    """Stripes of one frame put together, on the host."""
-    if len(parts) == 1:
-        return parts[0]
+def _joined(
+    in_turn: Sequence[Sequence[int]], parts: Sequence[Array], of: int
+) -> Array | np.ndarray:
+    """The stripes of one frame put together, on the host."""
     like = parts[0]
+    if like.shape[2] == of:
+        return like
     whole = np.empty((*like.shape[:2], of, *like.shape[3:]), like.dtype)
-    for first, part in zip(starts, parts, strict=True):
-        whole[:, :, first : first + part.shape[2]] = part
+    for starts, part in zip(in_turn, parts, strict=True):
+        for first, stripe in zip(starts, _stripes(part, len(starts)), strict=True):
+            whole[:, :, first : first + stripe.shape[2]] = stripe
     return whole
 
 
-def _one_behind(pieces: Iterator[tuple[int, int, Array]]) -> Iterator[Piece]:
-    """Fetches a piece once the device has been given the next one to compute."""
-    for piece, _ in itertools.pairwise(itertools.chain(pieces, [None])):
-        if piece is not None:
-            frame, row, pixels = piece
-            yield Piece(frame, row, np.asarray(pixels).astype(np.float32, copy=False))
+def _stripes(x: Array, count: int) -> list[np.ndarray]:
+    """Fetched, each device's stripe by itself."""
+    return np.split(np.asarray(x), count, axis=2)
+
+
+def _one_behind(made: Iterator[tuple[int, Sequence[int], Array]]) -> Iterator[Piece]:
+    """Fetches pieces once the devices have been given the next ones to compute."""
+    for pieces, _ in itertools.pairwise(itertools.chain(made, [None])):
+        if pieces is not None:
+            frame, starts, pixels = pieces
+            fetched = dict(zip(starts, _stripes(pixels, len(starts)), strict=True))
+            for row, stripe in fetched.items():
+                yield Piece(frame, row, stripe.astype(np.float32, copy=False))

@@ -300,15 +300,20 @@ class Footprint:
         cache = max(sum(map(math.prod, shapes)) for shapes in caches)
         return _FLOAT32 * (frames * height * width * channels + cache)
 
+    @property
+    def stripe_share(self) -> int:
+        """Rows of latents in a stripe where each device has one."""
+        return vae_stripes.share_of(self.latents[2], self.mesh.devices)
+
     def stripe_rows(self, direction: vae_memory.Direction, budget: int | None) -> int:
         """Rows of latents in a stripe such that the VAE, its weights included, fits `budget`.
 
         1 where not even that fits.
         """
-        whole = self.latents[2]
-        if budget is None or self.vae_bytes(direction, whole) <= budget:
-            return whole
+        if budget is None:
+            return self.stripe_share
+        devices = self.mesh.devices
         try:
-            return vae_memory.choose_stripes(self.vae, direction, self.video, budget).rows
+            return vae_memory.choose_stripes(self.vae, direction, self.video, budget, devices).rows
         except ValueError:
             return 1

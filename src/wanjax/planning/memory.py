@@ -14,7 +14,7 @@ from wanjax.models import vae_memory
 from wanjax.parallel.mesh import MeshShape, parse_mesh
 from wanjax.parallel.targets import HERE, Target, parse_target
 from wanjax.planning.footprint import Footprint
-from wanjax.planning.placement import PlacedStage, Placement, place, stage_names
+from wanjax.planning.placement import USABLE, PlacedStage, Placement, place, stage_names
 from wanjax.planning.weights import component_bytes
 
 # A plan without a target: one device of which nothing is known.
@@ -148,7 +148,7 @@ def best_fit(config: Config, plan: Plan, configs: ModelConfigs, target: Target) 
     for mesh in meshes(config, plan, configs, target):
         fit = fit_on(config, plan, configs, target, mesh)
         limit = target.memory_limit
-        if limit is None or fit.placement.peak <= _SHARE * limit:
+        if limit is None or fit.placement.peak <= USABLE * limit:
             return fit
         fits.append(fit)
     return min(fits, key=lambda fit: fit.placement.peak)
@@ -232,15 +232,14 @@ def _stripe_rows(footprint: Footprint, weights: dict[str, int], way: vae_memory.
     limit = footprint.target.memory_limit
     if limit is None:
         return footprint.stripe_rows(way, None)
-    alone = int(_SHARE * limit) - footprint.beside_vae(way)
+    alone = int(USABLE * limit) - footprint.beside_vae(way)
     beside = alone - sum(size for name, size in weights.items() if name != "vae")
     rows = footprint.stripe_rows(way, beside)
-    return rows if rows >= _NARROW else footprint.stripe_rows(way, alone)
+    wide_enough = rows >= min(_NARROW, footprint.stripe_share)
+    return rows if wide_enough else footprint.stripe_rows(way, alone)
 
 
 _NARROW = 16  # rows of latents
-# Of a device's memory, where there is a choice: estimates err, and allocators leave gaps.
-_SHARE = 0.95
 
 
 def _divisors(number: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Where each part of a model is in each stage of a run, so that a device is never too full.
 
-Everything stays on the device where it fits. Where it does not, what a stage does not use waits
-in the host's memory (`pinned_host`, from which devices fetch by themselves), the largest first.
+Everything stays on the device where it fits with some room. Where it does not, what a stage does
+not use waits in the host's memory (`pinned_host`, from which devices fetch by themselves), the
+largest first.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Place = Literal["device", "pinned_host", "files"]
+
+# Of a device's memory, where there is a choice: estimates err, and allocators leave gaps.
+USABLE = 0.95
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def _placed(
 
     idle = [name for name, where in places.items() if where == "device" and name not in stage.uses]
     for name in sorted(idle, key=lambda name: (-weights[name], -next_use(name))):
-        if limit is None or resident() + stage.added <= limit:
+        if limit is None or resident() + stage.added <= USABLE * limit:
             break
         places[name] = "pinned_host"
     return PlacedStage(stage.name, places, resident(), resident() + stage.added)
