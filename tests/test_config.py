@@ -1,6 +1,7 @@
 """Configuration: where values come from, and which mistakes are refused before any work."""
 
 import dataclasses
+import io
 import json
 from typing import ClassVar
 
@@ -124,9 +125,19 @@ def test_values_as_in_yaml(word):
         (["use_magcache=maybe"], "use_magcache=maybe: must be True or False"),
         (["retention_ratio=2"], "retention_ratio=2: must be at least 0, at most 1"),
         (["seed=1", "seed=2"], "seed is given twice"),
-        (["--seed", "1"], "without dashes"),
-        (["seed=1", "tiny-t2v"], "tiny-t2v: expected key=value"),
+        (["seed=1", "--seed", "2"], "seed is given twice"),
+        (["--seed"], "--seed: its value is missing, as in --seed VALUE or seed=VALUE"),
+        (["seed"], "seed: its value is missing, as in seed=VALUE"),
+        (["-s", "1"], "-s: settings are written key=value or --key value"),
         (["tiny-t2w"], "unknown preset tiny-t2w; did you mean tiny-t2v"),
+        (["wan2.2"], r"did you mean wan2.2-i2v-a14b or wan2.2-t2v-a14b\?"),
+        (["cat"], "unknown preset cat.* of a single word is prompt=cat"),
+        (["a", "red", "ball"], 'A prompt stands in quotes, as in "a red ball"'),
+        (["use_magcahe"], "unknown key use_magcahe; did you mean use_magcache"),
+        (["a red ball", "prompt=a cat"], "prompt is given twice"),
+        (["tiny-t2v", "tiny-i2v"], "two presets or files: tiny-t2v and tiny-i2v; name one"),
+        (["prompt=@no.txt"], "prompt=@no.txt: no.txt cannot be read: No such file"),
+        (["seed=randm"], "seed=randm: must be a whole number or random"),
         (["tiny-t2v", "preset=tiny-i2v"], "two presets"),
         (["model=someone/else"], "say whose sampling values"),
         (["no/such/folder.yml"], "cannot be read"),
@@ -142,11 +153,80 @@ def test_mistakes(args, text):
 
 
 @pytest.mark.parametrize(
+    ("word", "keys"),
+    [
+        ("steps", "num_inference_steps"),
+        ("size", "height or width"),
+        ("frames", "num_frames"),
+        ("cfg-scale", "guidance_scale"),
+        ("cache", "use_magcache or use_"),
+        ("dtype", "weights_dtype or activations_dtype"),
+        ("lora", "merge it into the checkpoint's weights"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}=1", "--{}=1", "{}"])
+def test_a_key_by_another_name_is_told_by_its_meaning(word, keys, form):
+    with pytest.raises(UsageError, match=keys):
+        plan_config(form.format(word))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["tiny-t2v", "prompt=a red ball", "seed=3", "use_magcache=True"],
+        ["a red ball", "tiny-t2v", "use_magcache", "seed=3"],
+        ["--prompt", "a red ball", "--seed", "3", "--use-magcache"],
+        ["--use_magcache=yes", "--seed=3", "--prompt=a red ball", "--preset", "tiny-t2v"],
+        ["use_magcache", "--no-use-sen-cache", "seed=3", "wanjax/tiny/t2v", "a red ball"],
+        ["--use-magcache", "on", "--seed", "3", "@{file}"],
+        ["use_magcache", "seed=3", "prompt=@{file}"],
+    ],
+    ids=lambda args: " ".join(args),
+)
+def test_one_command_line_is_written_in_many_ways(args, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text("a red ball\n")
+    config = plan_config(*(arg.format(file=file) for arg in args))
+    said = (config.preset, config.prompt, config.seed, config.use_magcache, config.use_sen_cache)
+    assert said == ("tiny-t2v", "a red ball", 3, True, False)
+
+
+def test_a_hub_id_is_a_position():
+    config = plan_config("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "two cats boxing")
+    assert (config.preset, config.prompt) == ("wan2.2-i2v-a14b", "two cats boxing")
+
+
+@pytest.mark.parametrize("argument", ["-", "prompt=-", "--prompt=-"])
+def test_a_prompt_by_standard_input(argument, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a ball = a circle\n"))
+    for _ in range(2):  # as the variants of a comparison read it
+        assert plan_config(argument).prompt == "a ball = a circle"
+
+
+def test_a_random_seed_is_drawn_once():
+    seeds = {plan_config("seed=random").seed for _ in range(4)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_one_seed_or_many_and_one_prompt_or_many(tmp_path):
+    file = tmp_path / "my.yml"
+    file.write_text("prompts: many.txt\nseeds: [4, 5]\n")
+    config = resolve([str(file)], "compare")
+    assert (config.prompts, config.seeds, config.seed) == ("many.txt", (4, 5), 4)
+    config = resolve([str(file), "a red ball", "seed=3"], "compare")  # later wins
+    assert (config.prompts, config.prompt, config.seeds) == (None, "a red ball", (3,))
+    with pytest.raises(UsageError, match="seed and seeds exclude one another"):
+        resolve(["seed=1", "seeds=1,2"], "compare")
+    with pytest.raises(UsageError, match="seeds=1,-2: must be at least 0"):
+        resolve(["seeds=1,-2"], "compare")
+
+
+@pytest.mark.parametrize(
     ("args", "text"),
     [
         ([], "prompt is missing"),
         (["prompt= "], "prompt is missing"),
-        (["prompt=x", "tiny-i2v"], "expected key=value"),
         (["tiny-i2v", "prompt=x"], "image is missing"),
         (["tiny-t2v", "prompt=x", "image=ball.png"], "takes no image"),
         (["prompt=x", "image=no.png"], "image=no.png: no such file"),

@@ -1,4 +1,4 @@
-"""The command line: `wanjax COMMAND [PRESET|FILE.yml] [key=value ...]`."""
+"""The command line: `wanjax COMMAND [PRESET|FILE.yml] ["PROMPT"] [key=value ...]`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wanjax.errors import UsageError
 from wanjax.settings import nearest
 
 USAGE = """\
-usage: wanjax COMMAND [PRESET|FILE.yml] [key=value ...]
+usage: wanjax COMMAND [PRESET|FILE.yml] ["PROMPT"] [key=value ...]
 
 Wan 2.1 / 2.2 video generation in JAX with step caching.
 
@@ -21,9 +21,10 @@ commands:
 A preset is a model with its official sampling values (`wanjax presets`); the keys and their
 values are listed by `wanjax show PRESET`. Without a preset the bundled model runs, offline:
 
-  wanjax generate prompt="a red ball moving right on a dark background"
+  wanjax generate "a red ball moving right on a dark background"
 
-`wanjax COMMAND --help` tells more.
+`--key value` is `key=value`, a switch alone (`use_magcache`) is on, `prompt=@FILE` or `prompt=-`
+reads the prompt from a file or from standard input. `wanjax COMMAND --help` tells more.
 """
 
 # A command is the module of its name beside this one: its docstring is the help, `run` does it
