@@ -69,6 +69,27 @@ def test_other_formats_and_qualities(small_folder, tmp_path):
     assert read_video(tmp_path / "ball.webm").shape == (5, 32, 48, 3)
 
 
+def test_a_folder_of_frames(small_folder, tmp_path):
+    assert generate(small_folder, f"{tmp_path}/ball/") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ball", "ball.json"]
+    assert read_video(tmp_path / "ball").shape == (5, 32, 48, 3)
+
+
+def test_nothing_is_overwritten_unless_asked(small_folder, tmp_path, capsys):
+    (tmp_path / "ball.mp4").write_text("mine")
+    assert generate(small_folder, tmp_path / "ball.mp4") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ball-1.json",
+        "ball-1.mp4",
+        "ball.mp4",
+    ]
+    assert (tmp_path / "ball.mp4").read_text() == "mine"
+    assert json.loads((tmp_path / "ball-1.json").read_text())["video"]["file"] == "ball-1.mp4"
+    assert "ball.mp4 is there already: overwrite=True replaces it" in capsys.readouterr().err
+    assert generate(small_folder, tmp_path / "ball.mp4", "overwrite") == 0
+    assert (tmp_path / "ball.mp4").read_bytes() == (tmp_path / "ball-1.mp4").read_bytes()
+
+
 def test_what_it_says(small_folder, tmp_path, capsys):
     assert generate(small_folder, tmp_path / "ball.mp4", "seed=7") == 0
     captured = capsys.readouterr()

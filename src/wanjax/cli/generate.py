@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from wanjax.caching.plan import Plan
 from wanjax.caching.schedule import EXPERT_NAMES
 from wanjax.config.resolve import resolve
 from wanjax.files import write_json
+from wanjax.media.names import free, record_of
 from wanjax.planning.run import Run, prepare
 
 if TYPE_CHECKING:
@@ -50,12 +50,16 @@ def run(args: Sequence[str]) -> None:
             callback=progress.step,
         )
     assert config.output is not None
-    output = Path(config.output).expanduser()
+    output = config.output if config.overwrite else free(config.output)
     (file,) = video.save(output, config.video_quality)
-    record = output.with_suffix(".json")
+    record = record_of(output)
     write_json(record, make_record(config, video, file))
     _summarise(video)
-    print(f"wrote {output} ({file.summary()}) and {record}", file=sys.stderr)
+    taken = f"; {config.output} is there already: overwrite=True replaces it"
+    print(
+        f"wrote {output} ({file.summary()}) and {record}{taken * (output != config.output)}",
+        file=sys.stderr,
+    )
 
 
 class Progress:

@@ -27,7 +27,7 @@ def run(args: Sequence[str]) -> None:
     if named:
         print("\n\n".join(_in_full(config, keys()[name]) for name in named))
         return
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for title, fields in groups().items():
         rows += [("",) * 3] * bool(rows) + [(title, "", "")]
         rows += [_row(config, field) for field in fields.values()]

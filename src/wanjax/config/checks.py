@@ -12,6 +12,7 @@ from wanjax.checkpoints.locate import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.errors import UsageError
 from wanjax.media.formats import FORMATS, encoding_for
+from wanjax.media.names import is_folder
 from wanjax.parallel.mesh import check_devices, parse_mesh
 from wanjax.parallel.targets import parse_target
 
@@ -42,7 +43,7 @@ def check_inputs(config: Config) -> None:
         raise UsageError('prompt is missing: say what the video shows, as prompt="a red ball"')
     _check_image(config)
     _check_model(config)
-    _check_output(config, *FORMATS)
+    _check_output(config, *FORMATS, folder=True)
     size = {"height": config.height, "width": config.width, "fps": config.fps}
     encoding_for(f"output={config.output}", config.video_quality, **size)
 
@@ -104,11 +105,19 @@ def _check_image(config: Config) -> None:
         raise UsageError(f"image={config.image}: no such file")
 
 
-def _check_output(config: Config, *suffixes: str) -> None:
+def _check_output(config: Config, *suffixes: str, folder: bool = False) -> None:
+    """A file with one of the suffixes or, for frames one by one, a `folder`."""
     output = Path(config.output or "").expanduser()  # left empty: refused like any other name
-    if output.suffix.lower() not in suffixes or output.is_dir():
-        ends = " or ".join(suffixes)
+    frames = folder and is_folder(config.output or "")
+    if not frames and (output.suffix.lower() not in suffixes or output.is_dir()):
+        ends = " or ".join(suffixes) + (f", or a folder of frames: {output}/" if folder else "")
         raise UsageError(f"output={output}: name a file that ends in {ends}")
+    if frames and output.exists() and not output.is_dir():
+        raise UsageError(f"output={config.output}: {output} is a file, no folder")
+    _check_parent(output)
+
+
+def _check_parent(output: Path) -> None:
     folder = output.parent
     while not folder.exists():  # missing folders are made when the video is written
         folder = folder.parent

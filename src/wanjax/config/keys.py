@@ -95,10 +95,17 @@ class Config:
 
     output: str | None = setting(
         None,
-        "file to write (generate: .mp4, .webm, .webp or .gif, with a .json record beside it; "
-        "calibrate: .json; compare: a folder)",
+        "file to write (generate: .mp4, .webm, .webp or .gif, or NAME/ for a folder of frames, "
+        "with a .json record beside it; calibrate: .json; compare: a folder)",
         group="Output",
         also=("out", "output_path", "save_file", "save_path", "file", "filename"),
+    )
+    overwrite: bool = setting(
+        False,
+        "replace what has the output's name already; else a number is added to the name",
+        commands=("generate", "calibrate"),
+        also=("force", "replace", "clobber"),
+        kept=False,
     )
     video_quality: Literal["standard", "high", "lossless"] = setting(
         "standard",

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from wanjax.caching.plan import Plan
 from wanjax.errors import UsageError
 from wanjax.media.formats import Quality
+from wanjax.media.names import numbered
 from wanjax.media.video_files import VideoFile, save_video
 from wanjax.pipeline.timings import Timings
 from wanjax.planning.memory import Memory
@@ -33,16 +34,16 @@ class Video:
     def save(self, path: str | Path, quality: Quality = "standard") -> list[VideoFile]:
         """Write .mp4, .webm, .webp or .gif, as `path` ends; NAME-0.mp4, ... for a batch.
 
+        Text that ends in a slash is a folder, which has a .png for each frame.
         Returns what was written, with what its codec lost. For `quality` see
         `wanjax.media.video_files.save_video`. Raises `UsageError` for another suffix, or a
         quality or size that the format cannot have.
         """
         if self.frames is None:
             raise UsageError('this call returned latents (output_type="latent"), no frames')
-        path = Path(path)
-        names = [path]
+        names = [str(path)]
         if len(self.frames) > 1:
-            names = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.frames))]
+            names = [numbered(path, i) for i in range(len(self.frames))]
         return [
             save_video(frames, name, self.fps, quality)
             for frames, name in zip(self.frames, names, strict=True)
