@@ -12,7 +12,8 @@ from wanjax.caching import Curve, MagCache
 from wanjax.caching.method import keys_of
 from wanjax.config.keys import keys, method_of
 from wanjax.config.resolve import load_preset, preset_names, resolve
-from wanjax.errors import UsageError
+from wanjax.config.saved import kept
+from wanjax.errors import Notice, UsageError
 from wanjax.planning.run import prepare
 
 OFFICIAL = {  # Wan-Video/Wan2.1 and Wan2.2, wan/configs: steps, shift, (high, low), boundary
@@ -314,6 +315,56 @@ def test_mistakes_in_a_file(content, text, tmp_path):
     file.write_text(content)
     with pytest.raises(UsageError, match=text):
         plan_config(str(file))
+
+
+OLD_CONFIG = {  # of a version with other keys: `gone` has been removed, newer ones are not there
+    "preset": "wan2.2-t2v-a14b",
+    "prompt": "two cats",
+    "seed": 3,
+    "seeds": [0],
+    "prompts": None,
+    "num_inference_steps": 30,
+    "guidance_scale": None,
+    "guidance_scale_high": 5.0,
+    "guidance_scale_low": 2.0,
+    "gone": None,
+}
+
+
+def write_record(path, **values):
+    path.write_text(json.dumps({"config": OLD_CONFIG | values, "plan": {}}))
+    return str(path)
+
+
+def test_a_record_of_another_version(tmp_path):
+    config = plan_config(write_record(tmp_path / "cats.json"))
+    assert (config.prompt, config.seed, config.seeds) == ("two cats", 3, (3,))
+    assert (config.num_inference_steps, config.flow_shift) == (30, 12.0)
+    assert (config.guidance_scale_high, config.guidance_scale_low) == (5.0, 2.0)
+    assert plan_config(write_record(tmp_path / "cats.json"), "seed=4", "a dog = a cat").seed == 4
+    with pytest.warns(Notice, match=r"cats\.json: this version has no gone=7: left out"):
+        plan_config(write_record(tmp_path / "cats.json", gone=7))
+
+
+def test_a_record_of_this_version_is_the_configuration_again(tmp_path):
+    config = resolve(["wan2.2-i2v-a14b", "x y", "use_sen_cache", "seed=9", "target=h100"], "plan")
+    (tmp_path / "it.json").write_text(json.dumps({"config": kept(config)}))
+    assert plan_config(str(tmp_path / "it.json")) == dataclasses.replace(config, target=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("curve.json", '{"format": "x"}', "curve.json is no record of a video"),
+        ("cut.json", '{"config": ', "is cut short or not valid JSON"),
+        ("old.json", '{"config": {"height": 3}}', r"old.json: height=3: must be at least 16"),
+        ("my.mp4", "no", "my.mp4 cannot be read as a video"),
+    ],
+)
+def test_mistakes_in_a_record(name, content, text, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=text):
+        plan_config(str(tmp_path / name))
 
 
 def test_a_file_may_be_empty(tmp_path):

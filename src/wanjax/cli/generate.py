@@ -1,12 +1,13 @@
 """
 write a video and, beside it, a .json record of how it was made
 
-usage: wanjax generate [PRESET|FILE.yml] prompt=TEXT [image=FILE] [key=value ...]
+usage: wanjax generate [PRESET|FILE] "PROMPT" [image=FILE] [key=value ...]
 
-  wanjax generate prompt="a red ball moving right on a dark background"
+  wanjax generate "a red ball moving right on a dark background"
   wanjax generate tiny-i2v image=ball.png prompt="the ball moves left" output=ball.mp4
   wanjax generate wan2.2-t2v-a14b prompt="two cats boxing" use_magcache=True seed=7
   wanjax generate my.yml prompt="two cats boxing"      # my.yml: `preset: NAME`, `key: value`
+  wanjax generate ball.json seed=8                     # a record (or ball.mp4) runs again
 
 `wanjax show PRESET` lists every key; `wanjax plan` with the same arguments shows which
 steps will be computed, without loading the model.
@@ -38,7 +39,7 @@ def run(args: Sequence[str]) -> None:
     _announce(prepared)
     from wanjax.pipeline.inputs import Prompts  # imports JAX
     from wanjax.pipeline.pipeline import WanPipeline
-    from wanjax.pipeline.record import make_record
+    from wanjax.pipeline.record import make_record, make_tags
 
     with Progress(prepared.plan) as progress:
         pipe = WanPipeline.from_config(config)
@@ -51,7 +52,7 @@ def run(args: Sequence[str]) -> None:
         )
     assert config.output is not None
     output = config.output if config.overwrite else free(config.output)
-    (file,) = video.save(output, config.video_quality)
+    (file,) = video.save(output, config.video_quality, make_tags(config))
     record = record_of(output)
     write_json(record, make_record(config, video, file))
     _summarise(video)

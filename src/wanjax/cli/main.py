@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
-from wanjax.errors import UsageError
+from wanjax.errors import Notice, UsageError
 from wanjax.settings import nearest
 
 USAGE = """\
@@ -44,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 for success, 2 for a user's mistake, 1 for a failure."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Notice)
+            warnings.showwarning = functools.partial(_show, warnings.showwarning)
+            return _dispatch(args)
     except UsageError as error:
         print(f"wanjax: error: {error}", file=sys.stderr)
         return 2
@@ -54,6 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as in `wanjax ... | head`
         return 1
+
+
+def _show(otherwise: Callable[..., None], message: Warning | str, *where: Any, **to: Any) -> None:
+    """A notice in one line; other warnings as Python shows them."""
+    if isinstance(message, Notice):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        otherwise(message, *where, **to)
 
 
 def _dispatch(args: list[str]) -> int:

@@ -3,8 +3,9 @@
     wanjax generate "a red ball" tiny-t2v --seed 3 use_magcache
     wanjax generate prompt="a red ball" tiny-t2v seed=3 use_magcache=True
 
-A position may be a preset's name, a file of settings (.yml, or the .json record of a video),
-a Hub id or folder of a model, a switch that is to be on, or the prompt in quotes.
+A position may be a preset's name, a file of settings (.yml, the .json record of a video, or the
+.mp4 or .webm itself), a Hub id or folder of a model, a switch that is to be on, or the prompt in
+quotes.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from wanjax.config.keys import ABSENT, keys, unknown
+from wanjax.config.saved import SUFFIXES
 from wanjax.errors import UsageError
 from wanjax.settings import called, nearest
-
-SETTINGS_FILES = (".yml", ".yaml", ".json")
 
 _PAIR = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
 _SWITCHED = ("true", "false", "yes", "no", "on", "off")
@@ -38,7 +38,7 @@ def canonical(args: Sequence[str], presets: Collection[str]) -> list[str]:
         elif _PAIR.fullmatch(arg):
             name, _, value = arg.partition("=")
             pairs.append(f"{name.replace('-', '_')}={value}")
-        elif arg in presets or arg.endswith(SETTINGS_FILES):
+        elif arg in presets or arg.lower().endswith(SUFFIXES):
             named.append(arg)
         else:
             pairs.append(_position(arg, presets))

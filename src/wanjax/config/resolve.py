@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wanjax.checkpoints.locate import folder_values, locate
 from wanjax.config.arguments import canonical
 from wanjax.config.checks import check
 from wanjax.config.keys import Config, config_class, keys, unknown
+from wanjax.config.saved import SUFFIXES, read_settings, read_yaml
 from wanjax.errors import UsageError
 from wanjax.settings import nearest, parse
 
@@ -47,8 +46,8 @@ def resolve(
     named, given = _split_arguments(args)
     user = [_typed(given, command, text=True), _typed(values or {}, command)]
     given = {**given, **(values or {})}
-    if named and _is_file(named):
-        user.insert(0, _typed(_read_yaml(Path(named)), None, where=f"{named}: "))
+    if named and named not in preset_names() and named.lower().endswith(SUFFIXES):
+        user.insert(0, _typed(read_settings(Path(named)), None, where=f"{named}: "))
         named = None
     asked: dict[str, Any] = {}
     for layer in user:
@@ -127,22 +126,6 @@ def _split_arguments(args: Sequence[str]) -> tuple[str | None, dict[str, str]]:
     return named, given
 
 
-def _is_file(named: str) -> bool:
-    return named.endswith((".yml", ".yaml"))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(content or {}, dict):
-        raise UsageError(f"{path} must hold `key: value` lines")
-    return content or {}
-
-
 def _typed(
     values: Mapping[str, Any], command: str | None, *, text: bool = False, where: str = ""
 ) -> dict[str, Any]:
@@ -200,4 +183,4 @@ def _preset_values(name: str) -> dict[str, Any]:
             f"unknown preset {name}{nearest(name, preset_names())}; presets: "
             + ", ".join(preset_names())
         )
-    return _typed(_read_yaml(_PRESETS / f"{name}.yml"), None, where=f"preset {name}: ")
+    return _typed(read_yaml(_PRESETS / f"{name}.yml"), None, where=f"preset {name}: ")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -79,13 +79,15 @@ def save_video(
     path: str | Path,
     fps: int,
     quality: Quality = "standard",
+    tags: Mapping[str, str] | None = None,
 ) -> VideoFile:
     """Write .mp4, .webm, .webp or .gif, as `path` ends; equal frames give equal bytes.
 
     The text of a `path` that ends in a slash is a folder, which has a .png for each frame.
     "standard" plays everywhere and halves the colours' resolution, "high" keeps it (.mp4 and
     .webm), "lossless" keeps every pixel (.webm and .webp). Raises `UsageError` for another
-    suffix, or a size or rate that the format cannot have.
+    suffix, or a size or rate that the format cannot have. `tags`, such as `title` and `comment`,
+    stand in the file where its format has room for them (.mp4, .webm).
     """
     height, width = frames.shape[1:3]
     encoding = encoding_for(path, quality, height=height, width=width, fps=fps)
@@ -94,7 +96,7 @@ def save_video(
         size, psnr = write_frames(frames, path), float("inf")
         return VideoFile(path, quality, encoding.codec, encoding.pixel_format, size, psnr)
     with atomic_path(path) as partial:
-        _encode(frames, partial, fps, encoding)
+        _encode(frames, partial, fps, encoding, tags)
         psnr = _psnr(frames, partial, fps)
         size = partial.stat().st_size
     return VideoFile(path, quality, encoding.codec, encoding.pixel_format, size, psnr)
@@ -114,11 +116,25 @@ def read_video(path: str | Path) -> UInt8[np.ndarray, "frames height width 3"]:
         raise UsageError(f"{path} cannot be read as a video: {error}") from error
 
 
+def read_tags(path: str | Path) -> dict[str, str]:
+    """What a video file says of itself, such as `title` and `comment`. Raises `UsageError`."""
+    try:
+        with av.open(_address(Path(path).expanduser())) as file:
+            return {name.lower(): text for name, text in file.metadata.items()}
+    except (av.FFmpegError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as a video: {error}") from error
+
+
 def _encode(
-    frames: UInt8[np.ndarray, "frames height width 3"], path: Path, fps: int, encoding: Encoding
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    path: Path,
+    fps: int,
+    encoding: Encoding,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     kind = path.suffix.lower().removeprefix(".")
     with av.open(_address(path), "w", format=kind, options=_CONTAINER[kind]) as file:
+        file.metadata.update(tags or {})
         pixel_format = encoding.given or encoding.pixel_format
         stream = file.add_stream(encoding.encoder, rate=fps, options=dict(encoding.options))
         stream = cast(av.VideoStream, stream)  # the encoder's name says so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +32,16 @@ class Video:
     fps: int
     memory: Memory
 
-    def save(self, path: str | Path, quality: Quality = "standard") -> list[VideoFile]:
+    def save(
+        self,
+        path: str | Path,
+        quality: Quality = "standard",
+        tags: Mapping[str, str] | None = None,
+    ) -> list[VideoFile]:
         """Write .mp4, .webm, .webp or .gif, as `path` ends; NAME-0.mp4, ... for a batch.
 
         Text that ends in a slash is a folder, which has a .png for each frame.
-        Returns what was written, with what its codec lost. For `quality` see
+        Returns what was written, with what its codec lost. For `quality` and `tags` see
         `wanjax.media.video_files.save_video`. Raises `UsageError` for another suffix, or a
         quality or size that the format cannot have.
         """
@@ -45,6 +51,6 @@ class Video:
         if len(self.frames) > 1:
             names = [numbered(path, i) for i in range(len(self.frames))]
         return [
-            save_video(frames, name, self.fps, quality)
+            save_video(frames, name, self.fps, quality, tags)
             for frames, name in zip(self.frames, names, strict=True)
         ]
