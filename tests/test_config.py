@@ -358,7 +358,7 @@ def test_a_record_of_this_version_is_the_configuration_again(tmp_path):
         ("curve.json", '{"format": "x"}', "curve.json is no record of a video"),
         ("cut.json", '{"config": ', "is cut short or not valid JSON"),
         ("old.json", '{"config": {"height": 3}}', r"old.json: height=3: must be at least 16"),
-        ("my.mp4", "no", "my.mp4 cannot be read as a video"),
+        ("my.mp4", "no", "my.mp4 (cannot be read as a video|is no record of a video)"),
     ],
 )
 def test_mistakes_in_a_record(name, content, text, tmp_path):

@@ -136,6 +136,15 @@ def test_what_it_says(small_folder, tmp_path, capsys):
         assert text in captured.err
 
 
+def test_quiet_and_verbose(small_folder, tmp_path, capsys):
+    assert generate(small_folder, tmp_path / "ball.mp4", "quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert generate(small_folder, tmp_path / "ball.mp4", "--verbose") == 0
+    said = capsys.readouterr().err
+    for text in ("step 5 0.", "compiled run_step in", "peak memory up to decode: "):
+        assert text in said
+
+
 def test_interrupted_writing_leaves_nothing(small_folder, tmp_path, monkeypatch, capsys):
     interrupt_writing(monkeypatch, after=2)
     assert generate(small_folder, tmp_path / "ball.mp4") == 130

@@ -28,6 +28,7 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     if command in ("generate", "plan", "compile", "compare"):
         _check_effects(config, given)
     if command == "generate":
+        _check_many(config)
         check_inputs(config)
     elif command == "calibrate":
         _check_calibration(config)
@@ -38,14 +39,25 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
 
 
 def check_inputs(config: Config) -> None:
-    """Raise `UsageError` where prompt, image, model or output cannot be used."""
-    if not config.prompt.strip():
-        raise UsageError('prompt is missing: say what the video shows, as prompt="a red ball"')
-    _check_image(config)
+    """Raise `UsageError` where prompt, image, model or output cannot be used.
+
+    Of many `prompts` each is checked once the file is read.
+    """
+    if config.prompts is None:
+        if not config.prompt.strip():
+            raise UsageError('prompt is missing: say what the video shows, as prompt="a red ball"')
+        _check_image(config)
     _check_model(config)
     _check_output(config, *FORMATS, folder=True)
     size = {"height": config.height, "width": config.width, "fps": config.fps}
     encoding_for(f"output={config.output}", config.video_quality, **size)
+
+
+def _check_many(config: Config) -> None:
+    if not config.seeds:
+        raise UsageError("seeds is empty: give at least one, as seeds=0,1")
+    if config.quiet and config.verbose:
+        raise UsageError("quiet and verbose exclude one another: switch one on")
 
 
 def _check_model(config: Config) -> None:

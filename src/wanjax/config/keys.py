@@ -107,6 +107,20 @@ class Config:
         also=("force", "replace", "clobber"),
         kept=False,
     )
+    quiet: bool = setting(
+        False,
+        "say nothing but warnings and errors",
+        commands=("generate",),
+        also=("silent", "no_progress"),
+        kept=False,
+    )
+    verbose: bool = setting(
+        False,
+        "say each step, what was compiled, and how a failure came about",
+        commands=("generate",),
+        also=("debug", "log_level"),
+        kept=False,
+    )
     video_quality: Literal["standard", "high", "lossless"] = setting(
         "standard",
         "plays everywhere, with the colours at half the resolution; high: the colours whole; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -52,6 +53,16 @@ def kept(config: Config) -> dict[str, Any]:
     names = [n for n, f in fields if f.metadata["kept"] and _is_of_generate(f.metadata)]
     # a method that was registered after the configuration was made is off there
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
+
+
+def digests(config: Config) -> dict[str, str]:
+    """SHA-256 of the pictures that a run reads, by key: a name alone does not say what is in it."""
+    paths = {"image": config.image, "last_image": config.last_image}
+    return {
+        name: hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+        for name, path in paths.items()
+        if path
+    }
 
 
 def _is_of_generate(metadata: Mapping[str, Any]) -> bool:

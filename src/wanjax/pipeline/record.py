@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from wanjax.config.keys import Config
-from wanjax.config.saved import kept
+from wanjax.config.saved import digests, kept
 from wanjax.media.video_files import VideoFile
 from wanjax.pipeline.video import Video
 
@@ -22,6 +22,7 @@ def make_record(config: Config, video: Video, file: VideoFile) -> dict[str, Any]
     stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
     return {
         "config": kept(config),
+        "inputs": digests(config),
         "plan": video.plan.to_dict() | video.memory.to_dict(),
         "video": file.to_dict(),
         "seconds": stages | {"compile": round(video.timings.compile, 4)},
