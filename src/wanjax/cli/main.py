@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "measure what caching costs: variants from the same noise, side by side in HTML",
     "presets": "list the models that can be named, with their sampling values",
     "show": "print every key with its value, what is allowed, and a line of help",
+    "completion": "print what makes bash, zsh or fish complete commands, presets, keys and values",
 }
 
 
