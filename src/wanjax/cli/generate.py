@@ -5,7 +5,7 @@ usage: wanjax generate [PRESET|FILE] "PROMPT" [image=FILE] [key=value ...]
        wanjax generate [PRESET|FILE] prompts=FILE [seeds=0,1,2] [key=value ...]
 
   wanjax generate "a red ball moving right on a dark background"
-  wanjax generate tiny-i2v image=ball.png prompt="the ball moves left" output=ball.mp4
+  wanjax generate tiny-i2v image=example:red-ball "the red ball moves left" output=ball.mp4
   wanjax generate wan2.2-t2v-a14b prompt="two cats boxing" use_magcache=True seed=7
   wanjax generate my.yml prompt="two cats boxing"      # my.yml: `preset: NAME`, `key: value`
   wanjax generate ball.json seed=8                     # a record (or ball.mp4) runs again
@@ -93,14 +93,17 @@ def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int
 def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
     """One video, from the prompt to its files."""
     from wanjax.pipeline.inputs import Prompts
+    from wanjax.pipeline.notices import notice
     from wanjax.pipeline.record import make_record, make_tags
 
     config = job.run.config
     before = len(pipe.programs.compilations)
+    frames = pipe.frames(config.image, config.last_image)
+    notice(config, [config.prompt], [*frames.first, *frames.last], pipe.components.tokenizer)
     video = pipe.execute(
         job.run,
         Prompts(config.prompt, config.negative_prompt),
-        pipe.frames(config.image, config.last_image),
+        frames,
         seed=config.seed,
         callback=progress.step,
     )

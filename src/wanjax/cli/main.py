@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
-            warnings.showwarning = functools.partial(_show, warnings.showwarning)
+            warnings.showwarning = functools.partial(_show, warnings.showwarning, set())
             return _dispatch(args)
     except UsageError as error:
         print(f"wanjax: error: {error}", file=sys.stderr)
@@ -63,12 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _show(otherwise: Callable[..., None], message: Warning | str, *where: Any, **to: Any) -> None:
-    """A notice in one line; other warnings as Python shows them."""
-    if isinstance(message, Notice):
-        print(f"warning: {message}", file=sys.stderr)
-    else:
+def _show(
+    otherwise: Callable[..., None],
+    said: set[str],
+    message: Warning | str,
+    *where: Any,
+    **to: Any,
+) -> None:
+    """A notice in one line, and once; other warnings as Python shows them."""
+    if not isinstance(message, Notice):
         otherwise(message, *where, **to)
+    elif str(message) not in said:
+        said.add(str(message))
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

@@ -11,6 +11,7 @@ from wanjax.caching.method import keys_of
 from wanjax.checkpoints.locate import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.errors import UsageError
+from wanjax.media.examples import picture_path
 from wanjax.media.formats import FORMATS, encoding_for
 from wanjax.media.names import is_folder
 from wanjax.parallel.mesh import check_devices, parse_mesh
@@ -113,7 +114,7 @@ def _check_image(config: Config) -> None:
             f"image is missing: {config.preset or config.model} is image to video; "
             "give its first frame as image=FILE"
         )
-    elif not Path(config.image).expanduser().is_file():
+    elif not picture_path(config.image).is_file():
         raise UsageError(f"image={config.image}: no such file")
 
 

@@ -57,7 +57,7 @@ class Config:
     )
     image: str | None = setting(
         None,
-        "first frame, an image file (image to video)",
+        "first frame, an image file (image to video); example:red-ball is at hand",
         also=("picture", "photo", "first_image", "first_frame", "init_image", "input_image"),
     )
     last_image: str | None = setting(

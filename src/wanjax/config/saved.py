@@ -14,6 +14,7 @@ import yaml
 from wanjax import files
 from wanjax.config.keys import Config, keys
 from wanjax.errors import Notice, UsageError
+from wanjax.media.examples import picture_path
 
 _YAML, _RECORD, _VIDEOS = (".yml", ".yaml"), (".json",), (".mp4", ".webm")
 SUFFIXES = (*_YAML, *_RECORD, *_VIDEOS)
@@ -59,7 +60,7 @@ def digests(config: Config) -> dict[str, str]:
     """SHA-256 of the pictures that a run reads, by key: a name alone does not say what is in it."""
     paths = {"image": config.image, "last_image": config.last_image}
     return {
-        name: hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+        name: hashlib.sha256(picture_path(path).read_bytes()).hexdigest()
         for name, path in paths.items()
         if path
     }
