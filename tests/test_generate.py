@@ -80,7 +80,7 @@ def test_a_record_runs_again_beside_its_video_and_with_other_values(made, tmp_pa
     (tmp_path / "ball.json").write_text(json.dumps(record))
     assert main(["generate", str(tmp_path / "ball.json"), "seed=8", "use_magcache=False"]) == 0
     again = json.loads((tmp_path / "ball-1.json").read_text())
-    assert (again["config"]["seed"], again["plan"]["method"]) == (8, "none")
+    assert (again["config"]["seed"], again["plan"]["method"]) == (8, "dense")
     assert (tmp_path / "ball-1.mp4").read_bytes() != (tmp_path / "ball.mp4").read_bytes()
 
 
