@@ -91,6 +91,35 @@ def test_presets_and_show(capsys):
     assert rows["magcache_thresh"] == "0.04"
 
 
+def test_show_stands_in_groups(capsys):
+    assert main(["show"]) == 0
+    lines = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    titles = [line for line in lines if line and line not in keys()]
+    assert titles[1:6] == ["Model", "Prompt and picture", "Output", "Size", "Sampling"]
+    assert lines[lines.index("Step caching") + 1].startswith("use_")
+    assert lines.index("Sampling") < lines.index("flow_shift") < lines.index("Machine")
+
+
+def test_show_one_key(capsys):
+    assert main(["show", "wan2.2-t2v-a14b", "num_inference_steps"]) == 0
+    assert (
+        capsys.readouterr().out
+        == """\
+num_inference_steps
+  means      denoising steps
+  value      40 (wan2.2-t2v-a14b)
+  allowed    a whole number, at least 1, at most 1000
+  elsewhere  steps, num_steps, sample_steps, sampling_steps, inference_steps
+"""
+    )
+    assert main(["show", "use_magcache", "seeds"]) == 0  # a switch is shown, not switched on
+    out = capsys.readouterr().out
+    assert "value      false (tiny-t2v)" in out
+    assert "commands   generate, calibrate, compare" in out
+    assert main(["show", "steps"]) == 2
+    assert "did you mean num_inference_steps" in capsys.readouterr().err
+
+
 def test_tables_in_a_pipe_are_plain_and_whole(monkeypatch, capsys):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     monkeypatch.setenv("COLUMNS", "40")  # of the terminal that it does not go to
@@ -98,7 +127,7 @@ def test_tables_in_a_pipe_are_plain_and_whole(monkeypatch, capsys):
     assert main(["show", "model=models/[/a] folder"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
-    assert "wan2.2-i2v-a14b      1280x720  81      40     5      3.5 / 3.5  Wan-AI/Wan2.2-I" in out
+    assert "wan2.2-i2v-a14b      image to video  1280x720  81      40     5      3.5 / 3.5" in out
     assert '"models/[/a] folder"' in out
     assert f"{keys()['model'].metadata['help']} (text or null)\n" in out
     assert all(line == line.rstrip() for line in out.splitlines())

@@ -1,6 +1,7 @@
 """Configuration: where values come from, and which mistakes are refused before any work."""
 
 import dataclasses
+import io
 import json
 from typing import ClassVar
 
@@ -11,7 +12,8 @@ from wanjax.caching import Curve, MagCache
 from wanjax.caching.method import keys_of
 from wanjax.config.keys import keys, method_of
 from wanjax.config.resolve import load_preset, preset_names, resolve
-from wanjax.errors import UsageError
+from wanjax.config.saved import kept
+from wanjax.errors import Notice, UsageError
 from wanjax.planning.run import prepare
 
 OFFICIAL = {  # Wan-Video/Wan2.1 and Wan2.2, wan/configs: steps, shift, (high, low), boundary
@@ -124,9 +126,19 @@ def test_values_as_in_yaml(word):
         (["use_magcache=maybe"], "use_magcache=maybe: must be True or False"),
         (["retention_ratio=2"], "retention_ratio=2: must be at least 0, at most 1"),
         (["seed=1", "seed=2"], "seed is given twice"),
-        (["--seed", "1"], "without dashes"),
-        (["seed=1", "tiny-t2v"], "tiny-t2v: expected key=value"),
+        (["seed=1", "--seed", "2"], "seed is given twice"),
+        (["--seed"], "--seed: its value is missing, as in --seed VALUE or seed=VALUE"),
+        (["seed"], "seed: its value is missing, as in seed=VALUE"),
+        (["-s", "1"], "-s: settings are written key=value or --key value"),
         (["tiny-t2w"], "unknown preset tiny-t2w; did you mean tiny-t2v"),
+        (["wan2.2"], r"did you mean wan2.2-i2v-a14b or wan2.2-t2v-a14b\?"),
+        (["cat"], "unknown preset cat.* of a single word is prompt=cat"),
+        (["a", "red", "ball"], 'A prompt stands in quotes, as in "a red ball"'),
+        (["use_magcahe"], "unknown key use_magcahe; did you mean use_magcache"),
+        (["a red ball", "prompt=a cat"], "prompt is given twice"),
+        (["tiny-t2v", "tiny-i2v"], "two presets or files: tiny-t2v and tiny-i2v; name one"),
+        (["prompt=@no.txt"], "prompt=@no.txt: no.txt cannot be read: No such file"),
+        (["seed=randm"], "seed=randm: must be a whole number or random"),
         (["tiny-t2v", "preset=tiny-i2v"], "two presets"),
         (["model=someone/else"], "say whose sampling values"),
         (["no/such/folder.yml"], "cannot be read"),
@@ -142,17 +154,87 @@ def test_mistakes(args, text):
 
 
 @pytest.mark.parametrize(
+    ("word", "keys"),
+    [
+        ("steps", "num_inference_steps"),
+        ("size", "height or width"),
+        ("frames", "num_frames"),
+        ("cfg-scale", "guidance_scale"),
+        ("cache", "use_magcache or use_"),
+        ("dtype", "weights_dtype or activations_dtype"),
+        ("lora", "merge it into the checkpoint's weights"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}=1", "--{}=1", "{}"])
+def test_a_key_by_another_name_is_told_by_its_meaning(word, keys, form):
+    with pytest.raises(UsageError, match=keys):
+        plan_config(form.format(word))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["tiny-t2v", "prompt=a red ball", "seed=3", "use_magcache=True"],
+        ["a red ball", "tiny-t2v", "use_magcache", "seed=3"],
+        ["--prompt", "a red ball", "--seed", "3", "--use-magcache"],
+        ["--use_magcache=yes", "--seed=3", "--prompt=a red ball", "--preset", "tiny-t2v"],
+        ["use_magcache", "--no-use-sen-cache", "seed=3", "wanjax/tiny/t2v", "a red ball"],
+        ["--use-magcache", "on", "--seed", "3", "@{file}"],
+        ["use_magcache", "seed=3", "prompt=@{file}"],
+    ],
+    ids=lambda args: " ".join(args),
+)
+def test_one_command_line_is_written_in_many_ways(args, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text("a red ball\n")
+    config = plan_config(*(arg.format(file=file) for arg in args))
+    said = (config.preset, config.prompt, config.seed, config.use_magcache, config.use_sen_cache)
+    assert said == ("tiny-t2v", "a red ball", 3, True, False)
+
+
+def test_a_hub_id_is_a_position():
+    config = plan_config("Wan-AI/Wan2.2-I2V-A14B-Diffusers", "two cats boxing")
+    assert (config.preset, config.prompt) == ("wan2.2-i2v-a14b", "two cats boxing")
+
+
+@pytest.mark.parametrize("argument", ["-", "prompt=-", "--prompt=-"])
+def test_a_prompt_by_standard_input(argument, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a ball = a circle\n"))
+    for _ in range(2):  # as the variants of a comparison read it
+        assert plan_config(argument).prompt == "a ball = a circle"
+
+
+def test_a_random_seed_is_drawn_once():
+    seeds = {plan_config("seed=random").seed for _ in range(4)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_one_seed_or_many_and_one_prompt_or_many(tmp_path):
+    file = tmp_path / "my.yml"
+    file.write_text("prompts: many.txt\nseeds: [4, 5]\n")
+    config = resolve([str(file)], "compare")
+    assert (config.prompts, config.seeds, config.seed) == ("many.txt", (4, 5), 4)
+    config = resolve([str(file), "a red ball", "seed=3"], "compare")  # later wins
+    assert (config.prompts, config.prompt, config.seeds) == (None, "a red ball", (3,))
+    with pytest.raises(UsageError, match="seed and seeds exclude one another"):
+        resolve(["seed=1", "seeds=1,2"], "compare")
+    with pytest.raises(UsageError, match="seeds=1,-2: must be at least 0"):
+        resolve(["seeds=1,-2"], "compare")
+
+
+@pytest.mark.parametrize(
     ("args", "text"),
     [
         ([], "prompt is missing"),
         (["prompt= "], "prompt is missing"),
-        (["prompt=x", "tiny-i2v"], "expected key=value"),
         (["tiny-i2v", "prompt=x"], "image is missing"),
         (["tiny-t2v", "prompt=x", "image=ball.png"], "takes no image"),
         (["prompt=x", "image=no.png"], "image=no.png: no such file"),
         (["prompt=x", "model=./no/folder"], "there is no folder no/folder"),
         (["prompt=x", "output=ball.avi", "model={model}"], "ends in .mp4 or .webm or .webp or .g"),
-        (["prompt=x", "output=videos", "model={model}"], "ends in .mp4"),
+        (["prompt=x", "output=videos", "model={model}"], "ends in .mp4.* folder of frames: vide"),
+        (["prompt=x", "output={model}/model_index.json/", "model={model}"], "is a file, no folder"),
         (["prompt=x", "video_quality=lossless", "model={model}"], "or lossless in .webm or .webp"),
         (["prompt=x", "video_quality=best", "model={model}"], "standard or high or lossless"),
         (["prompt=x", "output=a.gif", "fps=60", "model={model}"], "more than a .gif can have"),
@@ -233,6 +315,56 @@ def test_mistakes_in_a_file(content, text, tmp_path):
     file.write_text(content)
     with pytest.raises(UsageError, match=text):
         plan_config(str(file))
+
+
+OLD_CONFIG = {  # of a version with other keys: `gone` has been removed, newer ones are not there
+    "preset": "wan2.2-t2v-a14b",
+    "prompt": "two cats",
+    "seed": 3,
+    "seeds": [0],
+    "prompts": None,
+    "num_inference_steps": 30,
+    "guidance_scale": None,
+    "guidance_scale_high": 5.0,
+    "guidance_scale_low": 2.0,
+    "gone": None,
+}
+
+
+def write_record(path, **values):
+    path.write_text(json.dumps({"config": OLD_CONFIG | values, "plan": {}}))
+    return str(path)
+
+
+def test_a_record_of_another_version(tmp_path):
+    config = plan_config(write_record(tmp_path / "cats.json"))
+    assert (config.prompt, config.seed, config.seeds) == ("two cats", 3, (3,))
+    assert (config.num_inference_steps, config.flow_shift) == (30, 12.0)
+    assert (config.guidance_scale_high, config.guidance_scale_low) == (5.0, 2.0)
+    assert plan_config(write_record(tmp_path / "cats.json"), "seed=4", "a dog = a cat").seed == 4
+    with pytest.warns(Notice, match=r"cats\.json: this version has no gone=7: left out"):
+        plan_config(write_record(tmp_path / "cats.json", gone=7))
+
+
+def test_a_record_of_this_version_is_the_configuration_again(tmp_path):
+    config = resolve(["wan2.2-i2v-a14b", "x y", "use_sen_cache", "seed=9", "target=h100"], "plan")
+    (tmp_path / "it.json").write_text(json.dumps({"config": kept(config)}))
+    assert plan_config(str(tmp_path / "it.json")) == dataclasses.replace(config, target=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("curve.json", '{"format": "x"}', "curve.json is no record of a video"),
+        ("cut.json", '{"config": ', "is cut short or not valid JSON"),
+        ("old.json", '{"config": {"height": 3}}', r"old.json: height=3: must be at least 16"),
+        ("my.mp4", "no", "my.mp4 (cannot be read as a video|is no record of a video)"),
+    ],
+)
+def test_mistakes_in_a_record(name, content, text, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UsageError, match=text):
+        plan_config(str(tmp_path / name))
 
 
 def test_a_file_may_be_empty(tmp_path):

@@ -13,7 +13,7 @@ from small_folder import SMALL_RUN
 from test_media import interrupt_writing
 
 from wanjax.cli.main import main
-from wanjax.media.video_files import read_video
+from wanjax.media.video_files import read_tags, read_video
 
 PROMPT = "prompt=a red ball moving left"
 
@@ -61,12 +61,65 @@ def test_record(made, small_folder):
     assert {"wanjax", "jax", "flax"} <= record["packages"].keys()
 
 
+@pytest.mark.parametrize("name", ["ball.json", "ball.mp4"])
+def test_a_record_and_a_video_run_again(made, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", str(made / name), "output=again.mp4"]) == 0
+    assert (tmp_path / "again.mp4").read_bytes() == (made / "ball.mp4").read_bytes()
+    first, again = (
+        json.loads(p.read_text()) for p in (made / "ball.json", tmp_path / "again.json")
+    )
+    assert first["config"] | {"output": "again.mp4"} == again["config"]
+    assert first["plan"] == again["plan"]
+
+
+def test_a_record_runs_again_beside_its_video_and_with_other_values(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    record = json.loads((tmp_path / "ball.json").read_text())
+    record["config"]["output"] = str(tmp_path / "ball.mp4")
+    (tmp_path / "ball.json").write_text(json.dumps(record))
+    assert main(["generate", str(tmp_path / "ball.json"), "seed=8", "use_magcache=False"]) == 0
+    again = json.loads((tmp_path / "ball-1.json").read_text())
+    assert (again["config"]["seed"], again["plan"]["method"]) == (8, "dense")
+    assert (tmp_path / "ball-1.mp4").read_bytes() != (tmp_path / "ball.mp4").read_bytes()
+
+
+def test_what_stands_in_the_video_itself(made):
+    tags = read_tags(made / "ball.mp4")
+    assert tags["title"] == "a red ball moving left"
+    about = json.loads(tags["comment"])
+    record = json.loads((made / "ball.json").read_text())
+    assert about["wanjax"] == record["packages"]["wanjax"]
+    assert about["config"] | {"output": record["config"]["output"]} == record["config"]
+
+
 def test_other_formats_and_qualities(small_folder, tmp_path):
     assert generate(small_folder, tmp_path / "ball.webm", "video_quality=lossless") == 0
     record = json.loads((tmp_path / "ball.json").read_text())
     assert (record["video"]["codec"], record["video"]["psnr_db"]) == ("vp9", "inf")
     assert record["config"]["video_quality"] == "lossless"
     assert read_video(tmp_path / "ball.webm").shape == (5, 32, 48, 3)
+
+
+def test_a_folder_of_frames(small_folder, tmp_path):
+    assert generate(small_folder, f"{tmp_path}/ball/") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ball", "ball.json"]
+    assert read_video(tmp_path / "ball").shape == (5, 32, 48, 3)
+
+
+def test_nothing_is_overwritten_unless_asked(small_folder, tmp_path, capsys):
+    (tmp_path / "ball.mp4").write_text("mine")
+    assert generate(small_folder, tmp_path / "ball.mp4") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ball-1.json",
+        "ball-1.mp4",
+        "ball.mp4",
+    ]
+    assert (tmp_path / "ball.mp4").read_text() == "mine"
+    assert json.loads((tmp_path / "ball-1.json").read_text())["video"]["file"] == "ball-1.mp4"
+    assert "ball.mp4 is there already: overwrite=True replaces it" in capsys.readouterr().err
+    assert generate(small_folder, tmp_path / "ball.mp4", "overwrite") == 0
+    assert (tmp_path / "ball.mp4").read_bytes() == (tmp_path / "ball-1.mp4").read_bytes()
 
 
 def test_what_it_says(small_folder, tmp_path, capsys):
@@ -81,6 +134,15 @@ def test_what_it_says(small_folder, tmp_path, capsys):
         "(h264, yuv420p, ",
     ):
         assert text in captured.err
+
+
+def test_quiet_and_verbose(small_folder, tmp_path, capsys):
+    assert generate(small_folder, tmp_path / "ball.mp4", "quiet") == 0
+    assert capsys.readouterr() == ("", "")
+    assert generate(small_folder, tmp_path / "ball.mp4", "--verbose") == 0
+    said = capsys.readouterr().err
+    for text in ("step 5 0.", "compiled run_step in", "peak memory up to decode: "):
+        assert text in said
 
 
 def test_interrupted_writing_leaves_nothing(small_folder, tmp_path, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import struct
 import zlib
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -18,6 +19,7 @@ from wanjax.files import atomic_path
 from wanjax.media import video_files
 from wanjax.media.formats import FORMATS
 from wanjax.media.images import load_image
+from wanjax.media.names import free, record_of
 from wanjax.media.video_files import read_video, save_video
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -167,6 +169,47 @@ def test_video_round_trip(tmp_path, clip, suffix, quality):
     assert written.psnr == pytest.approx(psnr(read, clip))
     # measured: 36 dB (.webp, standard) and 42 to 47
     assert written.psnr == np.inf if quality == "lossless" else written.psnr > 35
+
+
+def test_a_folder_of_frames_has_every_pixel(tmp_path, clip):
+    written = save_video(clip, f"{tmp_path}/clip.v1/", 8)
+    assert (written.path, written.codec, written.psnr) == (tmp_path / "clip.v1", "png", np.inf)
+    assert written.to_dict()["format"] == "png"
+    files = sorted(path.name for path in written.path.iterdir())
+    assert files == [f"{number:05}.png" for number in range(len(clip))]
+    assert written.size == sum(file.stat().st_size for file in written.path.iterdir())
+    np.testing.assert_array_equal(read_video(written.path), clip)
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.v1"]
+
+
+def test_frames_replace_frames_alone(tmp_path, clip):
+    save_video(clip, f"{tmp_path}/clip/", 8)
+    (tmp_path / "clip/notes.txt").write_text("mine")
+    save_video(clip[:2], f"{tmp_path}/clip/", 8)
+    assert sorted(path.name for path in (tmp_path / "clip").iterdir()) == [
+        "00000.png",
+        "00001.png",
+        "notes.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("output", "record", "next_name"),
+    [
+        ("ball.mp4", "ball.json", "ball-1.mp4"),
+        ("my.clips/ball.v2.webm", "my.clips/ball.v2.json", "my.clips/ball.v2-1.webm"),
+        ("frames.v2/", "frames.v2.json", "frames.v2-1/"),
+    ],
+)
+def test_names_of_records_and_of_what_is_taken(tmp_path, monkeypatch, output, record, next_name):
+    monkeypatch.chdir(tmp_path)
+    assert record_of(output) == Path(record)
+    assert free(output) == output
+    Path(record).parent.mkdir(exist_ok=True)
+    Path(record).touch()  # of another format's video, which must not be overwritten either
+    assert free(output) == next_name
+    record_of(next_name).touch()
+    assert free(output) == next_name.replace("-1", "-2")
 
 
 @pytest.mark.parametrize(

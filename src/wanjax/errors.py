@@ -16,6 +16,10 @@ class UsageError(ValueError):
     """A setting, file or combination that cannot work; the text says what to change."""
 
 
+class Notice(UserWarning):
+    """Something in what was given that may be meant otherwise; the run goes on."""
+
+
 class CheckpointError(UsageError):
     """A checkpoint folder or file that is missing, incomplete or of another model."""
 

@@ -10,10 +10,13 @@ import dataclasses
 import difflib
 import functools
 import numbers
+import sys
 import types
 import typing
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, Union
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import TextIOBase
+from pathlib import Path
+from typing import Annotated, Any, Literal, TextIO, Union
 
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
@@ -47,6 +50,11 @@ def setting(
     below: float | None = None,
     grid: tuple[int, int] | None = None,
     commands: tuple[str, ...] = (),
+    group: str | None = None,
+    also: tuple[str, ...] = (),
+    drawn: Mapping[str, Callable[[], Any]] | None = None,
+    from_file: bool = False,
+    kept: bool = True,
 ) -> Any:
     """A dataclass field with its default, one line of help and its allowed values.
 
@@ -54,16 +62,35 @@ def setting(
     allows step * n + offset; `commands` are the only ones that know the key (empty: all).
     A method's setting has its `key` in the configuration, and `kinds` where less can be written
     there than Python may give.
+
+    `group` is the title above this key and those that follow it, `also` what other programs
+    call it, for hints. `drawn` are words for which a value is drawn when they are read. With
+    `from_file` a command line may give @FILE, or - for standard input, for the text in it.
+    A key that is not `kept` says nothing about a video: its record does without.
     """
     limits: Limits = {"low": low, "high": high, "above": above, "below": below}
-    metadata = {"help": help, "limits": limits, "grid": grid, "commands": commands}
-    return dataclasses.field(default=default, metadata=metadata | {"key": key, "kinds": kinds})
+    metadata: dict[str, Any] = {"help": help, "limits": limits, "grid": grid}
+    metadata |= {"commands": commands, "key": key, "kinds": kinds, "group": group, "also": also}
+    metadata |= {"drawn": drawn or {}, "from_file": from_file, "kept": kept}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """`; did you mean X?`, or nothing where nothing is near."""
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def meant(word: str, fields: Mapping[str, dataclasses.Field[Any]]) -> str:
+    """`; did you mean X?`, X being called so elsewhere or written nearly so."""
+    found = called(word, fields)
+    return f"; did you mean {' or '.join(found)}?" if found else nearest(word, fields)
+
+
+def called(word: str, fields: Mapping[str, dataclasses.Field[Any]]) -> list[str]:
+    """The keys that other programs call `word`."""
+    word = word.lower().replace("-", "_")
+    return [name for name, field in fields.items() if word in field.metadata["also"]]
 
 
 def parse(
@@ -74,6 +101,10 @@ def parse(
     Raises `UsageError` naming key, value and what is allowed.
     """
     kinds = kinds_of(owner, field)
+    if isinstance(value, str) and value.strip() in field.metadata["drawn"]:
+        return field.metadata["drawn"][value.strip()]()
+    if text and field.metadata["from_file"]:
+        value = _text_of(field.name, value)
     if text and type(None) in kinds and value.strip().lower() in _NULLS:
         return None
     errors: set[str] = set()
@@ -83,7 +114,8 @@ def parse(
         except pydantic.ValidationError as error:
             errors |= {part["type"] for part in error.errors()}
     given = f"{where}{field.metadata['key'] or field.name}={value}"
-    raise UsageError(f"{given}: must be {_allowed(kinds, field, value, errors)}")
+    allowed = " or ".join([_allowed(kinds, field, value, errors), *field.metadata["drawn"]])
+    raise UsageError(f"{given}: must be {allowed}")
 
 
 def as_written(value: Any) -> str:
@@ -101,6 +133,8 @@ def describe(owner: type, field: dataclasses.Field[Any]) -> str:
         _kinds_in_words(kinds_of(owner, field)),
         grid and _grid_in_words(*grid),
         _limits_in_words(field.metadata["limits"]),
+        *(f"or {word}" for word in field.metadata["drawn"]),
+        field.metadata["from_file"] and "@FILE, or - for standard input",
     )
     return ", ".join(part for part in parts if part)
 
@@ -133,6 +167,25 @@ def _allowed(
     return f"{_grid_in_words(step, offset)}; nearest: {' or '.join(map(str, near))}"
 
 
+def _text_of(name: str, value: str) -> str:
+    """What stands in the file of `@FILE`, or comes by standard input for `-`; else `value`."""
+    if value == "-":
+        return _whole_of(sys.stdin).strip()
+    if not value.startswith("@"):
+        return value
+    path = Path(value[1:]).expanduser()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        raise UsageError(f"{name}={value}: {path} cannot be read: {reason}") from error
+
+
+@functools.cache  # a stream gives its text once, and variants of a run ask again
+def _whole_of(stream: TextIOBase | TextIO) -> str:
+    return stream.read()
+
+
 def _frozen(field: dataclasses.Field[Any]) -> tuple[Any, ...]:
     """The field's limits as a hashable value."""
     return (*field.metadata["limits"].items(), field.metadata["grid"])
@@ -146,7 +199,7 @@ def _adapter(kind: Any, limited: tuple[Any, ...]) -> Any:
     number: dict[Any, Any] = {
         int: Annotated[int, bounds, BeforeValidator(_whole)],
         float: Annotated[float, bounds, BeforeValidator(_real)],
-        tuple[int, ...]: Annotated[tuple[Annotated[int, BeforeValidator(_whole)], ...],
+        tuple[int, ...]: Annotated[tuple[Annotated[int, bounds, BeforeValidator(_whole)], ...],
                                    BeforeValidator(_items)],
         tuple[float, ...]: Annotated[tuple[Annotated[float, BeforeValidator(_real)], ...],
                                      BeforeValidator(_items)],

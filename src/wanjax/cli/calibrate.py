@@ -23,6 +23,7 @@ from pathlib import Path
 from wanjax.caching import METHODS
 from wanjax.config.keys import active_methods
 from wanjax.config.resolve import resolve
+from wanjax.media.names import free
 from wanjax.media.prompts import default_prompts, load_prompts
 
 
@@ -34,7 +35,7 @@ def run(args: Sequence[str]) -> None:
 
     prompts = load_prompts(config.prompts) if config.prompts else default_prompts(config.preset)
     assert config.output is not None
-    output = Path(config.output).expanduser()
+    output = Path(config.output if config.overwrite else free(config.output)).expanduser()
     progress = output.with_suffix(".progress.json")
     pipe = WanPipeline.from_config(config)
     calibrate(pipe, prompts, config.seeds, methods=methods, progress=progress).save(output)

@@ -1,12 +1,23 @@
 """
 write a video and, beside it, a .json record of how it was made
 
-usage: wanjax generate [PRESET|FILE.yml] prompt=TEXT [image=FILE] [key=value ...]
+usage: wanjax generate [PRESET|FILE] "PROMPT" [image=FILE] [key=value ...]
+       wanjax generate [PRESET|FILE] prompts=FILE [seeds=0,1,2] [key=value ...]
 
-  wanjax generate prompt="a red ball moving right on a dark background"
-  wanjax generate tiny-i2v image=ball.png prompt="the ball moves left" output=ball.mp4
+  wanjax generate "a red ball moving right on a dark background"
+  wanjax generate tiny-i2v image=example:red-ball "the red ball moves left" output=ball.mp4
   wanjax generate wan2.2-t2v-a14b prompt="two cats boxing" use_magcache=True seed=7
   wanjax generate my.yml prompt="two cats boxing"      # my.yml: `preset: NAME`, `key: value`
+  wanjax generate ball.json seed=8                     # a record (or ball.mp4) runs again
+  wanjax generate prompts=mine.txt seeds=0,1 output=many.mp4    # many-000.mp4, many-001.mp4, ...
+
+A file of prompts has one a line, for image to video as `image.png | prompt`; every prompt runs
+with every seed. The model is loaded and compiled once. A video that fails does not stop the
+rest, and an interrupted batch goes on where it stopped when the same command runs again.
+
+`output` ends in .mp4, .webm, .webp or .gif, or in a slash: a folder of frames. A name that is
+taken gets a number, unless overwrite=True. quiet=True says nothing but warnings, verbose=True
+each step and what was compiled.
 
 `wanjax show PRESET` lists every key; `wanjax plan` with the same arguments shows which
 steps will be computed, without loading the model.
@@ -14,99 +25,130 @@ steps will be computed, without loading the model.
 
 from __future__ import annotations
 
-import sys
+import traceback
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from wanjax.caching.plan import Plan
-from wanjax.caching.schedule import EXPERT_NAMES
+from wanjax.cli.progress import Progress
+from wanjax.config.keys import Config
 from wanjax.config.resolve import resolve
+from wanjax.errors import UsageError
 from wanjax.files import write_json
+from wanjax.media.names import free, record_of
+from wanjax.planning.batch import Job, is_batch, make_jobs
 from wanjax.planning.run import Run, prepare
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from wanjax.pipeline.video import Video
-    from wanjax.sampling.denoise import StepReport
-
-
-def run(args: Sequence[str]) -> None:
-    prepared = prepare(resolve(args, "generate"))
-    config = prepared.config
-    _announce(prepared)
-    from wanjax.pipeline.inputs import Prompts  # imports JAX
     from wanjax.pipeline.pipeline import WanPipeline
-    from wanjax.pipeline.record import make_record
+    from wanjax.pipeline.video import Video
 
-    with Progress(prepared.plan) as progress:
-        pipe = WanPipeline.from_config(config)
-        video = pipe.execute(
-            prepared,
-            Prompts(config.prompt, config.negative_prompt),
-            pipe.frames(config.image, config.last_image),
-            seed=config.seed,
-            callback=progress.step,
-        )
+
+def run(args: Sequence[str]) -> int:
+    config = resolve(args, "generate")
     assert config.output is not None
-    output = Path(config.output).expanduser()
-    (file,) = video.save(output, config.video_quality)
-    record = output.with_suffix(".json")
+    jobs = make_jobs(config) if is_batch(config) else [Job(prepare(config), config.output)]
+    todo = [job for job in jobs if not job.made]
+    plans = [job.run.plan for job in todo]
+    progress = Progress(plans, quiet=config.quiet, verbose=config.verbose)
+    _announce(jobs, progress)
+    if not todo:
+        return 0
+    with progress:
+        pipe = _load(config)
+        if not is_batch(config):
+            _make(pipe, todo[0], progress)
+            return 0
+        return _make_all(pipe, todo, progress)
+
+
+def _load(config: Config) -> WanPipeline:
+    from wanjax.pipeline.pipeline import WanPipeline  # imports JAX
+
+    return WanPipeline.from_config(config)
+
+
+def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int:
+    """One after another, whatever becomes of each; 1 if any failed."""
+    failed = 0
+    for job in todo:
+        try:
+            _make(pipe, job, progress)
+        except KeyboardInterrupt:
+            done = progress.video - failed
+            progress.say(f"{done} of {len(todo)} written; the same command goes on from there")
+            raise
+        except Exception as error:
+            failed += 1
+            fault = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
+            progress.say(f"{job.output} failed: {fault}{error}", always=True)
+            if progress.verbose:
+                progress.say(traceback.format_exc(), always=True)
+        progress.next_video()
+    if failed:
+        again = "the same command tries them again"
+        progress.say(f"{failed} of {len(todo)} videos failed; {again}", always=True)
+    return 1 if failed else 0
+
+
+def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
+    """One video, from the prompt to its files."""
+    from wanjax.pipeline.inputs import Prompts
+    from wanjax.pipeline.notices import notice
+    from wanjax.pipeline.record import make_record, make_tags
+
+    config = job.run.config
+    before = len(pipe.programs.compilations)
+    frames = pipe.frames(config.image, config.last_image)
+    notice(config, [config.prompt], [*frames.first, *frames.last], pipe.components.tokenizer)
+    video = pipe.execute(
+        job.run,
+        Prompts(config.prompt, config.negative_prompt),
+        frames,
+        seed=config.seed,
+        callback=progress.step,
+    )
+    single = len(progress.plans) == 1
+    output = free(job.output) if single and not config.overwrite else job.output
+    (file,) = video.save(output, config.video_quality, make_tags(config))
+    record = record_of(output)
     write_json(record, make_record(config, video, file))
-    _summarise(video)
-    print(f"wrote {output} ({file.summary()}) and {record}", file=sys.stderr)
+    for line in _summary(video):
+        progress.say(line)
+    if progress.verbose:
+        for compiled in pipe.programs.compilations[before:]:
+            progress.say(f"compiled {compiled.name} in {compiled.seconds:.2f} s")
+        for stage, peak in video.timings.peak_memory.items():
+            progress.say(f"peak memory up to {stage}: {peak / 2**30:.2f} GiB")
+    taken = f"; {job.output} is there already: overwrite=True replaces it"
+    progress.say(f"wrote {output} ({file.summary()}) and {record}{taken * (output != job.output)}")
 
 
-class Progress:
-    """A bar over the steps that says which expert runs and what is skipped.
-
-    It appears with the first step: compiling, which comes before, would spoil its estimate.
-    """
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
-        self.bar: tqdm[NoReturn] | None = None
-
-    def __enter__(self) -> Progress:
-        print("loading and compiling ...", file=sys.stderr)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def step(self, report: StepReport) -> None:
-        if self.bar is None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=len(self.plan.steps), desc="denoising", unit="step")
-        step = report.step
-        two = self.plan.schedule.num_experts == 2
-        expert = f"{EXPERT_NAMES[step.expert]} noise, " if two else ""
-        state = "skipped" if step.skipped else "computed"
-        self.bar.set_postfix_str(expert + state, refresh=False)
-        self.bar.update()
-        if self.bar.n == self.bar.total:
-            self.bar.close()  # decoding is not denoising
-
-
-def _announce(run: Run) -> None:
+def _announce(jobs: Sequence[Job], progress: Progress) -> None:
     """What will run, before anything slow starts."""
+    for run in {id(job.run.plan): job.run for job in jobs}.values():
+        for line in _about(run):
+            progress.say(line)
+        for warning in run.plan.warnings:
+            progress.say(f"warning: {warning}", always=True)
+    if len(jobs) > 1:
+        made = sum(job.made for job in jobs)
+        there = f", {made} there already (overwrite=True makes them again)" if made else ""
+        progress.say(f"{len(jobs)} videos, {jobs[0].output} to {jobs[-1].output}{there}")
+
+
+def _about(run: Run) -> list[str]:
     config, plan = run.config, run.plan
     boundary = f", boundary at step {plan.boundary_step}" if plan.boundary_step is not None else ""
-    print(
+    return [
         f"{run.name}: {config.width}x{config.height}, {config.num_frames} frames, "
         f"{len(plan.steps)} steps, flow_shift {config.flow_shift:g}{boundary}",
-        file=sys.stderr,
-    )
-    print(f"plan {plan.strip()}  ({plan.method}: {plan.summary()})", file=sys.stderr)
-    for warning in plan.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        f"plan {plan.strip()}  ({plan.method}: {plan.summary()})",
+    ]
 
 
-def _summarise(video: Video) -> None:
-    if video.plan.decided == "during the run":
-        print(f"ran  {video.plan.strip()}  ({video.plan.summary()})", file=sys.stderr)
+def _summary(video: Video) -> list[str]:
     parts = [f"{name} {seconds:.2f} s" for name, seconds in video.timings.stages.items()]
-    print(f"compile {video.timings.compile:.2f} s, " + ", ".join(parts), file=sys.stderr)
+    lines = [f"compile {video.timings.compile:.2f} s, " + ", ".join(parts)]
+    if video.plan.decided == "during the run":
+        lines.insert(0, f"ran  {video.plan.strip()}  ({video.plan.summary()})")
+    return lines

@@ -1,17 +1,20 @@
-"""The command line: `wanjax COMMAND [PRESET|FILE.yml] [key=value ...]`."""
+"""The command line: `wanjax COMMAND [PRESET|FILE.yml] ["PROMPT"] [key=value ...]`."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
-from wanjax.errors import UsageError
+from wanjax.errors import Notice, UsageError
 from wanjax.settings import nearest
 
 USAGE = """\
-usage: wanjax COMMAND [PRESET|FILE.yml] [key=value ...]
+usage: wanjax COMMAND [PRESET|FILE.yml] ["PROMPT"] [key=value ...]
 
 Wan 2.1 / 2.2 video generation in JAX with step caching.
 
@@ -21,9 +24,10 @@ commands:
 A preset is a model with its official sampling values (`wanjax presets`); the keys and their
 values are listed by `wanjax show PRESET`. Without a preset the bundled model runs, offline:
 
-  wanjax generate prompt="a red ball moving right on a dark background"
+  wanjax generate "a red ball moving right on a dark background"
 
-`wanjax COMMAND --help` tells more.
+`--key value` is `key=value`, a switch alone (`use_magcache`) is on, `prompt=@FILE` or `prompt=-`
+reads the prompt from a file or from standard input. `wanjax COMMAND --help` tells more.
 """
 
 # A command is the module of its name beside this one: its docstring is the help, `run` does it
@@ -36,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "measure what caching costs: variants from the same noise, side by side in HTML",
     "presets": "list the models that can be named, with their sampling values",
     "show": "print every key with its value, what is allowed, and a line of help",
+    "completion": "print what makes bash, zsh or fish complete commands, presets, keys and values",
 }
 
 
@@ -43,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 for success, 2 for a user's mistake, 1 for a failure."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", Notice)
+            warnings.showwarning = functools.partial(_show, warnings.showwarning, set())
+            return _dispatch(args)
     except UsageError as error:
         print(f"wanjax: error: {error}", file=sys.stderr)
         return 2
@@ -53,6 +61,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as in `wanjax ... | head`
         return 1
+
+
+def _show(
+    otherwise: Callable[..., None],
+    said: set[str],
+    message: Warning | str,
+    *where: Any,
+    **to: Any,
+) -> None:
+    """A notice in one line, and once; other warnings as Python shows them."""
+    if not isinstance(message, Notice):
+        otherwise(message, *where, **to)
+    elif str(message) not in said:
+        said.add(str(message))
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

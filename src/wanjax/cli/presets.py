@@ -12,6 +12,8 @@ from wanjax.cli.text import guidance_scales, print_table
 from wanjax.config.resolve import load_preset, preset_names
 from wanjax.errors import UsageError
 
+_TASKS = {"t2v": "text to video", "i2v": "image to video"}
+
 
 def run(args: Sequence[str]) -> None:
     if args:
@@ -23,6 +25,7 @@ def run(args: Sequence[str]) -> None:
         guidance = " / ".join(f"{scale:g}" for scale in guidance_scales(config))
         numbers = (str(config.num_frames), str(config.num_inference_steps))
         shift = f"{config.flow_shift:g}"
-        rows.append((name, size, *numbers, shift, guidance, str(config.model)))
-    titles = ("preset", "size", "frames", "steps", "shift", "guidance", "model")
+        task = _TASKS[config.task]
+        rows.append((name, task, size, *numbers, shift, guidance, str(config.model)))
+    titles = ("preset", "task", "size", "frames", "steps", "shift", "guidance", "model")
     print_table(titles, rows)

@@ -11,7 +11,9 @@ from wanjax.caching.method import keys_of
 from wanjax.checkpoints.locate import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.errors import UsageError
+from wanjax.media.examples import picture_path
 from wanjax.media.formats import FORMATS, encoding_for
+from wanjax.media.names import is_folder
 from wanjax.parallel.mesh import check_devices, parse_mesh
 from wanjax.parallel.targets import parse_target
 
@@ -27,6 +29,7 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     if command in ("generate", "plan", "compile", "compare"):
         _check_effects(config, given)
     if command == "generate":
+        _check_many(config)
         check_inputs(config)
     elif command == "calibrate":
         _check_calibration(config)
@@ -37,14 +40,25 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
 
 
 def check_inputs(config: Config) -> None:
-    """Raise `UsageError` where prompt, image, model or output cannot be used."""
-    if not config.prompt.strip():
-        raise UsageError('prompt is missing: say what the video shows, as prompt="a red ball"')
-    _check_image(config)
+    """Raise `UsageError` where prompt, image, model or output cannot be used.
+
+    Of many `prompts` each is checked once the file is read.
+    """
+    if config.prompts is None:
+        if not config.prompt.strip():
+            raise UsageError('prompt is missing: say what the video shows, as prompt="a red ball"')
+        _check_image(config)
     _check_model(config)
-    _check_output(config, *FORMATS)
+    _check_output(config, *FORMATS, folder=True)
     size = {"height": config.height, "width": config.width, "fps": config.fps}
     encoding_for(f"output={config.output}", config.video_quality, **size)
+
+
+def _check_many(config: Config) -> None:
+    if not config.seeds:
+        raise UsageError("seeds is empty: give at least one, as seeds=0,1")
+    if config.quiet and config.verbose:
+        raise UsageError("quiet and verbose exclude one another: switch one on")
 
 
 def _check_model(config: Config) -> None:
@@ -100,15 +114,23 @@ def _check_image(config: Config) -> None:
             f"image is missing: {config.preset or config.model} is image to video; "
             "give its first frame as image=FILE"
         )
-    elif not Path(config.image).expanduser().is_file():
+    elif not picture_path(config.image).is_file():
         raise UsageError(f"image={config.image}: no such file")
 
 
-def _check_output(config: Config, *suffixes: str) -> None:
+def _check_output(config: Config, *suffixes: str, folder: bool = False) -> None:
+    """A file with one of the suffixes or, for frames one by one, a `folder`."""
     output = Path(config.output or "").expanduser()  # left empty: refused like any other name
-    if output.suffix.lower() not in suffixes or output.is_dir():
-        ends = " or ".join(suffixes)
+    frames = folder and is_folder(config.output or "")
+    if not frames and (output.suffix.lower() not in suffixes or output.is_dir()):
+        ends = " or ".join(suffixes) + (f", or a folder of frames: {output}/" if folder else "")
         raise UsageError(f"output={output}: name a file that ends in {ends}")
+    if frames and output.exists() and not output.is_dir():
+        raise UsageError(f"output={config.output}: {output} is a file, no folder")
+    _check_parent(output)
+
+
+def _check_parent(output: Path) -> None:
     folder = output.parent
     while not folder.exists():  # missing folders are made when the video is written
         folder = folder.parent

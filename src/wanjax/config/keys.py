@@ -4,100 +4,225 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
 from wanjax.caching import METHODS, Method
 from wanjax.caching.method import configured, settings_of
-from wanjax.settings import kinds_of, setting
+from wanjax.settings import kinds_of, meant, setting
+
+LAST_SEED = 2**32 - 1
+
+# What is asked for by name elsewhere and is no key here, with what to do instead.
+ABSENT: Mapping[str, str] = {
+    "lora": "no LoRA is loaded by this version: merge it into the checkpoint's weights",
+}
+
+
+def random_seed() -> int:
+    """One of all seeds; the record says which."""
+    return secrets.randbelow(LAST_SEED + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Every key with its type, default (where no preset or folder says otherwise) and help."""
 
-    preset: str | None = setting(None, "preset that the values start from; see `wanjax presets`")
-    model: str | None = setting(None, "checkpoint in diffusers' layout: folder, or Hub id")
+    preset: str | None = setting(
+        None, "preset that the values start from; see `wanjax presets`", group="Model"
+    )
+    model: str | None = setting(
+        None,
+        "checkpoint in diffusers' layout: folder, or Hub id",
+        also=("checkpoint", "ckpt", "ckpt_dir", "model_path", "model_id", "path"),
+    )
     task: Literal["t2v", "i2v"] = setting(
         "t2v", "text to video or image to video; goes with the model"
     )
 
-    prompt: str = setting("", "what the video shows")
-    negative_prompt: str = setting("", "what it should not show; used where guidance acts")
-    image: str | None = setting(None, "first frame, an image file (image to video)")
-    last_image: str | None = setting(None, "last frame, where the model takes one")
-    fit_image: bool = setting(
-        True, "size from the image's own aspect ratio, unless height or width is given"
+    prompt: str = setting(
+        "",
+        "what the video shows",
+        group="Prompt and picture",
+        also=("text", "caption"),
+        from_file=True,
     )
+    negative_prompt: str = setting(
+        "",
+        "what it should not show; used where guidance acts",
+        also=("negative", "neg_prompt", "n_prompt", "sample_neg_prompt"),
+        from_file=True,
+    )
+    image: str | None = setting(
+        None,
+        "first frame, an image file (image to video); example:red-ball is at hand",
+        also=("picture", "photo", "first_image", "first_frame", "init_image", "input_image"),
+    )
+    last_image: str | None = setting(
+        None, "last frame, where the model takes one", also=("last_frame", "end_image")
+    )
+    fit_image: bool = setting(
+        True,
+        "size from the image's own aspect ratio, unless height or width is given",
+        also=("crop", "aspect_ratio"),
+    )
+    seed: int = setting(
+        0,
+        "of the starting noise",
+        low=0,
+        high=LAST_SEED,
+        also=("base_seed", "random_seed", "noise_seed", "generator"),
+        drawn={"random": random_seed},
+    )
+    prompts: str | None = setting(
+        None,
+        "text file with one prompt a line (image to video: `image.png | prompt`)",
+        commands=("generate", "calibrate", "compare"),
+        also=("prompt_file", "prompt_list", "batch"),
+        kept=False,
+    )
+    seeds: tuple[int, ...] = setting(
+        (0,),
+        "of the starting noise, each with every prompt; left out: seed",
+        low=0,
+        high=LAST_SEED,
+        commands=("generate", "calibrate", "compare"),
+        also=("num_videos", "num_videos_per_prompt", "batch_size"),
+        kept=False,
+    )
+
     output: str | None = setting(
         None,
-        "file to write (generate: .mp4, .webm, .webp or .gif, with a .json record beside it; "
-        "calibrate: .json; compare: a folder)",
+        "file to write (generate: .mp4, .webm, .webp or .gif, or NAME/ for a folder of frames, "
+        "with a .json record beside it; calibrate: .json; compare: a folder)",
+        group="Output",
+        also=("out", "output_path", "save_file", "save_path", "file", "filename"),
+    )
+    overwrite: bool = setting(
+        False,
+        "replace what has the output's name already; else a number is added to the name",
+        commands=("generate", "calibrate"),
+        also=("force", "replace", "clobber"),
+        kept=False,
+    )
+    quiet: bool = setting(
+        False,
+        "say nothing but warnings and errors",
+        commands=("generate",),
+        also=("silent", "no_progress"),
+        kept=False,
+    )
+    verbose: bool = setting(
+        False,
+        "say each step, what was compiled, and how a failure came about",
+        commands=("generate",),
+        also=("debug", "log_level"),
+        kept=False,
     )
     video_quality: Literal["standard", "high", "lossless"] = setting(
         "standard",
         "plays everywhere, with the colours at half the resolution; high: the colours whole; "
         "lossless: every pixel (.webm, .webp)",
         commands=("generate", "plan"),
+        also=("quality", "crf", "bitrate"),
     )
-    seed: int = setting(0, "of the starting noise", low=0, high=2**32 - 1)
 
-    height: int = setting(480, "frame height in pixels", low=16, grid=(16, 0))
-    width: int = setting(832, "frame width in pixels", low=16, grid=(16, 0))
-    num_frames: int = setting(81, "frames in the video, 4 n + 1", low=1, grid=(4, 1))
-    fps: int = setting(16, "frames a second of the written video", low=1)
+    height: int = setting(
+        480,
+        "frame height in pixels",
+        low=16,
+        grid=(16, 0),
+        group="Size",
+        also=("size", "resolution", "h"),
+    )
+    width: int = setting(
+        832, "frame width in pixels", low=16, grid=(16, 0), also=("size", "resolution", "w")
+    )
+    num_frames: int = setting(
+        81,
+        "frames in the video, 4 n + 1",
+        low=1,
+        grid=(4, 1),
+        also=("frames", "frame_num", "frame_count", "length", "video_length", "duration"),
+    )
+    fps: int = setting(
+        16, "frames a second of the written video", low=1, also=("frame_rate", "framerate")
+    )
 
-    num_inference_steps: int = setting(50, "denoising steps", low=1, high=1000)
-    sampler: Literal["unipc", "euler"] = setting("unipc", "how a step is taken")
-    flow_shift: float = setting(5.0, "above 1: more steps at high noise", above=0)
+    num_inference_steps: int = setting(
+        50,
+        "denoising steps",
+        low=1,
+        high=1000,
+        group="Sampling",
+        also=("steps", "num_steps", "sample_steps", "sampling_steps", "inference_steps"),
+    )
+    sampler: Literal["unipc", "euler"] = setting(
+        "unipc", "how a step is taken", also=("scheduler", "solver", "sample_solver")
+    )
+    flow_shift: float = setting(
+        5.0, "above 1: more steps at high noise", above=0, also=("shift", "sample_shift")
+    )
     boundary_ratio: float | None = setting(
         None,
         "noise level where the low-noise expert takes over; null: one expert",
         above=0,
         below=1,
+        also=("boundary", "switch"),
     )
     guidance_scale: float | None = setting(
-        5.0, "classifier-free guidance, of both experts; 1 or less: off", low=0
+        5.0,
+        "classifier-free guidance, of both experts; 1 or less: off",
+        low=0,
+        also=("guidance", "cfg", "cfg_scale", "scale", "sample_guide_scale"),
     )
     guidance_scale_high: float | None = setting(None, "guidance of the high-noise expert", low=0)
-    guidance_scale_low: float | None = setting(None, "guidance of the low-noise expert", low=0)
+    guidance_scale_low: float | None = setting(
+        None, "guidance of the low-noise expert", low=0, also=("guidance_scale_2",)
+    )
     batch_guidance: bool = setting(True, "both guidance branches in one batch (else one by one)")
+    max_sequence_length: int = setting(
+        512,
+        "tokens of the prompt",
+        low=1,
+        high=4096,
+        also=("tokens", "max_tokens", "text_len", "max_length"),
+    )
 
+    weights_dtype: Literal["float32", "bfloat16"] = setting(
+        "bfloat16",
+        "of the transformer's parameters",
+        group="Machine",
+        also=("dtype", "precision", "torch_dtype", "weights"),
+    )
+    activations_dtype: Literal["float32", "bfloat16"] = setting(
+        "bfloat16", "of the transformer's arithmetic", also=("dtype", "precision", "torch_dtype")
+    )
+    attention: Literal["auto", "cudnn", "splash", "chunked", "xla"] = setting(
+        "auto",
+        "attention kernel; auto takes the fastest that the device has",
+        also=("attn", "attention_backend", "flash_attention", "sdpa"),
+    )
     low_memory: bool = setting(
-        False, "the text and image encoders leave the device once they have encoded"
+        False,
+        "the text and image encoders leave the device once they have encoded",
+        also=("offload", "offload_model", "cpu_offload", "lowvram", "t5_cpu"),
     )
     use_kv_cache: bool = setting(
         False, "keys and values of the prompt (and image) once a run, for memory"
     )
-
-    max_sequence_length: int = setting(512, "tokens of the prompt", low=1, high=4096)
-    weights_dtype: Literal["float32", "bfloat16"] = setting(
-        "bfloat16", "of the transformer's parameters"
-    )
-    activations_dtype: Literal["float32", "bfloat16"] = setting(
-        "bfloat16", "of the transformer's arithmetic"
-    )
-    attention: Literal["auto", "cudnn", "splash", "chunked", "xla"] = setting(
-        "auto", "attention kernel; auto takes the fastest that the device has"
-    )
     mesh: str = setting(
         "auto",
         "devices along each axis, as data:1,fsdp:2,context:4,tensor:1; auto: the fastest that fits",
+        also=("devices", "sharding", "parallel", "ulysses_size", "ring_size", "tensor_parallel"),
     )
     target: str | None = setting(
         None,
         "machine to compile for, such as v6e:2x4, tpu7x:2x2x1, h100 or h100:8; null: this one",
         commands=("plan", "compile"),
-    )
-
-    prompts: str | None = setting(
-        None,
-        "text file with one prompt a line (image to video: `image.png | prompt`)",
-        commands=("calibrate", "compare"),
-    )
-    seeds: tuple[int, ...] = setting(
-        (0,), "of the starting noise, each with every prompt", commands=("calibrate", "compare")
+        also=("device", "hardware", "machine", "gpu", "tpu"),
     )
 
     reference_steps: int | None = setting(
@@ -106,6 +231,7 @@ class Config:
         low=1,
         high=1000,
         commands=("compare",),
+        group="One command's own",
     )
     repeats: int = setting(
         3, "runs of each variant to time, at least", low=1, commands=("compare",)
@@ -114,10 +240,16 @@ class Config:
         None,
         "instead of generating: folders of mp4 files with equal names, the reference first",
         commands=("compare",),
+        also=("folders",),
     )
 
     json: bool = setting(False, "print JSON", commands=("plan", "compile"))
-    plot: str | None = setting(None, "picture to draw: .png, .pdf or .svg", commands=("plan",))
+    plot: str | None = setting(
+        None,
+        "picture to draw: .png, .pdf or .svg",
+        commands=("plan",),
+        also=("draw", "figure", "chart"),
+    )
 
     @property
     def num_experts(self) -> int:
@@ -138,7 +270,9 @@ def config_class() -> type[Config]:
 def _with_methods(methods: tuple[type[Method], ...]) -> type[Config]:
     fields: dict[str, tuple[Any, Any]] = {}
     for method in methods:
-        fields[f"use_{method.name}"] = (bool, setting(False, method.help))
+        title = None if fields else "Step caching"  # above the first
+        switch = setting(False, method.help, group=title, also=("cache", "caching", "use_cache"))
+        fields[f"use_{method.name}"] = (bool, switch)
         for field in settings_of(method):  # of a key that methods share the first one's
             kind: Any = Union[kinds_of(method, field)]  # noqa: UP007 (made at run time)
             key = dataclasses.field(default=field.default, metadata=field.metadata)
@@ -152,6 +286,21 @@ def _with_methods(methods: tuple[type[Method], ...]) -> type[Config]:
         frozen=True,
         kw_only=True,
     )
+
+
+def groups() -> Mapping[str, Mapping[str, dataclasses.Field[Any]]]:
+    """The keys under the titles that they declare."""
+    found: dict[str, dict[str, dataclasses.Field[Any]]] = {}
+    title = ""
+    for name, field in keys().items():
+        title = field.metadata["group"] or title
+        found.setdefault(title, {})[name] = field
+    return found
+
+
+def unknown(name: str) -> str:
+    """What to say of a key that is none."""
+    return f"unknown key {name}{meant(name, keys())}" if name not in ABSENT else ABSENT[name]
 
 
 def active_methods(config: Config) -> list[type[Method]]:

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from wanjax.checkpoints.locate import folder_values, locate
+from wanjax.config.arguments import canonical
 from wanjax.config.checks import check
-from wanjax.config.keys import Config, config_class, keys
+from wanjax.config.keys import Config, config_class, keys, unknown
+from wanjax.config.saved import SUFFIXES, read_settings, read_yaml
 from wanjax.errors import UsageError
 from wanjax.settings import nearest, parse
 
@@ -20,6 +20,11 @@ _PRESETS = Path(__file__).parent / "presets"
 
 def preset_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _PRESETS.glob("*.yml")))
+
+
+def arguments(args: Sequence[str]) -> list[str]:
+    """A command line's arguments in their strict form: preset or file, then `key=value` each."""
+    return canonical(args, preset_names())
 
 
 def load_preset(name: str) -> Config:
@@ -41,11 +46,12 @@ def resolve(
     named, given = _split_arguments(args)
     user = [_typed(given, command, text=True), _typed(values or {}, command)]
     given = {**given, **(values or {})}
-    if named and _is_file(named):
-        user.insert(0, _typed(_read_yaml(Path(named)), None, where=f"{named}: "))
+    if named and named not in preset_names() and named.lower().endswith(SUFFIXES):
+        user.insert(0, _typed(read_settings(Path(named)), None, where=f"{named}: "))
         named = None
     asked: dict[str, Any] = {}
     for layer in user:
+        _one_of_each(layer, asked)
         if layer.get("model") in preset_names():  # a preset's name stands for its model, too
             layer.setdefault("preset", layer.pop("model"))
         asked |= layer
@@ -55,6 +61,7 @@ def resolve(
     layers = [_base_layer(preset, asked), *user]
     merged: dict[str, Any] = {}
     for layer in layers:
+        _one_of_each(layer, merged)
         if layer.get("guidance_scale") is not None:  # over what earlier layers gave each expert
             layer = {"guidance_scale_high": None, "guidance_scale_low": None} | layer
         merged |= layer
@@ -65,6 +72,8 @@ def resolve(
         )
     if any("height" in layer or "width" in layer for layer in user):
         merged["fit_image"] = any(layer.get("fit_image") for layer in user)
+    merged.setdefault("seeds", (merged.get("seed", 0),))
+    merged["seed"] = next(iter(merged["seeds"]), 0)
     if merged.get("output") is None and not any("output" in layer for layer in user):
         merged["output"] = _default_output(command, preset, merged)
     config = _with_guidance(config_class()(**(merged | {"preset": preset})))
@@ -83,6 +92,17 @@ def _with_guidance(config: Config) -> Config:
     return replace(config, guidance_scale=shared, guidance_scale_high=high, guidance_scale_low=low)
 
 
+def _one_of_each(layer: Mapping[str, Any], earlier: dict[str, Any]) -> None:
+    """One prompt or many, one seed or many: what `layer` has replaces what was `earlier`."""
+    for one, many in (("prompt", "prompts"), ("seed", "seeds")):
+        if layer.get(one) is not None and layer.get(many) is not None:
+            raise UsageError(f"{one} and {many} exclude one another: give one of them")
+        if one in layer:
+            earlier.pop(many, None)
+        elif many in layer:
+            earlier.pop(one, None)
+
+
 def _default_output(command: str, preset: str | None, values: Mapping[str, Any]) -> str | None:
     names = {
         "generate": "wanjax.mp4",
@@ -92,38 +112,18 @@ def _default_output(command: str, preset: str | None, values: Mapping[str, Any])
     return names.get(command)
 
 
-def _split_arguments(args: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+def _split_arguments(args: Sequence[str]) -> tuple[str | None, dict[str, str]]:
     named: str | None = None
-    given: dict[str, Any] = {}
-    for position, arg in enumerate(args):
+    given: dict[str, str] = {}
+    for arg in arguments(args):
         name, equals, value = arg.partition("=")
-        if arg.startswith("-"):
-            raise UsageError(f"{arg}: settings are written key=value, without dashes")
-        if equals:
-            if name in given:
-                raise UsageError(f"{name} is given twice")
-            given[name] = value
-        elif position == 0:
+        if not equals:
             named = arg
+        elif name in given:
+            raise UsageError(f"{name} is given twice")
         else:
-            raise UsageError(f"{arg}: expected key=value")
+            given[name] = value
     return named, given
-
-
-def _is_file(named: str) -> bool:
-    return named.endswith((".yml", ".yaml"))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(content or {}, dict):
-        raise UsageError(f"{path} must hold `key: value` lines")
-    return content or {}
 
 
 def _typed(
@@ -133,7 +133,7 @@ def _typed(
     typed, known = {}, keys()
     for name, value in values.items():
         if name not in known:
-            raise UsageError(f"{where}unknown key {name}{nearest(str(name), known)}")
+            raise UsageError(f"{where}{unknown(str(name))}")
         only = known[name].metadata["commands"]
         if command and only and command not in only:
             raise UsageError(f"{name} is a key of `wanjax {'`, `wanjax '.join(only)}` alone")
@@ -183,4 +183,4 @@ def _preset_values(name: str) -> dict[str, Any]:
             f"unknown preset {name}{nearest(name, preset_names())}; presets: "
             + ", ".join(preset_names())
         )
-    return _typed(_read_yaml(_PRESETS / f"{name}.yml"), None, where=f"preset {name}: ")
+    return _typed(read_yaml(_PRESETS / f"{name}.yml"), None, where=f"preset {name}: ")

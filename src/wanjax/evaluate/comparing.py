@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from wanjax.config.keys import Config
+from wanjax.config.resolve import arguments
 from wanjax.errors import UsageError
 from wanjax.evaluate.clips import Clip, make_clips
 from wanjax.evaluate.comparison import Comparison
@@ -57,7 +58,7 @@ def compare_arguments(
     pipe: WanPipeline | None = None,
 ) -> Comparison:
     """As `compare`, from a command line's arguments."""
-    values = dict(values)
+    values, args = dict(values), arguments(args)
     if "variants" in values:
         args = [*args, f"variants={values.pop('variants')}"]
     videos = "videos" in values or any(arg.startswith("videos=") for arg in args)

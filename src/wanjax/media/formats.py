@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from wanjax.errors import UsageError
+from wanjax.media.names import is_folder
 
 Quality = Literal["standard", "high", "lossless"]
 
@@ -49,15 +50,25 @@ FORMATS: Mapping[str, Mapping[Quality, Encoding]] = {
     },
     ".gif": {"standard": Encoding("gif", "gif", "pal8")},
 }
+# Of a folder of frames, in any quality.
+_PICTURES = Encoding("png", "png", "rgb24")
 
 
 def encoding_for(
     path: str | Path, quality: Quality, *, height: int, width: int, fps: int
 ) -> Encoding:
-    """How to write frames of a size under a name. Raises `UsageError` if that cannot be."""
+    """How to write frames of a size under a name; a folder's ends in a slash.
+
+    Raises `UsageError` if that cannot be.
+    """
+    if is_folder(path):
+        return _PICTURES
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
-        raise UsageError(f"{path}: a video is a file that ends in {_listed(FORMATS)}")
+        raise UsageError(
+            f"{path}: a video is a file that ends in {_listed(FORMATS)}, "
+            "or a folder of its frames, as NAME/"
+        )
     if quality not in FORMATS[suffix]:
         others = [other for other, qualities in FORMATS.items() if quality in qualities]
         instead = f", or {quality} in {_listed(others)}" if others else ""

@@ -10,15 +10,18 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wanjax.errors import UsageError
+from wanjax.media.examples import picture_path
 
 
 def load_image(path: str | Path) -> Image.Image:
     """Any image file as upright RGB: EXIF rotation applied, transparency on white.
 
+    `example:NAME` is one of the pictures in the package.
+
     Raises `UsageError` for a file that is missing, empty, cut short or no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(picture_path(path)) as image:
             image.load()
             return to_rgb(image)
     except FileNotFoundError:

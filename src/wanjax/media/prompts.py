@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanjax.errors import UsageError
+from wanjax.media.examples import is_example
 
 _BUNDLED = Path(__file__).parents[1] / "tiny"
 
@@ -41,7 +42,7 @@ def load_prompts(path: str | Path) -> list[Prompt]:
 
 def as_lines(prompts: Sequence[Prompt]) -> str:
     """The content of a file that `load_prompts` reads as `prompts`."""
-    return "".join(f"{Path(p.image).resolve() if p.image else ''} | {p.text}\n" for p in prompts)
+    return "".join(f"{_absolute(p.image) if p.image else ''} | {p.text}\n" for p in prompts)
 
 
 def default_prompts(preset: str | None) -> list[Prompt]:
@@ -59,4 +60,11 @@ def _parse(line: str, folder: Path) -> Prompt:
     image, bar, text = line.partition("|")
     if not bar:
         return Prompt(line.strip())
-    return Prompt(text.strip(), str(folder / image.strip()) if image.strip() else None)
+    image = image.strip()
+    if not image or is_example(image):
+        return Prompt(text.strip(), image or None)
+    return Prompt(text.strip(), str(folder / image))
+
+
+def _absolute(image: str) -> str:
+    return image if is_example(image) else str(Path(image).resolve())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from collections.abc import Sequence
@@ -43,6 +44,9 @@ class _Config(FromJSON):
     eos_token: _Token = "</s>"
 
 
+_SPACE = "\u2581"  # how a piece says that a word begins
+
+
 class Tokenizer:
     """The fast tokenizer of a folder (`tokenizer.json`; `tokenizer_config.json` if there).
 
@@ -82,6 +86,18 @@ class Tokenizer:
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
         return ids, mask
+
+    @functools.cached_property
+    def words(self) -> frozenset[str]:
+        """The whole words of the vocabulary, in small letters."""
+        pieces = (piece.removeprefix(_SPACE).lower() for piece in self._tokenizer.get_vocab())
+        return frozenset(piece for piece in pieces if len(piece) > 1 or piece == "a")
+
+    def beyond(self, prompt: str, room: int) -> tuple[int, str]:
+        """How many tokens a prompt has, and its text from the first one without room on."""
+        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        tokens = len(encoding.ids)
+        return tokens, prompt[encoding.offsets[room][0] :].strip() if tokens > room else ""
 
     def _token_id(self, key: str, token: str, folder: Path) -> int:
         index = self._tokenizer.token_to_id(token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,8 @@ from PIL import Image, ImageSequence
 from wanjax.errors import UsageError
 from wanjax.files import atomic_path
 from wanjax.media.formats import Encoding, Quality, encoding_for
+from wanjax.media.frames import read_frames, write_frames
+from wanjax.media.names import is_folder
 
 # Chroma between its samples is interpolated, as players with a graphics card do. PyAV's default
 # repeats the samples, which costs 7 dB on small frames, and rounds as the processor likes.
@@ -63,7 +65,7 @@ class VideoFile:
         """As the record beside the file has it."""
         return {
             "file": self.path.name,
-            "format": self.path.suffix.lower().removeprefix("."),
+            "format": "png" if self.codec == "png" else self.path.suffix.lower().removeprefix("."),
             "codec": self.codec,
             "pixel_format": self.pixel_format,
             "quality": self.quality,
@@ -77,40 +79,62 @@ def save_video(
     path: str | Path,
     fps: int,
     quality: Quality = "standard",
+    tags: Mapping[str, str] | None = None,
 ) -> VideoFile:
     """Write .mp4, .webm, .webp or .gif, as `path` ends; equal frames give equal bytes.
 
+    The text of a `path` that ends in a slash is a folder, which has a .png for each frame.
     "standard" plays everywhere and halves the colours' resolution, "high" keeps it (.mp4 and
     .webm), "lossless" keeps every pixel (.webm and .webp). Raises `UsageError` for another
-    suffix, or a size or rate that the format cannot have.
+    suffix, or a size or rate that the format cannot have. `tags`, such as `title` and `comment`,
+    stand in the file where its format has room for them (.mp4, .webm).
     """
-    path = Path(path).expanduser()
     height, width = frames.shape[1:3]
     encoding = encoding_for(path, quality, height=height, width=width, fps=fps)
+    folder, path = is_folder(path), Path(path).expanduser()
+    if folder:
+        size, psnr = write_frames(frames, path), float("inf")
+        return VideoFile(path, quality, encoding.codec, encoding.pixel_format, size, psnr)
     with atomic_path(path) as partial:
-        _encode(frames, partial, fps, encoding)
+        _encode(frames, partial, fps, encoding, tags)
         psnr = _psnr(frames, partial, fps)
         size = partial.stat().st_size
     return VideoFile(path, quality, encoding.codec, encoding.pixel_format, size, psnr)
 
 
 def read_video(path: str | Path) -> UInt8[np.ndarray, "frames height width 3"]:
-    """All frames of a video file. Raises `UsageError` if it cannot be read.
+    """All frames of a video file or a folder of frames. Raises `UsageError` if it cannot be read.
 
     A .webp holds equal frames in a row once, for so much longer.
     """
     path = Path(path).expanduser()
     try:
+        if path.is_dir():
+            return read_frames(path)
         return np.stack([frame for _, frame in _decode(path)])
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         raise UsageError(f"{path} cannot be read as a video: {error}") from error
 
 
+def read_tags(path: str | Path) -> dict[str, str]:
+    """What a video file says of itself, such as `title` and `comment`. Raises `UsageError`."""
+    try:
+        with av.open(_address(Path(path).expanduser())) as file:
+            return {name.lower(): text for name, text in file.metadata.items()}
+    except (av.FFmpegError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as a video: {error}") from error
+
+
 def _encode(
-    frames: UInt8[np.ndarray, "frames height width 3"], path: Path, fps: int, encoding: Encoding
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    path: Path,
+    fps: int,
+    encoding: Encoding,
+    tags: Mapping[str, str] | None = None,
 ) -> None:
     kind = path.suffix.lower().removeprefix(".")
     with av.open(_address(path), "w", format=kind, options=_CONTAINER[kind]) as file:
+        file.metadata.update(tags or {})
         pixel_format = encoding.given or encoding.pixel_format
         stream = file.add_stream(encoding.encoder, rate=fps, options=dict(encoding.options))
         stream = cast(av.VideoStream, stream)  # the encoder's name says so

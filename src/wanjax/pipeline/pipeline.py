@@ -38,6 +38,7 @@ from wanjax.pipeline.inputs import (
     start_latents,
 )
 from wanjax.pipeline.machine import machine
+from wanjax.pipeline.notices import notice
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
 from wanjax.planning.memory import ANY_DEVICE, Fit, Memory, advice, fit_on, no_room
@@ -157,6 +158,8 @@ class WanPipeline:
             num_inference_steps=num_inference_steps,
             **self._guidance(guidance_scale, guidance_scale_2),
         )
+        texts = [] if prompt is None else as_list(prompt)
+        notice(config, texts, [*frames.first, *frames.last], self.components.tokenizer)
         return self.execute(
             prepare(config, cache),
             Prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from wanjax.config.keys import Config
+from wanjax.config.saved import digests, kept
 from wanjax.media.video_files import VideoFile
 from wanjax.pipeline.video import Video
 
@@ -20,13 +21,21 @@ def make_record(config: Config, video: Video, file: VideoFile) -> dict[str, Any]
     """How a video was made: enough to make it again, what it cost, what its file lost."""
     stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
     return {
-        "config": dataclasses.asdict(config),
+        "config": kept(config),
+        "inputs": digests(config),
         "plan": video.plan.to_dict() | video.memory.to_dict(),
         "video": file.to_dict(),
         "seconds": stages | {"compile": round(video.timings.compile, 4)},
         "step_seconds": [round(seconds, 5) for seconds in video.timings.steps],
         "peak_memory_bytes": video.timings.peak_memory,
     } | environment()
+
+
+def make_tags(config: Config) -> dict[str, str]:
+    """What stands in the video's own file: the prompt, and the settings that it runs again by."""
+    settings = {name: value for name, value in kept(config).items() if name != "output"}
+    about = {"wanjax": version("wanjax"), "config": settings}
+    return {"title": config.prompt, "comment": json.dumps(about, ensure_ascii=False)}
 
 
 def environment() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jaxtyping import Float, UInt8
 from wanjax.caching.plan import Plan
 from wanjax.errors import UsageError
 from wanjax.media.formats import Quality
+from wanjax.media.names import numbered
 from wanjax.media.video_files import VideoFile, save_video
 from wanjax.pipeline.timings import Timings
 from wanjax.planning.memory import Memory
@@ -30,20 +32,25 @@ class Video:
     fps: int
     memory: Memory
 
-    def save(self, path: str | Path, quality: Quality = "standard") -> list[VideoFile]:
+    def save(
+        self,
+        path: str | Path,
+        quality: Quality = "standard",
+        tags: Mapping[str, str] | None = None,
+    ) -> list[VideoFile]:
         """Write .mp4, .webm, .webp or .gif, as `path` ends; NAME-0.mp4, ... for a batch.
 
-        Returns what was written, with what its codec lost. For `quality` see
+        Text that ends in a slash is a folder, which has a .png for each frame.
+        Returns what was written, with what its codec lost. For `quality` and `tags` see
         `wanjax.media.video_files.save_video`. Raises `UsageError` for another suffix, or a
         quality or size that the format cannot have.
         """
         if self.frames is None:
             raise UsageError('this call returned latents (output_type="latent"), no frames')
-        path = Path(path)
-        names = [path]
+        names = [str(path)]
         if len(self.frames) > 1:
-            names = [path.with_stem(f"{path.stem}-{i}") for i in range(len(self.frames))]
+            names = [numbered(path, i) for i in range(len(self.frames))]
         return [
-            save_video(frames, name, self.fps, quality)
+            save_video(frames, name, self.fps, quality, tags)
             for frames, name in zip(self.frames, names, strict=True)
         ]

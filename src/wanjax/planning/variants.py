@@ -9,7 +9,7 @@ from typing import Any
 
 from wanjax.caching import METHODS
 from wanjax.config.keys import Config, active_methods, keys
-from wanjax.config.resolve import resolve
+from wanjax.config.resolve import arguments, resolve
 from wanjax.errors import UsageError
 from wanjax.planning.run import Run, prepare
 
@@ -36,7 +36,7 @@ def resolve_variants(
     `values` are keys from Python, which a variant's own come over; `prepared` plans what
     `fewer-steps` has to know.
     """
-    values = dict(values or {})
+    values, args = dict(values or {}), arguments(args)
     rest = [arg for arg in args if not arg.startswith("variants=")]
     text = next((arg.partition("=")[2] for arg in args if arg not in rest), default)
     if len(rest) == len(args) and not default:
@@ -48,6 +48,7 @@ def resolve_variants(
             raise UsageError(f"variants={text}: each needs a name of its own, as in {_EXAMPLE}")
         changed = _split(changes) if colon else _built_in(name)
         try:
+            changed = arguments(changed)
             shared = {k: v for k, v in values.items() if k not in map(_key, changed)}
             found[name] = resolve(_override(rest, changed), command, shared)
         except UsageError as error:
