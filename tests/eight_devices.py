@@ -223,7 +223,7 @@ def program_facts(folder: Path, meshes: dict[str, Mesh]) -> dict[str, Any]:
 
 
 def programs_on(folder: Path, mesh: Mesh) -> dict[str, Any]:
-    config = resolve([f"model={folder}", *SMALL_RUN, "height=192"], "show")
+    config = resolve([f"model={folder}", *SMALL_RUN], "show", values={"height": 192})
     run = prepare(config)
     compiled = compile_run(run, target_here(), model_configs(str(folder)), mesh, lambda line: None)
     pipe = WanPipeline(Components.of(config, mesh), config, Programs(mesh))

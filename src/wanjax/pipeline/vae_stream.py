@@ -217,19 +217,23 @@ def _stripe_impl(
         made: tuple[Array, Cache] = getattr(nnx.merge(graph, params), method)(x, cache, stripe)
         return made
 
-    if mesh.empty:
-        return one(params, x, cache, starts)
-    whole, below = PartitionSpec(), PartitionSpec(None, None, mesh.axis_names)
-    mapped = jax.shard_map(
-        one, in_specs=(whole, whole, below, whole), out_specs=(below, below), check_vma=False
-    )
+    below = PartitionSpec(None, None, mesh.axis_names)
+    mapped = _on_each_device(one, (_WHOLE, _WHOLE, below, _WHOLE), (below, below))
     result, cache = mapped(params, x, cache, starts)
-    return _gathered(result), cache
+    # on every device of the mesh, so that each process has all of it
+    return constrain(result, *[None] * result.ndim), cache
 
 
-def _gathered(x: Array) -> Array:
-    """On every device of the mesh, so that each process has all of it."""
-    return constrain(x, *[None] * x.ndim)
+_WHOLE = PartitionSpec()
+
+
+def _on_each_device(
+    function: Callable[..., Any], in_specs: tuple[PartitionSpec, ...], out_specs: Any
+) -> Callable[..., Any]:
+    """`function` on each device of the mesh by itself, sharing nothing; without a mesh as it is."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return function
+    return jax.shard_map(function, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 # The first frame is one of many: a TPU's compiler takes a tenth of the time over its program at
@@ -246,9 +250,16 @@ _next = jax.jit(_stripe_impl, static_argnums=(0, 1, 2, 3), donate_argnums=6)
 def _whole(
     graph: nnx.GraphDef[WanVAE], method: str, params: nnx.State[Any, Any], x: Array, cache: Cache
 ) -> tuple[Array, Cache]:
-    """On a mesh every device computes the same."""
-    result, cache = getattr(nnx.merge(graph, params), method)(x, cache)
-    return _gathered(result), tuple(map(_gathered, cache))
+    """On a mesh every device computes the same, its attention included."""
+
+    def one(params: nnx.State[Any, Any], x: Array, cache: Cache) -> tuple[Array, Cache]:
+        made: tuple[Array, Cache] = getattr(nnx.merge(graph, params), method)(x, cache)
+        return made
+
+    made: tuple[Array, Cache] = _on_each_device(one, (_WHOLE,) * 3, (_WHOLE, _WHOLE))(
+        params, x, cache
+    )
+    return made
 
 
 def _unchanged(chunks: Sequence[np.ndarray], memory: int) -> list[bool]:
