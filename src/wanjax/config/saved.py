@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import yaml
 from wanjax import files
 from wanjax.config.keys import Config, keys
 from wanjax.errors import Notice, UsageError
-from wanjax.media.examples import picture_path
+from wanjax.media.examples import picture_digest
 
 _YAML, _RECORD, _VIDEOS = (".yml", ".yaml"), (".json",), (".mp4", ".webm")
 SUFFIXES = (*_YAML, *_RECORD, *_VIDEOS)
@@ -57,13 +56,9 @@ def kept(config: Config) -> dict[str, Any]:
 
 
 def digests(config: Config) -> dict[str, str]:
-    """SHA-256 of the pictures that a run reads, by key: a name alone does not say what is in it."""
+    """Digests of the pictures that a run reads, by key."""
     paths = {"image": config.image, "last_image": config.last_image}
-    return {
-        name: hashlib.sha256(picture_path(path).read_bytes()).hexdigest()
-        for name, path in paths.items()
-        if path
-    }
+    return {name: picture_digest(path) for name, path in paths.items() if path}
 
 
 def _is_of_generate(metadata: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from wanjax.checkpoints.locate import locate
 from wanjax.config.keys import keys
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
-from wanjax.media.examples import picture_path
+from wanjax.media.examples import picture_digest
 from wanjax.pipeline.compiling import device_bytes
 from wanjax.pipeline.inputs import Prompts
 from wanjax.pipeline.pipeline import WanPipeline
@@ -95,7 +95,7 @@ def fingerprint(run: Run, clip: Clip) -> str:
         "plan": run.to_dict(),
         "prompt": clip.prompt.text,
         "seed": clip.seed,
-        "image": image and hashlib.sha256(picture_path(image).read_bytes()).hexdigest(),
+        "image": image and picture_digest(image),
         "weights": [(str(file), *_size_and_time(file)) for file in weights],
         "environment": environment(),
     }

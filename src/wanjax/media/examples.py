@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from wanjax.errors import UsageError
@@ -23,3 +24,8 @@ def picture_path(name: str | Path) -> Path:
         known = ", ".join(f"{_PREFIX}{file.stem}" for file in sorted(_FOLDER.glob("*.png")))
         raise UsageError(f"image={name}: no such picture; those at hand: {known}")
     return path
+
+
+def picture_digest(name: str | Path) -> str:
+    """SHA-256 of that file: a name alone does not say what is in it."""
+    return hashlib.sha256(picture_path(name).read_bytes()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -33,5 +34,10 @@ def is_taken(output: str) -> bool:
 
 def free(output: str) -> str:
     """`output` or, where that is taken, the first of its numbered names that is not."""
-    names = itertools.chain([output], (numbered(output, n) for n in itertools.count(1)))
-    return next(name for name in names if not is_taken(name))
+    return next(name for name in in_turn(output) if not is_taken(name))
+
+
+def in_turn(output: str) -> Iterator[str]:
+    """`output` and its numbered names, without end."""
+    yield output
+    yield from (numbered(output, n) for n in itertools.count(1))

@@ -17,12 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from wanjax.models.kernels import run, ulysses
 from wanjax.models.kernels.choose import DeviceKind, Kernel, KernelChoice, Requested
+from wanjax.parallel.mesh import ACTIVATION_RULES
 
 # What a model is made with: the choice for its target, or a name, for the devices here.
 AttentionKernel = KernelChoice | Kernel | Requested
-
-# Mesh axes that share an array's batch, tokens and heads; see `wanjax.parallel`.
-_BATCH, _TOKENS, _HEADS = ("data",), ("fsdp", "context"), ("tensor",)
 
 # Who holds the keys: each device the part that it has of the queries, or every device all.
 Keys = Literal["shared", "whole"]
@@ -87,7 +85,9 @@ def _shares(batch: int, heads: int) -> _Shares | None:
     def count(names: tuple[str, ...]) -> int:
         return math.prod(sizes[name] for name in names)
 
-    by_batch, by_tokens, by_heads = map(axes, (_BATCH, _TOKENS, _HEADS))
+    by_batch, by_tokens, by_heads = (
+        axes(ACTIVATION_RULES[n]) for n in ("batch", "tokens", "heads")
+    )
     by_batch = by_batch if batch % count(by_batch) == 0 else ()
     by_heads = by_heads if heads % count(by_heads) == 0 else ()
     if not by_batch + by_tokens + by_heads:

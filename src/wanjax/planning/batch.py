@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from wanjax.config.keys import Config
 from wanjax.config.saved import digests, kept
 from wanjax.errors import UsageError
 from wanjax.files import read_json
-from wanjax.media.names import is_taken, numbered, record_of
+from wanjax.media.names import in_turn, is_taken, numbered, record_of
 from wanjax.media.prompts import Prompt, load_prompts
 from wanjax.planning.run import Run, prepare
 from wanjax.validation import named
@@ -44,10 +43,8 @@ def make_jobs(config: Config) -> list[Job]:
     assert config.output is not None
     if config.overwrite:
         return [Job(run, name) for run, name in zip(runs, _names(config.output, runs), strict=True)]
-    stems = itertools.chain(
-        [config.output], (numbered(config.output, n) for n in itertools.count(1))
-    )
-    return next(jobs for stem in stems if (jobs := _jobs(runs, stem)) is not None)
+    found = (_jobs(runs, stem) for stem in in_turn(config.output))
+    return next(jobs for jobs in found if jobs is not None)
 
 
 def make_runs(config: Config) -> list[Run]:

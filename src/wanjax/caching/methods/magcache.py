@@ -139,7 +139,8 @@ class MagCache(Method):
         conditions = conditions or {}
         curve = self.curve(conditions.get("model"))
         warnings = check_fit(curve, schedule, self.resample) + differences(vars(curve), conditions)
-        skipped = self._skips(curve, schedule, bool(conditions.get("image")))
+        planner = self._planner(curve, schedule)
+        skipped = self._skips(curve, schedule, planner, bool(conditions.get("image")))
         refused = skipped & forced_steps(schedule, 0)[:, None]
         if refused.any():
             steps = ", ".join(map(str, np.flatnonzero(refused.any(axis=1))))
@@ -147,7 +148,7 @@ class MagCache(Method):
         skipped = skipped & ~refused
         settings = self._settings(curve)
         if self._order is not None:
-            return self._forecast(curve, schedule, skipped, settings, warnings)
+            return self._forecast(curve, schedule, planner, skipped, settings, warnings)
         actions = [
             tuple(REUSE if skip else COMPUTE for skip in skipped[i, : schedule.num_branches(i)])
             for i in range(schedule.num_steps)
@@ -163,6 +164,7 @@ class MagCache(Method):
         self,
         curve: Curve,
         schedule: Schedule,
+        planner: Planner | None,
         skipped: Bool[np.ndarray, "steps 2"],
         settings: dict[str, Any],
         warnings: tuple[str, ...],
@@ -179,7 +181,6 @@ class MagCache(Method):
                 f"{steps}, and a forecast is of both; take magcache_estimate=repeat, or "
                 "magcache_rule=per_phase"
             )
-        planner = self._planner(curve, schedule)
         # a curve's plan has no matrix to fit to: its weights are Lagrange's wherever it is used
         gram = planner.gram if planner is not None and self.has_budget else None
         made = forecasts(schedule, computed.tolist(), order, correct=True, gram=gram)
@@ -205,11 +206,12 @@ class MagCache(Method):
             longest=self.K,
         )
 
-    def _skips(self, curve: Curve, schedule: Schedule, image: bool) -> Bool[np.ndarray, "steps 2"]:
+    def _skips(
+        self, curve: Curve, schedule: Schedule, planner: Planner | None, image: bool
+    ) -> Bool[np.ndarray, "steps 2"]:
         ratios = ratios_for(curve, schedule, self.resample)
         if self.has_budget:
             budget = (self.target_speedup, self.skip_steps)
-            planner = self._planner(curve, schedule)
             if planner is not None:
                 _, least = asked(schedule, *budget)
                 if least > planner.most:

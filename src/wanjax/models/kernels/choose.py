@@ -17,6 +17,9 @@ Requested = Literal["auto", "cudnn", "splash", "chunked", "xla"]
 
 MIB = 2**20
 LANES = 128  # the width of a TPU's vector registers
+# A score that does not count, and the sum's logarithm of a query without keys. Finite: a maximum
+# of masked scores alone still subtracts to zero.
+MASKED = -1e30
 
 # Up to this many scores a head, the score matrix is held whole: at most 4 MiB in float32.
 MAX_WHOLE_SCORES = 2**20

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from wanjax.models.kernels.choose import Kernel
+from wanjax.models.kernels.choose import MASKED, Kernel
 
-_MASKED = -1e30  # finite: a maximum of masked scores alone still subtracts to zero
 _MOST_KEYS = 2048
 _FEWEST_QUERIES = 128  # fewer queries at a time than this, and heads take turns instead
 
@@ -114,9 +113,9 @@ def _rows(
         position = start + jnp.arange(keys_at_once)
         if lengths is not None:
             seen = (position >= index * keys_at_once) & (position < lengths[:, None])
-            scores = jnp.where(seen[:, None, None], scores, _MASKED)
+            scores = jnp.where(seen[:, None, None], scores, MASKED)
         elif keys % keys_at_once:
-            scores = jnp.where(position >= index * keys_at_once, scores, _MASKED)
+            scores = jnp.where(position >= index * keys_at_once, scores, MASKED)
         now = jnp.maximum(before, scores.max(axis=-1))
         weights = jnp.exp(scores - now[..., None])
         if lengths is not None:  # where all keys so far are masked, the maximum is masked too
@@ -128,9 +127,9 @@ def _rows(
         return now, rescale * total + weights.sum(axis=-1), rescale[..., None] * acc + mixed
 
     rows = (batch, heads, queries)
-    start = (jnp.full(rows, _MASKED), jnp.zeros(rows), jnp.zeros((*rows, dim)))
+    start = (jnp.full(rows, MASKED), jnp.zeros(rows), jnp.zeros((*rows, dim)))
     largest, total, acc = jax.lax.fori_loop(0, count, step, start)
     nothing = total == 0  # no key at all
     total = jnp.where(nothing, 1.0, total)
-    logsumexp = jnp.where(nothing, _MASKED, largest + jnp.log(total))
+    logsumexp = jnp.where(nothing, MASKED, largest + jnp.log(total))
     return (acc / total[..., None]).swapaxes(1, 2), logsumexp

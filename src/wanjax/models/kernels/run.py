@@ -5,16 +5,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from wanjax.models.kernels import chunked, cudnn, splash, whole
+from wanjax.models.kernels import chunked, splash, through_jax
 from wanjax.models.kernels.choose import Kernel, KernelChoice
 
 Lengths = Int[Array, " batch"]
 
 _KERNELS = {
-    "cudnn": cudnn.attend,
+    "cudnn": through_jax.attend,
     "splash": splash.attend,
     "chunked": chunked.attend,
-    "xla": whole.attend,
+    "xla": through_jax.attend,
 }
 
 

@@ -24,11 +24,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from wanjax.models.kernels.choose import LANES, Kernel
+from wanjax.models.kernels.choose import LANES, MASKED, Kernel
 
 _SUBLANES = 8
 ROWS = 16  # of a tile in memory: parts of whole tiles are moved as they are
-_MASKED = -1e30  # finite: a maximum of masked scores alone still subtracts to zero
 _LAST_BOTH = (((1,), (1,)), ((), ()))  # contract the last axes: k qᵀ
 _FIRST_BOTH = (((0,), (0,)), ((), ()))  # contract the first axes: vᵀ p
 
@@ -185,7 +184,7 @@ def _kernel(
 
     @pl.when(block == 0)
     def _start() -> None:
-        max_ref[...] = jnp.full_like(max_ref, _MASKED)
+        max_ref[...] = jnp.full_like(max_ref, MASKED)
         sum_ref[...] = jnp.zeros_like(sum_ref)
         acc_ref[...] = jnp.zeros_like(acc_ref)
 
@@ -197,7 +196,7 @@ def _kernel(
         )
         if valid is not None:  # what lies behind the end may be anything, also NaN
             seen = jax.lax.broadcasted_iota(jnp.int32, (keys_compute, 1), 0) < valid
-            scores = jnp.where(seen, scores, _MASKED)
+            scores = jnp.where(seen, scores, MASKED)
             values = jnp.where(seen, values, jnp.zeros_like(values))
         before = max_ref[...]
         now = jnp.maximum(before, scores.max(axis=0, keepdims=True))
@@ -224,4 +223,4 @@ def _kernel(
         total = jnp.where(nothing, 1.0, total)
         out_ref[...] = (acc_ref[...] / total).T.astype(out_ref.dtype)
         logsumexp = (max_ref[:1] + jnp.log2(total)) * math.log(2)
-        logsumexp_ref[...] = jnp.where(nothing, _MASKED, logsumexp)
+        logsumexp_ref[...] = jnp.where(nothing, MASKED, logsumexp)

@@ -1,6 +1,8 @@
-"""The fused kernel of NVIDIA GPUs, through JAX."""
+"""The kernels that JAX has: cuDNN's fused one, and XLA's, which holds all scores at once."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import jax
 from jaxtyping import Array, Float, Int
@@ -16,6 +18,7 @@ def attend(
     kernel: Kernel,
 ) -> Float[Array, "batch q heads dim"]:
     """Attention to the first `lengths` keys of each batch entry (all, if None)."""
+    implementation: Literal["cudnn", "xla"] = "cudnn" if kernel.name == "cudnn" else "xla"
     return jax.nn.dot_product_attention(
-        query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+        query, key, value, key_value_seq_lengths=lengths, implementation=implementation
     )
