@@ -17,6 +17,8 @@ pytest.register_assert_rewrite("browser")
 # suite's time. JAX reads this when it is imported, so nothing here may import it. Comparisons
 # with the reference run as users run (parity/conftest.py).
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Nothing is kept between tests, or from one run of the suite to the next.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 
 def pytest_terminal_summary(terminalreporter):

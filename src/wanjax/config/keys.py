@@ -218,6 +218,12 @@ class Config:
         "devices along each axis, as data:1,fsdp:2,context:4,tensor:1; auto: the fastest that fits",
         also=("devices", "sharding", "parallel", "ulysses_size", "ring_size", "tensor_parallel"),
     )
+    compilation_cache: bool | str = setting(
+        True,
+        "keep compiled programs for later runs in your cache folder, or in the one named here",
+        also=("cache_dir", "jax_cache_dir", "jax_compilation_cache_dir", "compile_cache"),
+        kept=False,
+    )
     target: str | None = setting(
         None,
         "machine to compile for, such as v6e:2x4, tpu7x:2x2x1, h100 or h100:8; null: this one",

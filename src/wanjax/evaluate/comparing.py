@@ -48,6 +48,8 @@ def compare(
     be texts or `Prompt`s, `pipe` a pipeline whose models and programs serve. Finished runs are
     kept in the folder `output`. Raises `UsageError`.
     """
+    # JAX has one cache for all of a process: in Python it is the caller's to switch on
+    values = {"compilation_cache": False} | values
     return compare_arguments(args, values, None if prompts is None else list(prompts), pipe)
 
 
@@ -105,7 +107,8 @@ def _command(
     folder: Path,
 ) -> str:
     """What to type for the same comparison; prompts from Python are put into a file for it."""
-    written = [*args, *(f"{name}={as_written(value)}" for name, value in values.items())]
+    typed = {n: value for n, value in values.items() if n != "compilation_cache"}
+    written = [*args, *(f"{name}={as_written(value)}" for name, value in typed.items())]
     if prompts is not None:
         file = folder / "prompts.txt"
         with atomic_path(file) as partial:

@@ -30,7 +30,7 @@ from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import run_step
 
 # Keys that say nothing about how a clip comes about, or that the clip itself has.
-_ELSEWHERE = {"prompt", "image", "seed", "output"}
+_ELSEWHERE = {"prompt", "image", "seed", "output", "compilation_cache"}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
 from wanjax.planning.memory import ANY_DEVICE, Fit, Memory, advice, fit_on, no_room
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
+from wanjax.sampling.compilation_cache import use_compilation_cache
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Settings, keeps_of
@@ -72,11 +73,13 @@ class WanPipeline:
 
         `values` are keys of the configuration, such as `weights_dtype` ("float32",
         "bfloat16"), `use_magcache`, or sampling values that calls then have as defaults.
-        Raises `UsageError` (or its `CheckpointError`) for what cannot work.
+        `compilation_cache` is off here, since JAX has one cache for all of a process. Raises
+        `UsageError` (or its `CheckpointError`) for what cannot work.
         """
         name = str(name_or_path)
         is_model = "/" in name or Path(name).exists()
         arguments = [f"model={name}"] if is_model else [name]
+        values = {"compilation_cache": False} | values
         # a call brings prompt and output
         return cls.from_config(resolve(arguments, command="show", values=values))
 
@@ -86,6 +89,7 @@ class WanPipeline:
 
         Raises `UsageError` where the devices have no room for it, before anything is loaded.
         """
+        use_compilation_cache(config.compilation_cache)
         run = prepare(replace(config, image=None, last_image=None), None)
         target, mesh = machine(config, run.plan)
         pipe = cls(Components.of(config, mesh), config, Programs(mesh), target)
