@@ -60,6 +60,26 @@ def test_variants(comparison):
     assert "use_magcache=True" in comparison.changes["magcache"]
 
 
+def test_what_decides_during_the_run_has_a_row_of_the_cost_that_it_came_to(pipe, tmp_path):
+    """The mean over the clips; MagCache's plan is known before."""
+    made = compare(
+        f"model={pipe.config.model}", *SMALL_RUN, CURVE, prompts=PROMPTS, pipe=pipe, repeats=1,
+        output=tmp_path, retention_ratio=0.1, easycache_thresh=9, easycache_start=3,
+        variants="dense,easycache,magcache,fewer-steps",
+    )  # fmt: skip
+    assert made.rows == {"magcache": "fewer-steps", "easycache": "fewer-steps-5"}
+    assert (made.cost("magcache"), made.cost("easycache")) == (4, 5)
+    assert [made.plan(row)["steps"] for row in made.rows.values()] == [4, 5]
+    assert made.time("fewer-steps-5")["runs"] >= 1
+
+
+def test_the_record_says_on_what_machine_and_from_which_commit(comparison):
+    environment = comparison.metrics()["environment"]
+    assert {"python", "machine", "cpu", "cores", "memory_bytes"} <= set(environment["host"])
+    assert environment["host"]["memory_bytes"] > 2**30
+    assert "commit" in environment
+
+
 def test_all_variants_start_from_the_same_noise(comparison):
     assert comparison.values("again", "psnr", "dense") == [math.inf] * CLIPS
     stat = comparison.stat("again", "psnr", "dense")
@@ -249,7 +269,7 @@ def test_folders_of_videos(tmp_path, capsys):
     ("args", "text"),
     [
         (["variants=dense,magcach"], "magcach is none of dense, fewer-steps, cfg_cache"),
-        (["variants=dense,fewer-steps"], "the cost of the first cached variant"),
+        (["variants=dense,fewer-steps"], "the cost of the cached variants, and there is none"),
         (["variants=big:height=64"], "variant big: height is 64, but all variants share height=32"),
         (["variants=../x:seed=1"], "each needs a name of its own"),
         (["prompts=missing.txt"], "missing.txt cannot be read"),

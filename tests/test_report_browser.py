@@ -93,6 +93,8 @@ def report(tmp_path_factory):
         fps=FPS,
         timed={name: list(found.values()) for name, found in runs.items()},
         notes=["a note"],
+        exact=frozenset({"same"}),
+        rows={"magcache": "fewer-steps"},
     )
     return save(comparison)[0]
 

@@ -11,12 +11,12 @@ usage: wanjax compare [PRESET|FILE.yml] [variants=NAME,...] [prompts=FILE] [seed
   wanjax compare videos=runs/dense,runs/mine    # mp4 files with equal names, made by anything
 
 The reference is `dense`, which always runs; with `reference_steps` there is a second one of
-so many steps. `fewer-steps` takes as many dense steps as cost what the first cached variant
-does. Another variant has a name, a colon and its keys with semicolons between. Without
-variants: dense,magcache,fewer-steps.
+so many steps. `fewer-steps` gives each cached variant a row of its own: as many dense steps as
+cost the same. Another variant has a name, a colon and its keys with semicolons between.
+Without variants: dense,magcache,fewer-steps.
 
-Writes report.html, metrics.json, table.md and the videos to the folder `output`. Finished
-runs stay there: interrupted, the same command goes on from them.
+Writes report.html, metrics.json, table.md, videos.csv, variants.csv and the videos to the
+folder `output`. Finished runs stay there: interrupted, the same command goes on from them.
 """
 
 from __future__ import annotations

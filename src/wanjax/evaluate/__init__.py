@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from wanjax.evaluate.comparison import Comparison, Stat
     from wanjax.evaluate.metrics import closeness, flicker, mean_psnr, psnr, ssim
     from wanjax.evaluate.report import save
-    from wanjax.evaluate.tables import findings, markdown
+    from wanjax.evaluate.sentences import findings
+    from wanjax.evaluate.tables import markdown
 
 _HOME = {
     "Comparison": "wanjax.evaluate.comparison",
     "Stat": "wanjax.evaluate.comparison",
     "closeness": "wanjax.evaluate.metrics",
     "compare": "wanjax.evaluate.comparing",
-    "findings": "wanjax.evaluate.tables",
+    "findings": "wanjax.evaluate.sentences",
     "flicker": "wanjax.evaluate.metrics",
     "markdown": "wanjax.evaluate.tables",
     "mean_psnr": "wanjax.evaluate.metrics",

@@ -25,7 +25,7 @@ from wanjax.media.prompts import Prompt, as_lines, default_prompts, load_prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
 from wanjax.planning.run import Run, prepare
-from wanjax.planning.variants import DENSE, FEWER_STEPS, changes, like, resolve_variants
+from wanjax.planning.variants import DENSE, Variants, changes, is_exact, read_variants
 from wanjax.settings import as_written
 
 CONVERGED = "converged"
@@ -65,8 +65,8 @@ def compare_arguments(
         args = [*args, f"variants={values.pop('variants')}"]
     videos = "videos" in values or any(arg.startswith("videos=") for arg in args)
     prepared = functools.cache(prepare)
-    configs = resolve_variants(args, "compare", "" if videos else VARIANTS, values, prepared)
-    first = next(iter(configs.values()))
+    variants = read_variants(args, "compare", "" if videos else VARIANTS, values)
+    first = next(iter(variants.configs.values()))
     assert first.output is not None
     folder = Path(first.output).expanduser()
     if folder.is_file():
@@ -78,25 +78,28 @@ def compare_arguments(
         about = {"command": _command(args, values, None, folder)} | created
         return compare_folders(first.videos, folder, lpips, about, notes)
     clips = make_clips(_prompts(first, prompts), first.seeds)
-    configs = _with_references(args, values, configs)
-    _check(configs, clips, prepared)
+    variants = _with_references(args, values, variants)
+    _check(variants.with_rows(variants.planned_costs(prepared))[0], clips, prepared)
     given = None if prompts is None else _prompts(first, prompts)
     about = {"command": _command(args, values, given, folder)} | created
-    references = [name for name in (DENSE, CONVERGED) if name in configs]
-    runner = Runner(configs, references, Store(folder), prepared, lpips=lpips, pipe=pipe)
+    references = [name for name in (DENSE, CONVERGED) if name in variants.configs]
+    runner = Runner(variants, references, Store(folder), prepared, lpips=lpips, pipe=pipe)
     records, timed = runner.run(clips, first.repeats)
+    configs = runner.configs
     dense = configs[DENSE]
     return Comparison(
         about=about | _about(prepared(dense)),
         references=tuple(references),
-        changes={name: changes(dense, config) for name, config in runner.configs.items()},
+        changes={name: changes(dense, config) for name, config in configs.items()},
         clips=[{"name": c.name, "prompt": c.prompt.text, "seed": c.seed} for c in clips],
         runs={n: {c.name: r[n] for c, r in zip(clips, records, strict=True)} for n in configs},
         videos={n: {c.name: runner.store.video(n, c.name) for c in clips} for n in configs},
         folder=folder,
         fps=dense.fps,
         timed=timed,
-        notes=[*notes, *_warnings(records[0])],
+        exact=frozenset(n for n in configs if is_exact(dense, configs[n])) - {*references},
+        rows=runner.rows,
+        notes=[*notes, *_warnings(records[0]), *_commits(records)],
     )
 
 
@@ -128,18 +131,18 @@ def _prompts(config: Config, given: Sequence[str | Prompt] | None) -> list[Promp
 
 
 def _with_references(
-    args: Sequence[str], values: Mapping[str, Any], configs: Mapping[str, Config]
-) -> dict[str, Config]:
-    """The dense and, if asked for, the converged run first; `fewer-steps` after its measure."""
-    dense = configs.get(DENSE)
+    args: Sequence[str], values: Mapping[str, Any], variants: Variants
+) -> Variants:
+    """The dense and, if asked for, the converged run first."""
+    dense = variants.configs.get(DENSE)
     if dense is None:
         rest = [arg for arg in args if not arg.startswith("variants=")]
-        dense = resolve_variants([*rest, f"variants={DENSE}"], "compare", "", values)[DENSE]
+        dense = read_variants([*rest, f"variants={DENSE}"], "compare", "", values).configs[DENSE]
     ordered = {DENSE: dense}
     if dense.reference_steps is not None:
         ordered[CONVERGED] = replace(dense, num_inference_steps=dense.reference_steps)
-    names = sorted(configs, key=lambda name: name == FEWER_STEPS and like(configs) is not None)
-    return ordered | {name: configs[name] for name in names if name not in ordered}
+    others = {n: config for n, config in variants.configs.items() if n not in ordered}
+    return replace(variants, configs=ordered | others)
 
 
 def _check(
@@ -194,3 +197,9 @@ def _warnings(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for text in record["plan"]["warnings"]:
             found.setdefault(text, []).append(name)
     return [f"{', '.join(names)}: {text}" for text, names in found.items()]
+
+
+def _commits(records: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """A note where videos were made by different states of the package."""
+    found = dict.fromkeys(str(r.get("commit")) for by_name in records for r in by_name.values())
+    return [f"made at different commits of wanjax: {', '.join(found)}"] if len(found) > 1 else []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
 from wanjax.evaluate.metrics import IDENTICAL, mean_psnr
+from wanjax.evaluate.paired import Paired, paired
 from wanjax.evaluate.store import Record, plain
+from wanjax.planning.variants import cost
 
 Worst = Callable[[Iterable[float]], float]
 
@@ -29,6 +31,14 @@ DEFINITIONS = {
     "added_flicker": "the flicker of the difference from the reference",
     "score": "share of the prompt's attributes that the video shows (bundled models)",
     "spread": "standard deviation over clips",
+    "kind": "exact: computes what the reference does by another way, the same to rounding; "
+    "lossy: anything else",
+    "cost": "dense steps that evaluate as many transformer blocks, mean over clips",
+    "equal_cost": "the fewer-steps row of the nearest whole number of steps",
+    "paired": "against the row of equal cost and against MagCache, video by video: mean of "
+    "variant minus rival, its 95 % interval by Student's t, in how many videos the variant is "
+    "nearer to the reference, two-sided sign test; a PSNR above 100 dB counts as 100; videos "
+    "count as independent, which seeds of one prompt are not wholly",
     "speedup": "denoising seconds of the reference over the variant's, medians of warm runs",
     "step_memory_bytes": "arguments, results and temporaries of the largest step, by XLA's count",
     "peak_memory_bytes": "highest since the process started: the device's, on CPU the process's",
@@ -49,7 +59,9 @@ class Comparison:
 
     `about` says what was compared and how: title, settings, command, environment. `changes`
     are what each variant changes. `videos` are the mp4 files by variant and clip. `timed` are
-    the runs that times are taken from, empty where nothing was generated.
+    the runs that times are taken from, empty where nothing was generated. `exact` variants
+    compute what the reference does by another way; `rows` are the dense rows of equal cost by
+    cached variant.
     """
 
     about: Mapping[str, Any]
@@ -62,6 +74,8 @@ class Comparison:
     fps: int
     timed: Mapping[str, Sequence[Record]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    exact: frozenset[str] = frozenset()
+    rows: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -82,6 +96,39 @@ class Comparison:
         spread = stdev(finite) if len(values) > 1 else None
         worst = (AGAINST | ALONE)[metric]
         return Stat(mean, spread, None if worst is None else worst(values))
+
+    def paired(self, variant: str, rival: str, metric: str, reference: str) -> Paired | None:
+        """The two video by video; None where the metric was not measured."""
+        ours, theirs = (self.values(name, metric, reference) for name in (variant, rival))
+        worst = AGAINST[metric]
+        if worst is None or not ours or not theirs:
+            return None
+        if metric == "psnr":
+            ours, theirs = ([min(v, IDENTICAL) for v in values] for values in (ours, theirs))
+        return paired(ours, theirs, worst)
+
+    def rivals(self, variant: str) -> list[str]:
+        """Whom a cached variant is paired with: its row of equal cost, and MagCache."""
+        if not self.is_cached(variant):
+            return []
+        cached = [name for name in self.variants if self._method(name) == "magcache"]
+        magcache = "magcache" if "magcache" in cached else next(iter(cached), None)
+        named = (self.rows.get(variant), magcache)
+        return [name for name in named if name is not None and name != variant]
+
+    def kind(self, variant: str) -> str:
+        """`reference`, `exact` (the same to rounding) or `lossy`."""
+        if variant in self.references:
+            return "reference"
+        return "exact" if variant in self.exact else "lossy"
+
+    def is_cached(self, variant: str) -> bool:
+        return self._method(variant) not in (None, "dense")
+
+    def cost(self, variant: str) -> float | None:
+        """Dense steps that evaluate as many transformer blocks, the mean over clips."""
+        plans = [record["plan"] for record in self._records(variant) if "plan" in record]
+        return fmean(map(cost, plans)) if plans else None
 
     def time(self, variant: str) -> dict[str, Any] | None:
         """Medians over the warm runs, and the speed relative to the main reference."""
@@ -120,6 +167,10 @@ class Comparison:
         """The plan of the first clip (a method that decides at run time may have others)."""
         return next(iter(self._records(variant))).get("plan")
 
+    def _method(self, variant: str) -> str | None:
+        plan = self.plan(variant)
+        return None if plan is None else plan["method"]
+
     def metrics(self) -> dict[str, Any]:
         """All of it as JSON can say it: the content of metrics.json."""
         variants = {name: self._summary(name) for name in self.variants}
@@ -142,11 +193,27 @@ class Comparison:
         }
         return {
             "changes": self.changes.get(variant, ""),
+            "kind": self.kind(variant),
             "plan": self.plan(variant),
+            "cost": self.cost(variant),
+            "equal_cost": self.rows.get(variant),
             "alone": self._stats(variant, ALONE, None),
             "against": against,
+            "paired": {rival: self._paired(variant, rival) for rival in self.rivals(variant)},
             "time": self.time(variant),
             "memory": self.memory(variant),
+        }
+
+    def _paired(self, variant: str, rival: str) -> dict[str, dict[str, Any]]:
+        """By reference and metric."""
+        return {
+            reference: {
+                metric: asdict(found)
+                for metric in AGAINST
+                if (found := self.paired(variant, rival, metric, reference)) is not None
+            }
+            for reference in self.references
+            if reference not in (variant, rival)
         }
 
     def _stats(

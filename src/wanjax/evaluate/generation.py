@@ -20,6 +20,7 @@ from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
 from wanjax.media.examples import picture_digest
 from wanjax.pipeline.compiling import device_bytes
+from wanjax.pipeline.host import commit
 from wanjax.pipeline.inputs import Prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
@@ -70,6 +71,7 @@ def generate(
         "peak_memory_bytes": max(video.timings.peak_memory.values()),
         "step_memory_bytes": memory.step_bytes,
         "cache_bytes": memory.cache_bytes,
+        "commit": commit(),
     }
     return Generated(record, video.latents[0], frames)
 
@@ -97,7 +99,8 @@ def fingerprint(run: Run, clip: Clip) -> str:
         "seed": clip.seed,
         "image": image and picture_digest(image),
         "weights": [(str(file), *_size_and_time(file)) for file in weights],
-        "environment": environment(),
+        # not the commit: most change nothing of a video, and its record has it
+        "environment": {k: v for k, v in environment().items() if k != "commit"},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from wanjax.evaluate.comparison import Comparison
-from wanjax.evaluate.tables import findings, markdown
+from wanjax.evaluate.sentences import findings
+from wanjax.evaluate.spreadsheets import save_csv
+from wanjax.evaluate.tables import markdown
 from wanjax.files import atomic_path, write_json
 
 _PAGE = Path(__file__).parent / "page"
@@ -21,16 +23,16 @@ _EMBEDDED_BYTES = 150_000_000
 
 
 def save(comparison: Comparison, folder: str | Path | None = None) -> list[Path]:
-    """Write report.html, metrics.json and table.md to `folder`, by default the comparison's.
+    """Write report.html, metrics.json, table.md, videos.csv and variants.csv to `folder`.
 
-    Returns their paths.
+    `folder` is the comparison's by default. Returns their paths.
     """
     folder = comparison.folder if folder is None else Path(folder).expanduser()
     page, numbers, table = (folder / n for n in ("report.html", "metrics.json", "table.md"))
     write_json(numbers, comparison.metrics())
     _write(table, markdown(comparison))
     _write(page, report_html(comparison, folder))
-    return [page, numbers, table]
+    return [page, numbers, table, *save_csv(comparison, folder)]
 
 
 def report_html(comparison: Comparison, folder: Path) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +19,7 @@ from wanjax.evaluate.perceptual import Lpips
 from wanjax.evaluate.store import Record, Store
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.run import Run
-from wanjax.planning.variants import FEWER_STEPS, like, same_cost
+from wanjax.planning.variants import Variants, cost
 from wanjax.sampling.denoise import StepReport
 from wanjax.tiny.world import parse
 
@@ -29,14 +30,14 @@ Records = dict[str, Record]  # by variant
 class Runner:
     """Generates and measures what a folder does not hold yet.
 
-    `configs` are the variants by name, references first. One pipeline serves them all; it is
-    loaded when something is left to do, unless it is given. `prepared` plans a configuration's
-    run, once.
+    `variants` have the references first; `configs` are those and their rows of equal cost,
+    `rows` which is whose. One pipeline serves them all; it is loaded when something is left to
+    do, unless it is given. `prepared` plans a configuration's run, once.
     """
 
     def __init__(
         self,
-        configs: Mapping[str, Config],
+        variants: Variants,
         references: Sequence[str],
         store: Store,
         prepared: Callable[[Config], Run],
@@ -44,11 +45,12 @@ class Runner:
         lpips: Lpips | None = None,
         pipe: WanPipeline | None = None,
     ):
-        self.configs, self.references = dict(configs), references
+        self.variants, self.references = variants, references
+        self.costs = variants.planned_costs(prepared)
+        self.configs, self.rows = variants.with_rows(self.costs)
         self.store, self.lpips = store, lpips
         self.prepared = prepared
         self.used: set[str] = set()  # variants that this process has run
-        self.matched = False  # whether fewer-steps has its steps
         self.bar = tqdm(unit="step", delay=0.1)
         if pipe is not None:
             self.pipe = pipe
@@ -65,9 +67,11 @@ class Runner:
         Every run counts but a variant's first in a process, which may still compile. Variants
         take turns, so that a slow moment of the machine does not meet one of them alone.
         """
-        self.bar.reset(len(clips) * sum(c.num_inference_steps for c in self.configs.values()))
+        records: list[Records] = [{} for _ in clips]
+        self.bar.reset(0)
         with self.bar:
-            records = [self.clip(clip) for clip in clips]
+            self._run(list(self.configs), clips, records)
+            self._run(self._late_rows(records), clips, records)
             timed = {n: [r[n] for r in records if not r[n]["cold"]] for n in self.configs}
             for name in self.configs:
                 timed[name] += self._stored_timings(name, clips[0])
@@ -76,19 +80,34 @@ class Runner:
                     timed[name] += self._time(name, clips[0])
         return records, timed
 
-    def clip(self, clip: Clip) -> Records:
-        """The records of one clip under all variants, complete with metrics."""
+    def _run(self, names: Sequence[str], clips: Sequence[Clip], records: list[Records]) -> None:
+        """The records of all clips under these variants, added to those of others."""
+        steps = sum(self.configs[name].num_inference_steps for name in names)
+        self.bar.total = (self.bar.total or 0) + len(clips) * steps
+        for clip, found in zip(clips, records, strict=True):
+            self._clip(clip, names, found)
+
+    def _clip(self, clip: Clip, names: Sequence[str], records: Records) -> None:
+        """Add the records of one clip under these variants, complete with metrics."""
         frames: dict[str, Frames] = {}  # of the references, and of the variant at work
-        records = {name: self._ensure(name, clip, frames) for name in self.references}
-        for name in self.configs:
-            if name == FEWER_STEPS:
-                self._match_cost(records)
+        for name in self.references:
+            if name not in records:
+                records[name] = self._ensure(name, clip, frames)
+        for name in names:
             if name not in self.references:
                 records[name] = self._ensure(name, clip, frames)
             records[name] = self._measure(name, clip, records, frames)
             if name not in self.references:
                 frames.pop(name, None)
-        return records
+
+    def _late_rows(self, records: Sequence[Records]) -> list[str]:
+        """Rows of equal cost for what decided during the run: the mean of all clips."""
+        late = [name for name in self.variants.cached() if name not in self.costs]
+        for name in late:
+            self.costs[name] = fmean(cost(found[name]["plan"]) for found in records)
+        before = self.configs
+        self.configs, self.rows = self.variants.with_rows(self.costs)
+        return [name for name in self.configs if name not in before]
 
     def _ensure(self, name: str, clip: Clip, frames: dict[str, Frames]) -> Record:
         """The run's record, read or made; a new run's frames go to `frames`."""
@@ -113,14 +132,6 @@ class Runner:
         made.record["cold"] = name not in self.used
         self.used.add(name)
         return made
-
-    def _match_cost(self, records: Records) -> None:
-        """As many steps as the first cached variant has just computed, to stay with them."""
-        cached = like(self.configs)
-        if cached is not None and not self.matched:
-            steps = same_cost(records[cached]["plan"])
-            fewer = replace(self.configs[FEWER_STEPS], num_inference_steps=steps)
-            self.configs[FEWER_STEPS], self.matched = fewer, True
 
     def _prepared(self, name: str, clip: Clip) -> Run:
         """The variant's run; an image of the clip's own may give it a size of its own."""

@@ -1,34 +1,53 @@
-"""A comparison in words and as a Markdown table, for papers and issues."""
+"""A comparison as Markdown tables, for papers and issues."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from wanjax.evaluate.comparison import Comparison, Stat
-from wanjax.planning.variants import FEWER_STEPS
+from wanjax.evaluate.comparison import AGAINST, Comparison, Stat
+from wanjax.evaluate.numbers import DIGITS, number, signed
+from wanjax.evaluate.sentences import findings
 
 _HEADS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "added_flicker": "added flicker"}
-_DIGITS = {"psnr": 1, "ssim": 4, "lpips": 4, "added_flicker": 2, "flicker": 2, "score": 3}
-_CLOSE = 0.1  # dB; less than that is no difference worth a word
 
 
 def markdown(comparison: Comparison) -> str:
     """The whole comparison as Markdown: command, tables, findings, notes."""
     about = comparison.about
     settings = "; ".join(about["settings"].values())
-    device = about["environment"].get("device", {}).get("kind", "")
+    environment = about["environment"]
+    device, host = (environment.get(key, {}) for key in ("device", "host"))
+    machine = [device.get("kind"), host.get("cpu"), host.get("cores") and f"{host['cores']} cores"]
+    where = ", ".join(part for part in machine if part)
     count = len(comparison.clips)
     clips = f"{count} video{'s' * (count > 1)} each"
     parts = [f"### {about['title']}", f"```\n{about['command']}\n```"]
-    parts.append(". ".join(part for part in (settings, clips, device) if part) + ".")
+    parts.append(". ".join(part for part in (settings, clips, where) if part) + ".")
+    parts += _quality(comparison)
     for reference in comparison.references:
-        parts += [f"Quality against `{reference}`:", table(_quality_rows(comparison, reference))]
+        if len(rows := _paired_rows(comparison, reference)) > 1:
+            parts += [f"Video by video, closeness to `{reference}`, with 95 % intervals:"]
+            parts += [table(rows)]
     if comparison.timed:
         parts += ["Cost:", table(_cost_rows(comparison))]
     parts += ["\n".join(f"- {line}" for line in findings(comparison))]
     parts += [f"Note: {note}" for note in comparison.notes]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _quality(comparison: Comparison) -> list[str]:
+    """A table against each reference; variants that are exact stand apart."""
+    exact = [name for name in comparison.variants if name in comparison.exact]
+    others = [name for name in comparison.variants if name not in exact]
+    parts = []
+    for reference in comparison.references:
+        parts += [f"Quality against `{reference}`:"]
+        parts += [table(_quality_rows(comparison, reference, others))]
+    if exact:
+        main, *_ = comparison.references
+        parts += [f"Exact variants, which differ from `{main}` by rounding alone:"]
+        parts += [table(_quality_rows(comparison, main, exact))]
+    return parts
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -42,30 +61,19 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def findings(comparison: Comparison) -> list[str]:
-    """What the numbers say, one sentence each."""
-    return [
-        *_speeds(comparison),
-        *_duels(comparison),
-        *_scores(comparison),
-    ]
-
-
 def show(stat: Stat | None, metric: str) -> str:
     """`mean ± standard deviation (worst)`."""
     if stat is None:
         return ""
-    digits = _DIGITS[metric]
+    digits = DIGITS[metric]
     spread = f" ± {stat.spread:.{digits}f}" if stat.spread else ""
     worst = "" if stat.worst in (None, stat.mean) else f" ({number(stat.worst, digits)})"
     return number(stat.mean, digits) + spread + worst
 
 
-def number(value: float | None, digits: int) -> str:
-    return "" if value is None else "∞" if math.isinf(value) else f"{value:.{digits}f}"
-
-
-def _quality_rows(comparison: Comparison, reference: str) -> list[list[str]]:
+def _quality_rows(
+    comparison: Comparison, reference: str, variants: Sequence[str]
+) -> list[list[str]]:
     against = [
         name
         for name in _HEADS
@@ -75,13 +83,43 @@ def _quality_rows(comparison: Comparison, reference: str) -> list[list[str]]:
     if reference != comparison.references[0]:
         alone = []  # the first table has them
     rows = [["variant", *(_HEADS[name] for name in against), *alone]]
-    for variant in comparison.variants:
+    for variant in variants:
         cells = [show(comparison.stat(variant, name, reference), name) for name in against]
         if variant == reference:
             cells = ["reference", *[""] * (len(against) - 1)]
         cells += [show(comparison.stat(variant, name), name) for name in alone]
         rows.append([variant, *cells])
     return rows
+
+
+def _paired_rows(comparison: Comparison, reference: str) -> list[list[str]]:
+    """Every cached variant against its row of equal cost and against MagCache."""
+    measured = [m for m in AGAINST if comparison.values(comparison.variants[-1], m, reference)]
+    heads = ["variant", "against", "cost (dense steps)"]
+    rows = [heads + [_HEADS[m] for m in measured] + ["closer in PSNR", "sign test p"]]
+    for variant in comparison.variants:
+        for rival in comparison.rivals(variant):
+            psnr = comparison.paired(variant, rival, "psnr", reference)
+            if psnr is None:
+                continue
+            costs = " / ".join(number(comparison.cost(name), 1) for name in (variant, rival))
+            cells = [_difference(comparison, variant, rival, m, reference) for m in measured]
+            count = psnr.closer + psnr.tied + psnr.farther
+            wins = f"{psnr.closer} of {count}"
+            rows.append([variant, rival, costs, *cells, wins, f"{psnr.sign_p:.2g}"])
+    return rows
+
+
+def _difference(
+    comparison: Comparison, variant: str, rival: str, metric: str, reference: str
+) -> str:
+    """`+3.1 [1.2, 5.0]`: the mean, variant minus rival, and its interval."""
+    found = comparison.paired(variant, rival, metric, reference)
+    if found is None:
+        return ""
+    digits = DIGITS[metric]
+    between = ", ".join(signed(value, digits) for value in found.interval or ())
+    return signed(found.difference, digits) + (f" [{between}]" if between else "")
 
 
 def _cost_rows(comparison: Comparison) -> list[list[str]]:
@@ -109,52 +147,3 @@ def _cost_rows(comparison: Comparison) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def _speeds(comparison: Comparison) -> Iterator[str]:
-    reference, *_ = comparison.references
-    for variant in comparison.variants:
-        time, psnr = comparison.time(variant), comparison.stat(variant, "psnr", reference)
-        if variant in comparison.references or time is None or psnr is None:
-            continue
-        worst = "" if psnr.worst == psnr.mean else f" (worst video {number(psnr.worst, 1)} dB)"
-        yield (
-            f"`{variant}` denoises {time['speedup']:.2f} times as fast as `{reference}` "
-            f"({time['realised']:.0%} of the ideal {time['ideal_speedup']:.2f}), at "
-            f"{number(psnr.mean, 1)} dB{worst}."
-        )
-
-
-def _duels(comparison: Comparison) -> Iterator[str]:
-    """Caching against fewer steps of the same cost, where both ran."""
-    cached = next((v for v in comparison.variants if _skips(comparison, v)), None)
-    if cached is None or FEWER_STEPS not in comparison.variants:
-        return
-    for reference in comparison.references:
-        ours = comparison.values(cached, "psnr", reference)
-        theirs = comparison.values(FEWER_STEPS, "psnr", reference)
-        a = comparison.stat(cached, "psnr", reference)
-        b = comparison.stat(FEWER_STEPS, "psnr", reference)
-        if a is None or b is None:
-            continue
-        wins = sum(x > y for x, y in zip(ours, theirs, strict=True))
-        verdict = "is as close"
-        if abs(a.mean - b.mean) >= _CLOSE:
-            verdict = "is closer" if a.mean > b.mean else "loses: it is less close"
-        yield (
-            f"At equal cost `{cached}` {verdict} to `{reference}` "
-            f"{'as' if 'as' in verdict else 'than'} `{FEWER_STEPS}`: {number(a.mean, 1)} against "
-            f"{number(b.mean, 1)} dB, closer in {wins} of {len(ours)} videos."
-        )
-
-
-def _skips(comparison: Comparison, variant: str) -> bool:
-    plan = comparison.plan(variant)
-    return plan is not None and plan["method"] != "dense"
-
-
-def _scores(comparison: Comparison) -> Iterator[str]:
-    scores = {v: comparison.stat(v, "score") for v in comparison.variants}
-    shown = [f"`{v}` {stat.mean:.1%}" for v, stat in scores.items() if stat is not None]
-    if shown:
-        yield f"Attributes of the prompt shown: {', '.join(shown)}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 from wanjax.config.keys import Config
 from wanjax.config.saved import digests, kept
 from wanjax.media.video_files import VideoFile
+from wanjax.pipeline.host import commit, host
 from wanjax.pipeline.video import Video
 
 _PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "numpy", "av", "tokenizers", "safetensors")
@@ -39,7 +39,7 @@ def make_tags(config: Config) -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """What a video depends on besides its configuration: device, host, package versions."""
+    """What a video and its cost depend on besides the configuration: machine, versions, commit."""
     device = jax.devices()[0]
     return {
         "device": {
@@ -47,6 +47,7 @@ def environment() -> dict[str, Any]:
             "platform": device.platform,
             "count": jax.device_count(),
         },
-        "host": {"python": platform.python_version(), "machine": platform.machine()},
+        "host": host(),
         "packages": {name: version(name) for name in _PACKAGES},
+        "commit": commit(),
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wanjax.caching import METHODS
+from wanjax.caching.method import keys_of
 from wanjax.config.keys import Config, active_methods, keys
 from wanjax.config.resolve import arguments, resolve
 from wanjax.errors import UsageError
@@ -18,6 +19,46 @@ DENSE, FEWER_STEPS = "dense", "fewer-steps"
 _NAME = re.compile(r"\w[\w.+-]*")  # it also names a folder
 _COMMA = re.compile(r",(?![^\[]*\])")  # commas in a [list] do not separate
 _EXAMPLE = 'variants="dense,magcache,mine:use_magcache=True;magcache_K=4"'
+# What changes how the numbers come about, and the numbers by no more than rounding.
+_ROUNDING = ("use_kv_cache", "batch_guidance", "low_memory", "mesh")
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Configurations by name; `fewer` is what rows of equal cost are made from, if asked for."""
+
+    configs: Mapping[str, Config]
+    fewer: Config | None = None
+
+    def cached(self) -> list[str]:
+        """The variants that a caching method makes cheaper."""
+        return [name for name, config in self.configs.items() if active_methods(config)]
+
+    def planned_costs(self, prepared: Callable[[Config], Run]) -> dict[str, float]:
+        """The dense steps that each cached variant costs, where its plan says so ahead of time."""
+        plans = {name: prepared(self.configs[name]).plan for name in self.cached()}
+        return {n: cost(plan.to_dict()) for n, plan in plans.items() if plan.decisions is None}
+
+    def with_rows(self, costs: Mapping[str, float]) -> tuple[dict[str, Config], dict[str, str]]:
+        """All configurations with a row of equal cost for each of `costs`, and whose is which.
+
+        `costs` are dense steps by cached variant; a row takes the nearest whole number, and
+        variants of the same number share it. The first row is `fewer-steps`, the others
+        `fewer-steps-STEPS`; they come last, the most steps first.
+        """
+        if self.fewer is None:
+            return dict(self.configs), {}
+        steps = {name: max(1, round(value)) for name, value in costs.items()}
+        names: dict[int, str] = {}
+        for count in steps.values():
+            names.setdefault(count, f"{FEWER_STEPS}-{count}" if names else FEWER_STEPS)
+        rows = {
+            names[count]: replace(self.fewer, num_inference_steps=count)
+            for count in sorted(names, reverse=True)
+        }
+        for name in set(rows) & set(self.configs):
+            raise UsageError(f"variant {name}: a row of equal cost has this name; take another")
+        return {**self.configs, **rows}, {name: names[count] for name, count in steps.items()}
 
 
 def resolve_variants(
@@ -27,20 +68,33 @@ def resolve_variants(
     values: Mapping[str, Any] | None = None,
     prepared: Callable[[Config], Run] = prepare,
 ) -> dict[str, Config]:
+    """As `read_variants`, with the rows of equal cost that can be told ahead of time.
+
+    `prepared` plans what they have to know.
+    """
+    variants = read_variants(args, command, default, values)
+    return variants.with_rows(variants.planned_costs(prepared))[0]
+
+
+def read_variants(
+    args: Sequence[str],
+    command: str,
+    default: str = "",
+    values: Mapping[str, Any] | None = None,
+) -> Variants:
     """The configurations that `variants=` names, or the one of `args` under the name "".
 
     `variants="NAME,NAME:key=value;key=value,..."`: each is the rest of the command line with
     its keys over it; a part without `=` replaces the preset. Without a colon the name says
-    what it is: `dense`, a caching method, or `fewer-steps`, dense with as many steps as cost
-    what the first cached variant does. `default` is taken where `variants=` is missing.
-    `values` are keys from Python, which a variant's own come over; `prepared` plans what
-    `fewer-steps` has to know.
+    what it is: `dense`, a caching method, or `fewer-steps`: for every cached variant dense with
+    as many steps as cost the same. `default` is taken where `variants=` is missing. `values`
+    are keys from Python, which a variant's own come over.
     """
     values, args = dict(values or {}), arguments(args)
     rest = [arg for arg in args if not arg.startswith("variants=")]
     text = next((arg.partition("=")[2] for arg in args if arg not in rest), default)
     if len(rest) == len(args) and not default:
-        return {"": resolve(args, command, values)}
+        return Variants({"": resolve(args, command, values)})
     found: dict[str, Config] = {}
     for part in map(str.strip, _COMMA.split(text)):
         name, colon, changes = (piece.strip() for piece in part.partition(":"))
@@ -53,20 +107,29 @@ def resolve_variants(
             found[name] = resolve(_override(rest, changed), command, shared)
         except UsageError as error:
             raise UsageError(f"variant {name}: {error}") from error
-    if FEWER_STEPS in found and f"{FEWER_STEPS}:" not in text:
-        found[FEWER_STEPS] = _fewer_steps(found, prepared)
-    return found
+    fewer = None if f"{FEWER_STEPS}:" in text else found.pop(FEWER_STEPS, None)
+    variants = Variants(found, fewer)
+    if fewer is not None and not variants.cached():
+        raise UsageError(
+            f"variants: {FEWER_STEPS} has the cost of the cached variants, and there is none; "
+            f"name one, as in {_EXAMPLE}"
+        )
+    return variants
 
 
-def like(configs: Mapping[str, Config]) -> str | None:
-    """The variant whose cost `fewer-steps` takes: the first cached one."""
-    return next((name for name, config in configs.items() if active_methods(config)), None)
-
-
-def same_cost(plan: Mapping[str, Any]) -> int:
+def cost(plan: Mapping[str, Any]) -> float:
     """How many dense steps evaluate as many blocks as `plan` (a `Plan.to_dict()`) does."""
-    steps: int = round(plan["steps"] / plan["ideal_speedup"])
-    return max(1, steps)
+    return float(plan["steps"] / plan["ideal_speedup"])
+
+
+def is_exact(base: Config, config: Config) -> bool:
+    """Whether `config` computes what `base` does by another way: the same to rounding."""
+    if active_methods(base) or active_methods(config):
+        return False
+    off = {key for method in METHODS.values() for key in keys_of(method).values()}
+    of_run = {name for name, field in keys().items() if not field.metadata["commands"]}
+    told = of_run - off - {*_ROUNDING, *(f"use_{method}" for method in METHODS), "output"}
+    return all(getattr(base, name) == getattr(config, name) for name in told)
 
 
 def changes(base: Config, config: Config) -> str:
@@ -84,17 +147,6 @@ def _built_in(name: str) -> list[str]:
             f"its keys, as in {_EXAMPLE}"
         )
     return [f"use_{method}={method == name}" for method in METHODS]
-
-
-def _fewer_steps(found: Mapping[str, Config], prepared: Callable[[Config], Run]) -> Config:
-    cached = like(found)
-    if cached is None:
-        raise UsageError(
-            f"variants: {FEWER_STEPS} has the cost of the first cached variant, and there is "
-            f"none; name one, as in {_EXAMPLE}"
-        )
-    steps = same_cost(prepared(found[cached]).plan.to_dict())
-    return replace(found[FEWER_STEPS], num_inference_steps=steps)
 
 
 def _split(changes: str) -> list[str]:

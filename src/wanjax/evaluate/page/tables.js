@@ -86,10 +86,12 @@ function drawCost() {
 
 function drawAbout() {
   document.querySelector("#about code").textContent = data.command;
-  const { device, host, packages } = data.environment;
+  const { device, host, packages, commit } = data.environment;
   const facts = {
     ...data.settings,
     device: device && `${device.count} × ${device.kind} (${device.platform}); Python ${host.python} on ${host.machine}`,
+    processor: host?.cpu && [host.cpu, host.cores && `${host.cores} cores`, host.memory_bytes && `${brief(host.memory_bytes / 2 ** 30)} GiB`].filter(Boolean).join(", "),
+    commit,
     packages: packages && Object.entries(packages).map((pair) => pair.join(" ")).join(", "),
     created: data.created,
   };
