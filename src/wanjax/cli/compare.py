@@ -8,12 +8,14 @@ usage: wanjax compare [PRESET|FILE.yml] [variants=NAME,...] [prompts=FILE] [seed
   wanjax compare tiny-t2v seeds=0,1 reference_steps=200 output=report
   wanjax compare wan2.2-t2v-a14b prompts=prompts.txt \
       variants="dense,magcache,fast:use_magcache=True;magcache_thresh=0.12,fewer-steps"
+  wanjax compare tiny-t2v sweep=magcache_thresh:0.02..0.2 figure=frontier.png
   wanjax compare videos=runs/dense,runs/mine    # mp4 files with equal names, made by anything
 
 The reference is `dense`, which always runs; with `reference_steps` there is a second one of
 so many steps. `fewer-steps` gives each cached variant a row of its own: as many dense steps as
 cost the same. Another variant has a name, a colon and its keys with semicolons between.
-Without variants: dense,magcache,fewer-steps.
+Without variants: dense,magcache,fewer-steps. `sweep` makes a variant of each value of a setting,
+a line in the figure.
 
 Writes report.html, metrics.json, table.md, videos.csv, variants.csv and the videos to the
 folder `output`. Finished runs stay there: interrupted, the same command goes on from them.

@@ -239,6 +239,18 @@ class Config:
         commands=("compare",),
         group="One command's own",
     )
+    sweep: str | None = setting(
+        None,
+        "a setting of a caching method over many values, a variant each: KEY:LOW..HIGH, "
+        "KEY:LOW..HIGH:COUNT or KEY:VALUE,VALUE; several with ; between",
+        commands=("compare",),
+        also=("grid", "range", "scan"),
+    )
+    figure: str | None = setting(
+        None,
+        "picture of closeness against speed to draw: .png, .pdf or .svg",
+        commands=("compare",),
+    )
     repeats: int = setting(
         3, "runs of each variant to time, at least", low=1, commands=("compare",)
     )
@@ -254,7 +266,7 @@ class Config:
         None,
         "picture to draw: .png, .pdf or .svg",
         commands=("plan",),
-        also=("draw", "figure", "chart"),
+        also=("draw", "chart"),
     )
 
     @property

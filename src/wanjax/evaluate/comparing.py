@@ -24,6 +24,7 @@ from wanjax.media.images import load_image
 from wanjax.media.prompts import Prompt, as_lines, default_prompts, load_prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import environment
+from wanjax.planning.plot import require_figure
 from wanjax.planning.run import Run, prepare
 from wanjax.planning.variants import DENSE, Variants, changes, is_exact, read_variants
 from wanjax.settings import as_written
@@ -71,6 +72,12 @@ def compare_arguments(
     folder = Path(first.output).expanduser()
     if folder.is_file():
         raise UsageError(f"output={folder} is a file; name a folder")
+    figure = None if first.figure is None else Path(first.figure).expanduser()
+    if figure is not None:
+        require_figure("figure", figure)
+    for key in ("figure", "sweep"):
+        if first.videos and getattr(first, key) is not None:
+            raise UsageError(f"{key}: videos={first.videos} are not generated, and have no speed")
     loaded = load_lpips()
     lpips, notes = (None, [loaded]) if isinstance(loaded, str) else (loaded, [])
     created = {"created": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -99,6 +106,8 @@ def compare_arguments(
         timed=timed,
         exact=frozenset(n for n in configs if is_exact(dense, configs[n])) - {*references},
         rows=runner.rows,
+        sweeps=variants.lines,
+        figure=figure,
         notes=[*notes, *_warnings(records[0]), *_commits(records)],
     )
 

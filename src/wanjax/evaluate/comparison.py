@@ -9,9 +9,9 @@ from statistics import fmean, median, stdev
 from typing import Any, NamedTuple
 
 from wanjax.evaluate.metrics import IDENTICAL, mean_psnr
-from wanjax.evaluate.paired import Paired, paired
+from wanjax.evaluate.paired import Paired, interval, paired
 from wanjax.evaluate.store import Record, plain
-from wanjax.planning.variants import cost
+from wanjax.planning.variants import FEWER_STEPS, cost
 
 Worst = Callable[[Iterable[float]], float]
 
@@ -33,6 +33,8 @@ DEFINITIONS = {
     "spread": "standard deviation over clips",
     "kind": "exact: computes what the reference does by another way, the same to rounding; "
     "lossy: anything else",
+    "interval": "the mean over clips with 95 % confidence, by Student's t",
+    "lines": "variants that a chart joins: a sweep's, and dense runs of fewer steps",
     "cost": "dense steps that evaluate as many transformer blocks, mean over clips",
     "equal_cost": "the fewer-steps row of the nearest whole number of steps",
     "paired": "against the row of equal cost and against MagCache, video by video: mean of "
@@ -61,7 +63,8 @@ class Comparison:
     are what each variant changes. `videos` are the mp4 files by variant and clip. `timed` are
     the runs that times are taken from, empty where nothing was generated. `exact` variants
     compute what the reference does by another way; `rows` are the dense rows of equal cost by
-    cached variant.
+    cached variant; `sweeps` are variants of one setting at many values, by the line's name.
+    `figure` is a picture that is to be drawn, too.
     """
 
     about: Mapping[str, Any]
@@ -76,6 +79,8 @@ class Comparison:
     notes: Sequence[str] = ()
     exact: frozenset[str] = frozenset()
     rows: Mapping[str, str] = field(default_factory=dict)
+    sweeps: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    figure: Path | None = None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -124,6 +129,26 @@ class Comparison:
 
     def is_cached(self, variant: str) -> bool:
         return self._method(variant) not in (None, "dense")
+
+    def lines(self) -> dict[str, list[str]]:
+        """Variants that a chart joins: those of each sweep, and dense runs of fewer steps."""
+        found = {name: list(variants) for name, variants in self.sweeps.items()}
+        if self.rows:
+            found[FEWER_STEPS] = [self.references[0], *dict.fromkeys(self.rows.values())]
+        return found
+
+    def speed(self, variant: str) -> float | None:
+        """How much faster denoising was than the main reference's, or, untimed, should be."""
+        time = self.time(variant)
+        if time is not None:
+            return time.get("speedup")
+        costs = self.cost(self.references[0]), self.cost(variant)
+        return None if costs[0] is None or costs[1] is None else costs[0] / costs[1]
+
+    def interval(self, variant: str, metric: str, reference: str) -> tuple[float, float] | None:
+        """The mean over clips with 95 % confidence, by Student's t; None for fewer than two."""
+        values = self.values(variant, metric, reference)
+        return interval([min(v, IDENTICAL) if metric == "psnr" else v for v in values])
 
     def cost(self, variant: str) -> float | None:
         """Dense steps that evaluate as many transformer blocks, the mean over clips."""
@@ -178,6 +203,7 @@ class Comparison:
             **self.about,
             "references": self.references,
             "variants": variants,
+            "lines": self.lines(),
             "clips": [self._clip(clip) for clip in self.clips],
             "notes": self.notes,
             "definitions": DEFINITIONS,
@@ -220,7 +246,11 @@ class Comparison:
         self, variant: str, metrics: Iterable[str], reference: str | None
     ) -> dict[str, dict[str, Any]]:
         stats = {name: self.stat(variant, name, reference) for name in metrics}
-        return {name: stat._asdict() for name, stat in stats.items() if stat is not None}
+        found = {name: stat._asdict() for name, stat in stats.items() if stat is not None}
+        if reference is not None:
+            for name in found:
+                found[name]["interval"] = self.interval(variant, name, reference)
+        return found
 
     def _clip(self, clip: Mapping[str, Any]) -> dict[str, Any]:
         runs = {}

@@ -50,15 +50,15 @@ def paired(
     decisive = closer + farther
     p = float(stats.binomtest(closer, decisive).pvalue) if decisive else 1.0
     tied = len(differences) - decisive
-    return Paired(fmean(differences), _interval(differences), closer, tied, farther, p)
+    return Paired(fmean(differences), interval(differences), closer, tied, farther, p)
 
 
-def _interval(differences: Sequence[float]) -> tuple[float, float] | None:
-    """The mean and, to either side, t standard errors."""
-    count = len(differences)
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The mean and, to either side, t standard errors; None for a single value."""
+    count = len(values)
     if count < 2:
         return None
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    reach *= stdev(differences) / math.sqrt(count)
-    middle = fmean(differences)
+    reach *= stdev(values) / math.sqrt(count)
+    middle = fmean(values)
     return middle - reach, middle + reach

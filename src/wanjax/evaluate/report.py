@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from wanjax.evaluate.comparison import Comparison
+from wanjax.evaluate.figure import draw_figure
 from wanjax.evaluate.sentences import findings
 from wanjax.evaluate.spreadsheets import save_csv
 from wanjax.evaluate.tables import markdown
@@ -25,14 +26,19 @@ _EMBEDDED_BYTES = 150_000_000
 def save(comparison: Comparison, folder: str | Path | None = None) -> list[Path]:
     """Write report.html, metrics.json, table.md, videos.csv and variants.csv to `folder`.
 
-    `folder` is the comparison's by default. Returns their paths.
+    The comparison's figure, if any, is drawn where it is wanted. `folder` is the comparison's
+    by default. Returns their paths.
     """
     folder = comparison.folder if folder is None else Path(folder).expanduser()
     page, numbers, table = (folder / n for n in ("report.html", "metrics.json", "table.md"))
     write_json(numbers, comparison.metrics())
     _write(table, markdown(comparison))
     _write(page, report_html(comparison, folder))
-    return [page, numbers, table, *save_csv(comparison, folder)]
+    files = [page, numbers, table, *save_csv(comparison, folder)]
+    if comparison.figure is not None:
+        draw_figure(comparison.figure, comparison)
+        files.append(comparison.figure)
+    return files
 
 
 def report_html(comparison: Comparison, folder: Path) -> str:

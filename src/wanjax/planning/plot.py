@@ -20,6 +20,7 @@ from wanjax.planning.run import Run
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _FORMATS = (".png", ".pdf", ".svg")
 
@@ -29,23 +30,32 @@ def draw_plans(path: Path, runs: Mapping[str, Run]) -> None:
 
     Raises `UsageError` where matplotlib is missing or `path` cannot be written.
     """
-    if path.suffix not in _FORMATS:
-        raise UsageError(f"plot={path}: name a file that ends in {', '.join(_FORMATS)}")
-    if not path.parent.is_dir():
-        raise UsageError(f"plot={path}: there is no folder {path.parent}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError('plot needs matplotlib: pip install "wanjax[plot]"') from error
+    figure_class = require_figure("plot", path)
     charts = {name: _chart(run) for name, run in runs.items()}
     heights = [h for chart in charts.values() for h in _heights(chart)]
-    figure = Figure(figsize=(9, 0.6 * sum(heights) + 0.6), layout="constrained")
+    figure = figure_class(figsize=(9, 0.6 * sum(heights) + 0.6), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
     for (name, run), top, bottom in zip(runs.items(), panels[::2, 0], panels[1::2, 0], strict=True):
         _draw_run(name, run.plan, charts[name], top, bottom)
     figure.legend(handles=_key(), loc="outside lower center", ncols=6, frameon=False,
                   fontsize=8, handlelength=1, columnspacing=1.2)  # fmt: skip
     figure.savefig(path, dpi=150)
+
+
+def require_figure(key: str, path: Path) -> type[Figure]:
+    """matplotlib's figure, to be written to the `path` that `key` names.
+
+    Raises `UsageError` where matplotlib is missing or `path` cannot be written.
+    """
+    if path.suffix not in _FORMATS:
+        raise UsageError(f"{key}={path}: name a file that ends in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{key}={path}: there is no folder {path.parent}")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError(f'{key} needs matplotlib: pip install "wanjax[plot]"') from error
+    return Figure
 
 
 def _chart(run: Run) -> Chart | None:

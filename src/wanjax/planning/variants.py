@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wanjax.caching import METHODS
@@ -13,6 +13,7 @@ from wanjax.config.keys import Config, active_methods, keys
 from wanjax.config.resolve import arguments, resolve
 from wanjax.errors import UsageError
 from wanjax.planning.run import Run, prepare
+from wanjax.planning.sweep import Sweep, read_sweeps
 
 DENSE, FEWER_STEPS = "dense", "fewer-steps"
 
@@ -25,10 +26,14 @@ _ROUNDING = ("use_kv_cache", "batch_guidance", "low_memory", "mesh")
 
 @dataclass(frozen=True)
 class Variants:
-    """Configurations by name; `fewer` is what rows of equal cost are made from, if asked for."""
+    """Configurations by name; `fewer` is what rows of equal cost are made from, if asked for.
+
+    `lines` are the variants of each sweep, the one that is varied first.
+    """
 
     configs: Mapping[str, Config]
     fewer: Config | None = None
+    lines: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def cached(self) -> list[str]:
         """The variants that a caching method makes cheaper."""
@@ -95,26 +100,73 @@ def read_variants(
     text = next((arg.partition("=")[2] for arg in args if arg not in rest), default)
     if len(rest) == len(args) and not default:
         return Variants({"": resolve(args, command, values)})
-    found: dict[str, Config] = {}
+    written: dict[str, list[str]] = {}
     for part in map(str.strip, _COMMA.split(text)):
-        name, colon, changes = (piece.strip() for piece in part.partition(":"))
-        if not _NAME.fullmatch(name) or name in found:
+        name, colon, changed = (piece.strip() for piece in part.partition(":"))
+        if not _NAME.fullmatch(name) or name in written:
             raise UsageError(f"variants={text}: each needs a name of its own, as in {_EXAMPLE}")
-        changed = _split(changes) if colon else _built_in(name)
+        written[name] = _split(changed) if colon else _built_in(name)
+
+    def resolved(name: str, changed: Sequence[str]) -> Config:
         try:
             changed = arguments(changed)
             shared = {k: v for k, v in values.items() if k not in map(_key, changed)}
-            found[name] = resolve(_override(rest, changed), command, shared)
+            return resolve(_override(rest, changed), command, shared)
         except UsageError as error:
             raise UsageError(f"variant {name}: {error}") from error
+
+    found = {name: resolved(name, changed) for name, changed in written.items()}
     fewer = None if f"{FEWER_STEPS}:" in text else found.pop(FEWER_STEPS, None)
-    variants = Variants(found, fewer)
+    variants = _with_sweeps(Variants(found, fewer), written, resolved)
     if fewer is not None and not variants.cached():
         raise UsageError(
             f"variants: {FEWER_STEPS} has the cost of the cached variants, and there is none; "
             f"name one, as in {_EXAMPLE}"
         )
     return variants
+
+
+def _with_sweeps(
+    variants: Variants,
+    written: Mapping[str, Sequence[str]],
+    resolved: Callable[[str, Sequence[str]], Config],
+) -> Variants:
+    """The points of `sweep=` after the variants that they vary, and the lines that they make.
+
+    Every variant whose method has the key gets a line; without one, the only method that has it.
+    A value that a variant has already is no further variant.
+    """
+    text = next(iter(variants.configs.values())).sweep
+    configs, lines = dict(variants.configs), {}
+    for sweep in read_sweeps(text) if text is not None else ():
+        for base, changed in _swept(sweep, variants, written).items():
+            points: dict[str, Config] = {}
+            for short, change in sweep.changes():
+                config = resolved(f"{base}-{short}", _override(changed, [change]))
+                same = [name for name, other in configs.items() if other == config]
+                points[same[0] if same else f"{base}-{short}"] = config
+            configs |= points
+            own = [base] if base in variants.configs else []
+            lines[f"{base}, {sweep.key}"] = tuple(dict.fromkeys([*own, *points]))
+    return replace(variants, configs=configs, lines=lines)
+
+
+def _swept(
+    sweep: Sweep, variants: Variants, written: Mapping[str, Sequence[str]]
+) -> Mapping[str, Sequence[str]]:
+    """The changes of each variant that a sweep varies."""
+    active = {name: active_methods(config) for name, config in variants.configs.items()}
+    having = [
+        name for name, methods in active.items() if any(m.name in sweep.methods for m in methods)
+    ]
+    if not having and len(sweep.methods) > 1:
+        raise UsageError(
+            f"sweep={sweep.key}: {', '.join(sweep.methods)} have this key; say which among the "
+            f"variants, as variants=dense,{sweep.methods[0]},{FEWER_STEPS}"
+        )
+    return {name: written[name] for name in having} or {
+        sweep.methods[0]: _built_in(sweep.methods[0])
+    }
 
 
 def cost(plan: Mapping[str, Any]) -> float:
