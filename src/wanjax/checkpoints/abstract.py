@@ -51,7 +51,7 @@ class AbstractFolder(Folder):
         mesh: Mesh | None = None,
         unused: Sequence[str] = (),
     ) -> Model:
-        graph, parameters = nnx.split(nnx.eval_shape(make))
+        graph, parameters = nnx.split(make())
 
         def kept(variable: nnx.Variable[Any]) -> nnx.Variable[Any]:
             shape = tuple(variable.get_value().shape)

@@ -83,7 +83,7 @@ def load_parameters(
     mesh: Mesh | None = None,
     unused: Sequence[str] = (),
 ) -> Model:
-    """The abstract `model` (from `nnx.eval_shape`) with its parameters read from `files`.
+    """The abstract `model` (made with `Undrawn` parameters) with its parameters read from `files`.
 
     Parameters declared `keep_float32` stay float32, the others become `dtype`. On a mesh
     each device receives its own part. `unused` are patterns of tensors that may lie about.

@@ -54,17 +54,24 @@ def run(args: Sequence[str]) -> int:
     if not todo:
         return 0
     with progress:
-        pipe = _load(config)
+        pipe = _load(config, todo[0].run)
         if not is_batch(config):
             _make(pipe, todo[0], progress)
             return 0
         return _make_all(pipe, todo, progress)
 
 
-def _load(config: Config) -> WanPipeline:
-    from wanjax.pipeline.pipeline import WanPipeline  # imports JAX
+def _load(config: Config, run: Run) -> WanPipeline:
+    """With the programs of a run, which compile meanwhile."""
+    from wanjax.pipeline.ahead import compile_ahead  # imports JAX
+    from wanjax.pipeline.pipeline import WanPipeline
 
-    return WanPipeline.from_config(config)
+    pipe = WanPipeline.without_weights(config)
+    pipe.check_size(run.config)
+    pipe.fit(run)
+    compile_ahead(pipe, run)
+    pipe.load()
+    return pipe
 
 
 def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int:
@@ -97,7 +104,8 @@ def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
     from wanjax.pipeline.record import make_record, make_tags
 
     config = job.run.config
-    before = len(pipe.programs.compilations)
+    # the first video's programs have begun to compile while the model loaded
+    before = len(pipe.programs.compilations) if progress.video else 0
     frames = pipe.frames(config.image, config.last_image)
     notice(config, [config.prompt], [*frames.first, *frames.last], pipe.components.tokenizer)
     video = pipe.execute(

@@ -89,13 +89,26 @@ class WanPipeline:
 
         Raises `UsageError` where the devices have no room for it, before anything is loaded.
         """
+        pipe = cls.without_weights(config)
+        pipe.load()
+        return pipe
+
+    @classmethod
+    def without_weights(cls, config: Config) -> WanPipeline:
+        """As `from_config`, with nothing loaded yet: each part is when it is first used."""
         use_compilation_cache(config.compilation_cache)
         run = prepare(replace(config, image=None, last_image=None), None)
         target, mesh = machine(config, run.plan)
-        pipe = cls(Components.of(config, mesh), config, Programs(mesh), target)
-        first, *_ = pipe.fit(run).placement.stages
-        pipe.components.load(first.places)
-        return pipe
+        return cls(Components.of(config, mesh), config, Programs(mesh), target)
+
+    def load(self) -> None:
+        """Load all parts that are not here yet, each to its place.
+
+        Raises `UsageError` where the devices have no room for the run, before anything is loaded.
+        """
+        run = prepare(replace(self.config, image=None, last_image=None), None)
+        first, *_ = self.fit(run).placement.stages
+        self.components.load(first.places)
 
     def with_config(self, config: Config) -> WanPipeline:
         """The same model and programs under other values; what is loaded is shared."""
