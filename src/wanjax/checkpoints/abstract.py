@@ -15,8 +15,9 @@ from jax.typing import DTypeLike
 
 from wanjax.checkpoints.configs import ModelConfigs
 from wanjax.checkpoints.folder import Folder, Model
-from wanjax.checkpoints.load import TensorFiles, kept_dtype
+from wanjax.checkpoints.load import kept_dtype
 from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.models.layers import logical_axes
 from wanjax.parallel.layouts import laid_out
 from wanjax.parallel.sharding import parameter_sharding
