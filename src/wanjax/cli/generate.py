@@ -70,7 +70,7 @@ def _load(config: Config, run: Run) -> WanPipeline:
     pipe.check_size(run.config)
     pipe.fit(run)
     compile_ahead(pipe, run)
-    pipe.load()
+    pipe.load(progress=False if config.quiet else None)
     return pipe
 
 
@@ -100,18 +100,15 @@ def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int
 def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
     """One video, from the prompt to its files."""
     from wanjax.pipeline.inputs import Prompts
-    from wanjax.pipeline.notices import notice
     from wanjax.pipeline.record import make_record, make_tags
 
     config = job.run.config
     # the first video's programs have begun to compile while the model loaded
     before = len(pipe.programs.compilations) if progress.video else 0
-    frames = pipe.frames(config.image, config.last_image)
-    notice(config, [config.prompt], [*frames.first, *frames.last], pipe.components.tokenizer)
     video = pipe.execute(
         job.run,
         Prompts(config.prompt, config.negative_prompt),
-        frames,
+        pipe.frames(config.image, config.last_image),
         seed=config.seed,
         callback=progress.step,
     )

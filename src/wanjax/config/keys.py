@@ -269,6 +269,12 @@ class Config:
         also=("draw", "chart"),
     )
 
+    def __repr__(self) -> str:
+        """What is not as the keys' defaults have it; all of it would fill a screen."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own = [f"{n}={v!r}" for n, v in values.items() if v != keys()[n].default]
+        return f"Config({', '.join(own)})"
+
     @property
     def num_experts(self) -> int:
         return 1 if self.boundary_ratio is None else 2
@@ -301,6 +307,7 @@ def _with_methods(methods: tuple[type[Method], ...]) -> type[Config]:
         triples,
         bases=(Config,),
         namespace={"__module__": __name__},
+        repr=False,
         frozen=True,
         kw_only=True,
     )

@@ -28,6 +28,16 @@ class Timings:
     steps: list[float] = field(default_factory=list)
     compile: float = 0.0
 
+    def __repr__(self) -> str:
+        """In a line; `steps` and `peak_memory` have the rest."""
+        spent = {"compile": self.compile} | self.stages
+        parts = [f"{name} {seconds:.2f} s" for name, seconds in spent.items()]
+        if self.steps:
+            parts.append(f"{len(self.steps)} steps")
+        if self.peak_memory:
+            parts.append(f"peak {max(self.peak_memory.values()) / 2**30:.2f} GiB")
+        return f"Timings({', '.join(parts)})"
+
 
 class Stopwatch:
     """Measures a call into `timings`, which are plain numbers: they outlive the programs."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +32,8 @@ class Programs:
 
     `compilations` are those so far, `len()` is the number of programs kept. `watch`, if set,
     is told of each use: function, arguments and compiled program. Threads may ask at once: what
-    one compiles the others wait for.
+    one compiles the others wait for. What is compiled, by name, happens inside `compiling(name)`,
+    such as a progress bar's.
     """
 
     def __init__(self, mesh: Mesh | None = None) -> None:
@@ -47,6 +48,7 @@ class Programs:
         self.waited = 0.0  # seconds that callers of `get` have spent on compilations
         self._compiled: dict[Hashable, Future[Callable[..., Any]]] = {}
         self._lock = threading.Lock()
+        self.compiling: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
     def __len__(self) -> int:
         return len(self._compiled)
@@ -102,10 +104,10 @@ class Programs:
         self._compiled.clear()
 
     def _compile(self, function: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
-        began = time.perf_counter()
-        with self._meshed():
-            program: Callable[..., Any] = function.lower(*args).compile()
         name = function.__name__.strip("_")
+        began = time.perf_counter()
+        with self.compiling(name), self._meshed():
+            program: Callable[..., Any] = function.lower(*args).compile()
         self.compilations.append(Compilation(name, time.perf_counter() - began))
         return program
 
