@@ -12,8 +12,7 @@ from diffusers import WanTransformer3DModel
 from flax import nnx
 
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
-from wanjax.checkpoints.load import load_parameters
-from wanjax.checkpoints.tensor_files import TensorFiles
+from wanjax.checkpoints.load import TensorFiles, load_parameters
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 
 pytestmark = pytest.mark.parity

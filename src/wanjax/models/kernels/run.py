@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from wanjax.models.kernels import chunked, through_jax
+from wanjax.models.kernels import chunked, splash, through_jax
 from wanjax.models.kernels.choose import Kernel, KernelChoice
 
 Lengths = Int[Array, " batch"]
 
 _KERNELS = {
     "cudnn": through_jax.attend,
+    "splash": splash.attend,
     "chunked": chunked.attend,
     "xla": through_jax.attend,
 }
-
-
-def _splash() -> Any:
-    """Imported when it is used: Pallas takes long to import, and is for TPUs alone."""
-    return importlib.import_module("wanjax.models.kernels.splash")
 
 
 def resolve(choice: KernelChoice | Kernel, query: Array, key: Array, parts: int = 1) -> Kernel:
@@ -40,20 +33,17 @@ def attend(
     kernel: Kernel,
 ) -> Float[Array, "batch q heads dim"]:
     """Attention to the first `lengths` keys of each batch entry (all, if None)."""
-    run = _splash().attend if kernel.name == "splash" else _KERNELS[kernel.name]
-    out: Array = run(query, key, value, lengths, kernel)
-    return out
+    return _KERNELS[kernel.name](query, key, value, lengths, kernel)
 
 
 def prepare(query: Float[Array, "batch q heads dim"], kernel: Kernel) -> Array:
     """Queries as `attend_parts` and `attend_partly` take them: before they move, best fused."""
-    prepared: Array = _splash().scaled(query) if kernel.name == "splash" else query
-    return prepared
+    return splash.scaled(query) if kernel.name == "splash" else query
 
 
 def rows(kernel: Kernel) -> int:
     """Parts of a multiple of so many tokens are moved best; what fills them up is masked."""
-    return int(_splash().ROWS) if kernel.name == "splash" else 1
+    return splash.ROWS if kernel.name == "splash" else 1
 
 
 def attend_parts(
@@ -69,8 +59,7 @@ def attend_parts(
     those at the end of the sequence.
     """
     if kernel.name == "splash":
-        parts: Array = _splash().attend_parts(query, key, value, lengths, kernel)
-        return parts
+        return splash.attend_parts(query, key, value, lengths, kernel)
     valid = None if lengths is None else lengths.sum(axis=0)
     out = attend(_joined(query), _joined(key), _joined(value), valid, kernel)
     return _in_parts(out, len(query), axis=1)
@@ -88,8 +77,7 @@ def attend_partly(
     Without keys that is a large negative number. Short sequences are computed as one tile.
     """
     if kernel.name == "splash":
-        partly: tuple[Array, Array] = _splash().attend_partly(query, key, value, lengths, kernel)
-        return partly
+        return splash.attend_partly(query, key, value, lengths, kernel)
     valid = None if lengths is None else lengths.sum(axis=0)
     out, logsumexp = chunked.attend_partly(
         _joined(query), _joined(key), _joined(value), valid, kernel
