@@ -39,7 +39,7 @@ def records(folder):
 def count_runs(monkeypatch, fails=lambda run: False):
     """The (prompt, seed) of each video that is started, and the pipelines that are loaded."""
     runs, pipes = [], []
-    execute, load = WanPipeline.execute, WanPipeline.from_config.__func__
+    execute, load = WanPipeline.execute, WanPipeline.without_weights.__func__
 
     def counted(self, run, *args, **values):
         runs.append((run.config.prompt, run.config.seed))
@@ -52,7 +52,7 @@ def count_runs(monkeypatch, fails=lambda run: False):
         return pipes[-1]
 
     monkeypatch.setattr(WanPipeline, "execute", counted)
-    monkeypatch.setattr(WanPipeline, "from_config", classmethod(loaded))
+    monkeypatch.setattr(WanPipeline, "without_weights", classmethod(loaded))
     return runs, pipes
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
-from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.load import load_parameters
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel

@@ -363,7 +363,7 @@ def test_given_noise_and_embeddings(pipe):
         ({"num_frames": 4}, "num_frames=4"),
         ({"num_inference_steps": 0}, "num_inference_steps=0: must be at least 1"),
         ({"guidance_scale": -1.0}, "guidance_scale"),
-        ({"output_type": "pil"}, "output_type='pil'"),
+        ({"output_type": "jpg"}, "output_type='jpg'"),
         ({"cache": make_plan(schedule(2), [(COMPUTE,) * 2] * 2)}, "for other steps"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import SingleDeviceSharding
 
 from wanjax.sampling.programs import Programs
@@ -51,6 +53,7 @@ def test_what_compiling_took():
     programs.get(_scale, (2,), (np.ones(4),))
     assert [compilation.name for compilation in programs.compilations] == ["scale", "scale"]
     assert programs.seconds == sum(compilation.seconds for compilation in programs.compilations) > 0
+    assert programs.waited >= programs.seconds
 
 
 def test_programs_can_be_forgotten():
@@ -63,3 +66,26 @@ def test_programs_can_be_forgotten():
     assert programs.seconds == spent
     assert programs.get(_scale, (2,), given) is not first
     assert len(programs.compilations) == 2
+
+
+def test_threads_that_ask_at_once_compile_once():
+    programs, given = Programs(), (np.ones((5, 3), np.float32),)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(programs.ahead, _scale, (7,), given) for _ in range(4)]
+        found = {id(future.result()) for future in asked}
+    assert len(found) == len(programs.compilations) == 1
+    assert programs.waited == 0  # nobody has asked in order to run it
+    assert id(programs.get(_scale, (7,), given)) in found
+    assert programs.waited == 0
+
+
+def test_a_failed_compilation_is_tried_again():
+    @partial(jax.jit, static_argnums=0)
+    def fail(message, x):
+        raise ValueError(message)
+
+    programs, given = Programs(), (np.ones(3),)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no such thing"):
+            programs.get(fail, ("no such thing",), given)
+    assert len(programs) == 0

@@ -11,8 +11,9 @@ from flax import nnx
 
 import wanjax.tiny
 from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
-from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.locate import read_json
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.tiny.world import ATTRIBUTES, caption, held_out_prompts, parse, sample_scene

@@ -14,7 +14,8 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
-from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.load import load_parameters
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.kernels.choose import Blocks, Kernel
 from wanjax.models.rope import apply_rope, rope_tables

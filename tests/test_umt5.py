@@ -12,8 +12,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from wanjax.checkpoints.layouts.diffusers.umt5 import ALIASES, RULES
-from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import entries
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
 

@@ -1,7 +1,30 @@
 """Wan 2.1 / 2.2 video generation in JAX, with step caching.
 
-JAX is imported with the first name that needs it, so that `wanjax plan` answers at once.
+Quick start: the bundled model needs no download and no accelerator.
+
+    import wanjax
+
+    pipe = wanjax.WanPipeline.from_pretrained("tiny-t2v")       # a preset, folder or Hub id
+    video = pipe("a red ball moving right", seed=0)             # in a notebook it shows itself
+    video.save("ball.mp4")                                      # or .webm, .webp, .gif, frames/
+
+Skip the steps that do not pay, by a method or a plan of your own:
+
+    pipe("a red ball moving right", cache=wanjax.MagCache(thresh=0.04))
+    pipe("a red ball moving right", cache="forecast")
+    pipe("a red ball moving right", num_inference_steps=8,
+         cache=wanjax.Plan.from_strip("###.#.##"))
+
+See what a run would do, without a model:
+
+    wanjax.MagCache(mag_ratios_base="tiny-t2v").plan(wanjax.schedule("tiny-t2v"))
+
+The same on the command line: `wanjax generate`, `wanjax plan`, `wanjax compare`,
+`wanjax --help`. Documentation: docs/ in the repository; `help(wanjax.WanPipeline.__call__)` has
+every argument of a call.
 """
+
+# JAX is imported with the first name that needs it, so that `wanjax plan` answers at once.
 
 from __future__ import annotations
 
@@ -9,11 +32,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wanjax.caching import CFGCache, Curve, MagCache, Plan, SenCache
+    from wanjax.caching import CFGCache, Curve, MagCache, Plan, Schedule, SenCache, make_plan
     from wanjax.errors import CheckpointError, UsageError
-    from wanjax.parallel.hosts import initialize_distributed
     from wanjax.pipeline.pipeline import WanPipeline
     from wanjax.pipeline.video import Video
+    from wanjax.planning.schedule import make_schedule, schedule
 
     __version__: str
 
@@ -23,11 +46,14 @@ _HOME = {
     "Curve": "wanjax.caching",
     "MagCache": "wanjax.caching",
     "Plan": "wanjax.caching",
+    "Schedule": "wanjax.caching",
     "SenCache": "wanjax.caching",
     "UsageError": "wanjax.errors",
     "Video": "wanjax.pipeline.video",
     "WanPipeline": "wanjax.pipeline.pipeline",
-    "initialize_distributed": "wanjax.parallel.hosts",
+    "make_plan": "wanjax.caching",
+    "make_schedule": "wanjax.planning.schedule",
+    "schedule": "wanjax.planning.schedule",
 }
 
 __all__ = [
@@ -36,12 +62,15 @@ __all__ = [
     "Curve",
     "MagCache",
     "Plan",
+    "Schedule",
     "SenCache",
     "UsageError",
     "Video",
     "WanPipeline",
     "__version__",
-    "initialize_distributed",
+    "make_plan",
+    "make_schedule",
+    "schedule",
 ]
 
 

@@ -10,8 +10,9 @@ from flax import nnx
 from PIL import Image
 
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
-from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import entries
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 

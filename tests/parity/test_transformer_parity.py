@@ -12,7 +12,8 @@ from diffusers import WanTransformer3DModel
 from flax import nnx
 
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
-from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.load import load_parameters
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 
 pytestmark = pytest.mark.parity

@@ -12,8 +12,9 @@ from flax import nnx
 
 import wanjax.tiny
 from wanjax.checkpoints.layouts.diffusers.umt5 import ALIASES, RULES
-from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import checkpoint_tensors, entries
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
 

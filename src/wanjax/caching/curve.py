@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field, GetPydanticSchema
 
+from wanjax.caching.drawing import Line, lines_svg
 from wanjax.caching.measured import Measured, Sigmas, array_of
 from wanjax.caching.plan import Prediction
 from wanjax.caching.schedule import Schedule
@@ -92,6 +93,24 @@ class Curve(Measured):
                 raise ValueError(f"{name} must be {self.steps} rows of {self.steps}")
         if self.boundary_step is not None and self.boundary_step >= self.steps:
             raise ValueError(f"boundary_step={self.boundary_step}: must lie in 1..{self.steps - 1}")
+
+    def __repr__(self) -> str:
+        """In a line: what it was measured with, its range, what else it holds."""
+        extent = f"ratios {self.ratios.min():.3f} to {self.ratios.max():.3f}"
+        more = [n for n in ("inner_products", "growth", "alpha_x") if getattr(self, n) is not None]
+        held = f", with {', '.join(more)}" if more else ""
+        return f"Curve({self.model or 'a list'}: {self.describe()}, {extent}{held})"
+
+    def _repr_svg_(self) -> str:
+        """The ratios over the steps, but those of 1 by definition: an expert's first."""
+        ratios = self.ratios.copy()
+        ratios[[phase.start for phase in self.phases]] = np.nan
+        lines = [
+            Line("conditional", ratios[:, 0]),
+            Line("unconditional", ratios[:, 1], dashed=True),
+        ]
+        title = f"{self.model or 'a list of ratios'}: {self.describe()}"
+        return lines_svg(lines, f"magnitude ratio, {title}", self.boundary_step)
 
     @property
     def steps(self) -> int:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from wanjax.caching.actions import COMPUTE, NEEDS, WITHOUT_MODEL, Action, Keeps, Source
+from wanjax.caching.actions import COMPUTE, NEEDS, REUSE, WITHOUT_MODEL, Action, Keeps, Source
+from wanjax.caching.drawing import strip_svg
 from wanjax.caching.schedule import EXPERT_NAMES, Schedule
+from wanjax.caching.strips import COMPUTED, PARTIAL, SKIPPED, SWITCH, UNDECIDED, read_strip
 from wanjax.errors import PlanError
 
 
@@ -130,6 +132,52 @@ class Plan:
     decided: Literal["before the run", "during the run"] = "before the run"
     prediction: Prediction | None = None
 
+    def __repr__(self) -> str:
+        return f"Plan({self.method}: {self.strip()}, {self.summary()})"
+
+    def _repr_svg_(self) -> str:
+        return strip_svg(self.strip(), f"{self.method}: {len(self.steps)} steps, {self.summary()}")
+
+    @classmethod
+    def from_strip(
+        cls, strip: str, schedule: Schedule | None = None, skipped: Action = REUSE
+    ) -> Plan:
+        """The plan that a strip such as `"###.#.##"` shows; `strip()` and `wanjax plan` print one.
+
+        `#` computes, `.` takes the action `skipped`, `+` computes the conditional branch and
+        takes `skipped` in the other. A `|` must stand where the experts change, or be left out.
+        Without a `schedule` the plan takes the steps of the run that it is given to, which must
+        be as many. Raises `PlanError` for other marks and for steps that cannot be carried out.
+        """
+        actions, boundary = read_strip(strip, skipped)
+        plan = make_plan(Schedule.unplaced(len(actions), boundary), actions, "strip")
+        return plan if schedule is None else plan.on(schedule)
+
+    def on(self, schedule: Schedule) -> Plan:
+        """The same actions in the steps of another schedule, which has as many.
+
+        Raises `PlanError` where they cannot be carried out there, or follow from the noise levels
+        (corrections) or the data.
+        """
+        if len(self.steps) != schedule.num_steps:
+            raise PlanError(
+                f"the plan {self.strip()} has {len(self.steps)} steps, the run "
+                f"{schedule.num_steps}: set num_inference_steps={len(self.steps)}"
+            )
+        if self.boundary_step not in (None, schedule.boundary_step):
+            raise PlanError(
+                f"the plan {self.strip()} changes experts at step {self.boundary_step}, the run "
+                f"at {schedule.boundary_step}: move the | or leave it out"
+            )
+        if self.decisions is not None or self.corrects:
+            raise PlanError(f"a plan of {self.method} is for its own steps: plan anew for others")
+        actions = []
+        for step in self.steps:
+            branches = schedule.num_branches(step.index)
+            same = len(set(step.actions)) == 1
+            actions.append(step.actions[:1] * branches if same else step.actions)
+        return make_plan(schedule, actions, self.method, self.settings)
+
     @property
     def skipped_steps(self) -> tuple[int, ...]:
         return tuple(step.index for step in self.steps if step.skipped)
@@ -207,6 +255,11 @@ class Plan:
             parts.append(f"ideal {self.ideal_speedup:.2f}x")
         return ", ".join(parts)
 
+    def about(self, step: Step) -> str:
+        """A step in words, as `high noise, skipped`."""
+        expert = f"{EXPERT_NAMES[step.expert]} noise, " if self.schedule.num_experts == 2 else ""
+        return expert + ("skipped" if step.skipped else "computed")
+
     def strip(self) -> str:
         """One character a step: `#` computed, `.` skipped, `+` in part, `?` still to be decided.
 
@@ -215,11 +268,12 @@ class Plan:
         marks, open_steps, partial = [], set(self.open_steps), set(self.partial_steps)
         for step in self.steps:
             if step.index == self.boundary_step and step.index:
-                marks.append("|")
+                marks.append(SWITCH)
             if step.index in open_steps:
-                marks.append("?")
+                marks.append(UNDECIDED)
             else:
-                marks.append("." if step.skipped else "+" if step.index in partial else "#")
+                some = PARTIAL if step.index in partial else COMPUTED
+                marks.append(SKIPPED if step.skipped else some)
         return "".join(marks)
 
     def to_dict(self) -> dict[str, Any]:

@@ -28,6 +28,31 @@ class Schedule:
     boundary_ratio: float | None = None
     corrector: tuple[tuple[float, ...], ...] = ()
     predictor: tuple[tuple[float, ...], ...] = ()
+    placed: bool = True  # False: the noise levels stand for those of any run
+
+    def __repr__(self) -> str:
+        """In a line; the fields are as long as the run."""
+        parts = [f"{self.num_steps} steps"]
+        for name in ("flow_shift", "boundary_ratio", "boundary_step"):
+            value = getattr(self, name)
+            if value is not None:
+                parts.append(f"{name}={value:g}")
+        scales = " / ".join(f"{scale:g}" for scale in dict.fromkeys(self.guidance_scales))
+        return f"Schedule({', '.join(parts)}, guidance {scales})"
+
+    @classmethod
+    def unplaced(cls, num_steps: int, boundary_step: int | None = None) -> Schedule:
+        """So many steps of a run that is not known yet, with guidance; see `Plan.on`."""
+        return cls(
+            timesteps=tuple(float(num_steps - i) for i in range(num_steps)),
+            sigmas=tuple(1 - i / num_steps for i in range(num_steps + 1)),
+            experts=tuple(
+                int(boundary_step is not None and i >= boundary_step) for i in range(num_steps)
+            ),
+            guidance_scales=(2.0,) * num_steps,
+            num_experts=1 if boundary_step is None else 2,
+            placed=False,
+        )
 
     def __post_init__(self) -> None:
         n = len(self.timesteps)

@@ -15,8 +15,9 @@ from jax.typing import DTypeLike
 
 from wanjax.checkpoints.configs import ModelConfigs
 from wanjax.checkpoints.folder import Folder, Model
-from wanjax.checkpoints.load import TensorFiles, kept_dtype
+from wanjax.checkpoints.load import kept_dtype
 from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.models.layers import logical_axes
 from wanjax.parallel.layouts import laid_out
 from wanjax.parallel.sharding import parameter_sharding
@@ -51,7 +52,7 @@ class AbstractFolder(Folder):
         mesh: Mesh | None = None,
         unused: Sequence[str] = (),
     ) -> Model:
-        graph, parameters = nnx.split(nnx.eval_shape(make))
+        graph, parameters = nnx.split(make())
 
         def kept(variable: nnx.Variable[Any]) -> nnx.Variable[Any]:
             shape = tuple(variable.get_value().shape)

@@ -17,14 +17,16 @@ from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
 from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
 from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
-from wanjax.checkpoints.load import TensorFiles, load_parameters
+from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.locate import ModelIndex, parse
 from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.attention import AttentionKernel
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+from wanjax.models.layers import Undrawn
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.vae import VAEConfig, WanVAE
@@ -72,7 +74,7 @@ class Folder:
     ) -> WanTransformer:
         config = self.transformer_config(name)
         return self._load(
-            lambda: WanTransformer(config, kernel=kernel, rngs=nnx.Rngs(0)),
+            lambda: WanTransformer(config, kernel=kernel, rngs=Undrawn()),
             transformer_keys.RULES,
             lambda: TensorFiles(self.path / name),
             dtype=dtype,
@@ -84,7 +86,7 @@ class Folder:
         """The VAE, always in float32."""
         config = self.vae_config()
         return self._load(
-            lambda: WanVAE(config, kernel=kernel, rngs=nnx.Rngs(0)),
+            lambda: WanVAE(config, kernel=kernel, rngs=Undrawn()),
             vae_keys.RULES,
             lambda: TensorFiles(self.path / "vae"),
             mesh=mesh,
@@ -95,7 +97,7 @@ class Folder:
     ) -> UMT5Encoder:
         config = self._config(UMT5Config, "text_encoder")
         return self._load(
-            lambda: UMT5Encoder(config, rngs=nnx.Rngs(0)),
+            lambda: UMT5Encoder(config, rngs=Undrawn()),
             umt5_keys.RULES,
             lambda: TensorFiles(self.path / "text_encoder", umt5_keys.ALIASES),
             dtype=dtype,
@@ -112,7 +114,7 @@ class Folder:
         """Of Wan 2.1 image to video."""
         config = self._config(CLIPVisionConfig, "image_encoder")
         return self._load(
-            lambda: CLIPVisionModel(config, kernel=kernel, rngs=nnx.Rngs(0)),
+            lambda: CLIPVisionModel(config, kernel=kernel, rngs=Undrawn()),
             clip_keys.RULES,
             lambda: TensorFiles(self.path / "image_encoder", prefix=clip_keys.PREFIX),
             dtype=dtype,
@@ -139,5 +141,4 @@ class Folder:
         mesh: Mesh | None = None,
         unused: Sequence[str] = (),
     ) -> Model:
-        abstract = nnx.eval_shape(make)
-        return load_parameters(abstract, rules, files(), dtype=dtype, mesh=mesh, unused=unused)
+        return load_parameters(make(), rules, files(), dtype=dtype, mesh=mesh, unused=unused)

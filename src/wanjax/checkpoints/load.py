@@ -1,12 +1,10 @@
-"""Safetensors to parameters: one tensor at a time from a memory map into its device buffer."""
+"""Safetensors to parameters: what a model declares is looked for, checked, then read."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,65 +12,25 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from jaxtyping import Array
-from safetensors import SafetensorError, safe_open
 
 from wanjax.checkpoints.mapping import Entry, Rule, entries, flat_parameters
+from wanjax.checkpoints.pieces import PIECE_BYTES, Parameter, make, maker
+from wanjax.checkpoints.tensor_files import DTYPES, TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.models.layers import logical_axes
-from wanjax.parallel.hosts import put
-from wanjax.parallel.layouts import laid_out
 from wanjax.parallel.sharding import parameter_sharding
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 _LISTED = 8  # names in an error text
-_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
-class TensorFiles:
-    """All `*.safetensors` of a folder as one mapping from key to tensor, read on demand.
+class LoadReport(NamedTuple):
+    """How far a part of a model is loaded."""
 
-    `aliases` maps names under which some checkpoints store a tensor to the name we ask for.
-    `prefix` is dropped from keys that have it.
-    """
-
-    def __init__(self, folder: Path, aliases: Mapping[str, str] | None = None, prefix: str = ""):
-        self.folder = folder
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise CheckpointError(f"{folder}: no *.safetensors file")
-        self._source: dict[str, tuple[Any, str]] = {}
-        for file in files:
-            handle = _open(file)
-            for key in handle.keys():  # noqa: SIM118 (no mapping)
-                name = (aliases or {}).get(key, key)
-                self._source.setdefault(name.removeprefix(prefix), (handle, key))
-
-    def keys(self) -> Iterable[str]:
-        return self._source.keys()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        handle, key = self._source[name]
-        return tuple(handle.get_slice(key).get_shape())
-
-    def dtype(self, name: str) -> str:
-        """As safetensors names it, such as BF16."""
-        handle, key = self._source[name]
-        dtype: str = handle.get_slice(key).get_dtype()
-        return dtype
-
-    def read(self, name: str) -> np.ndarray:
-        handle, key = self._source[name]
-        tensor: np.ndarray = handle.get_tensor(key)
-        return tensor
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="np")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is no safetensors file, or is cut short: {error}") from error
+    part: str
+    bytes: int  # of `total`, that have been read and placed
+    total: int  # that this process reads
 
 
 def load_parameters(
@@ -83,11 +41,16 @@ def load_parameters(
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
     unused: Sequence[str] = (),
+    report: Callable[[int, int], None] = lambda done, total: None,
+    piece_bytes: int = PIECE_BYTES,
+    host_memory: bool | None = None,
 ) -> Model:
-    """The abstract `model` (from `nnx.eval_shape`) with its parameters read from `files`.
+    """The abstract `model` (made with `Undrawn` parameters) with its parameters read from `files`.
 
     Parameters declared `keep_float32` stay float32, the others become `dtype`. On a mesh
     each device receives its own part. `unused` are patterns of tensors that may lie about.
+    `report` is told the bytes that are loaded, of how many. `host_memory` says whether the
+    devices' memory is the host's, as it is of CPUs; `piece_bytes` is what is read at once.
     Raises `CheckpointError` listing every missing, unexpected and wrongly shaped tensor, and
     every one of numbers that cannot be read, such as FP8.
     """
@@ -95,13 +58,25 @@ def load_parameters(
     wanted = entries(abstract, rules)
     _check(wanted, files, unused)
     variables = dict(flat_parameters(abstract))
-    loaded = []
-    for entry in wanted:
-        variable = variables[entry.path]
-        kept_as = kept_dtype(variable, dtype)
-        shape = tuple(variable.get_value().shape)
-        axes = logical_axes(variable)
-        loaded.append(variable.replace(_read(entry, files, shape, kept_as, axes, mesh)))
+    parameters = [
+        _parameter(entry, files, variables[entry.path], dtype, mesh, piece_bytes)
+        for entry in wanted
+    ]
+    device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+    if host_memory is None:
+        host_memory = device.platform == "cpu"
+    makers = [maker(parameter, host_memory=host_memory) for parameter in parameters]
+    total, done = sum(parameter.read_bytes for parameter in parameters), 0
+
+    def count(size: int) -> None:
+        nonlocal done
+        done += size
+        report(done, total)
+
+    loaded = [
+        variables[entry.path].replace(array)
+        for entry, array in zip(wanted, make(makers, count), strict=True)
+    ]
     paths = [path for path, _ in nnx.to_flat_state(abstract)]
     return nnx.merge(graph, nnx.from_flat_state(list(zip(paths, loaded, strict=True))))
 
@@ -111,42 +86,18 @@ def kept_dtype(variable: nnx.Variable[Any], dtype: DTypeLike) -> DTypeLike:
     return jnp.float32 if variable.get_metadata("keep_float32") else dtype
 
 
-def _read(
+def _parameter(
     entry: Entry,
     files: TensorFiles,
-    shape: tuple[int, ...],
-    dtype: Any,
-    axes: Sequence[str | None],
+    variable: nnx.Variable[Any],
+    dtype: DTypeLike,
     mesh: Mesh | None,
-) -> Array:
-    sharding = parameter_sharding(axes, shape, mesh)
-    buffer: Array
-    if not entry.stacked:
-        return _put(_tensor(entry, entry.keys[0], files, dtype), sharding)
-    buffer = jnp.zeros(shape, dtype, device=sharding)
-    layer_sharding = parameter_sharding(axes[1:], shape[1:], mesh)
-    for i, key in enumerate(entry.keys):
-        layer = _put(_tensor(entry, key, files, dtype), layer_sharding)
-        buffer = _set_layer(buffer, layer, i, sharding)
-        buffer.block_until_ready()  # else tensors pile up on the host
-    place = laid_out(shape, dtype, sharding)
-    return buffer if place is sharding else jax.device_put(buffer, place, donate=True)
-
-
-def _put(x: np.ndarray, sharding: Any) -> Array:
-    return jnp.asarray(x) if sharding is None else put(x, sharding)
-
-
-def _tensor(entry: Entry, key: str, files: TensorFiles, dtype: Any) -> np.ndarray:
-    return np.ascontiguousarray(entry.transform.load(files.read(key)), dtype=dtype)
-
-
-@partial(jax.jit, donate_argnums=0, static_argnums=3)
-def _set_layer(buffer: Array, layer: Array, i: Array, sharding: Any) -> Array:
-    buffer = buffer.at[i].set(layer)
-    if sharding is not None:
-        buffer = jax.lax.with_sharding_constraint(buffer, sharding)
-    return buffer
+    piece_bytes: int,
+) -> Parameter:
+    shape = tuple(variable.get_value().shape)
+    kept_as = np.dtype(jnp.dtype(kept_dtype(variable, dtype)))
+    sharding = parameter_sharding(logical_axes(variable), shape, mesh)
+    return Parameter(entry, files, shape, kept_as, sharding, piece_bytes)
 
 
 def _check(wanted: Sequence[Entry], files: TensorFiles, unused: Sequence[str]) -> None:
@@ -161,9 +112,9 @@ def _check(wanted: Sequence[Entry], files: TensorFiles, unused: Sequence[str]) -
         if key in present and files.shape(key) != shape
     ]
     unreadable = [
-        f"{key} is {files.dtype(key)}, expected {', '.join(_DTYPES)}"
+        f"{key} is {files.dtype(key)}, expected {', '.join(DTYPES)}"
         for key in sorted(shapes.keys() & present)
-        if files.dtype(key) not in _DTYPES
+        if files.dtype(key) not in DTYPES
     ]
     faults = [
         _listing("missing", [f"{key} {list(shapes[key])}" for key in missing]),

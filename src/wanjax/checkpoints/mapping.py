@@ -9,9 +9,9 @@ The first matching rule counts.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,40 +19,48 @@ from flax import nnx
 
 Rule = tuple[str, str, str]
 
+Tensor = TypeVar("Tensor", np.ndarray, jax.Array)
+
 
 @dataclass(frozen=True)
 class Transform:
-    """A change of layout between the checkpoint's tensor and our parameter."""
+    """A change of layout between the checkpoint's tensor and our parameter.
 
-    load: Callable[[np.ndarray], np.ndarray]
-    save: Callable[[np.ndarray], np.ndarray]
-    shape: Callable[[tuple[int, ...]], tuple[int, ...]]  # checkpoint's shape of our shape
+    `order` names the checkpoint's dimensions in the order of ours; `ones` more of size 1, at
+    its end, are ours no longer.
+    """
 
+    order: tuple[int, ...] | None = None
+    ones: int = 0
 
-def _permutation(*order: int) -> Transform:
-    inverse = tuple(int(i) for i in np.argsort(order))
-    return Transform(
-        load=lambda x: x.transpose(order),
-        save=lambda x: x.transpose(inverse),
-        shape=lambda shape: tuple(shape[i] for i in inverse),
-    )
+    def load(self, x: Tensor) -> Tensor:
+        """A view of ours, of NumPy's or JAX's arrays."""
+        x = x.reshape(x.shape[: x.ndim - self.ones]) if self.ones else x
+        return x if self.order is None else x.transpose(self.order)
 
+    def save(self, x: Tensor) -> Tensor:
+        """The inverse of `load`."""
+        x = x.reshape(x.shape + (1,) * self.ones) if self.ones else x
+        return x if self.order is None else x.transpose(self._inverse)
 
-def _trailing_ones(count: int) -> Transform:
-    return Transform(
-        load=lambda x: x.reshape(x.shape[: x.ndim - count]),
-        save=lambda x: x.reshape(x.shape + (1,) * count),
-        shape=lambda shape: shape + (1,) * count,
-    )
+    def stored(self, ours: Sequence[Any], of_ones: Any) -> tuple[Any, ...]:
+        """Something for each of the checkpoint's dimensions, such as sizes, from ours."""
+        if self.order is not None:
+            ours = [ours[i] for i in self._inverse]
+        return (*ours, *[of_ones] * self.ones)
+
+    @property
+    def _inverse(self) -> tuple[int, ...]:
+        return tuple(int(i) for i in np.argsort(self.order or ()))
 
 
 TRANSFORMS: dict[str, Transform] = {
-    "copy": Transform(load=lambda x: x, save=lambda x: x, shape=lambda shape: shape),
-    "linear": _permutation(1, 0),  # [out, in] -> [in, out]
-    "conv2d": _permutation(2, 3, 1, 0),  # [out, in, h, w] -> [h, w, in, out]
-    "conv3d": _permutation(2, 3, 4, 1, 0),  # [out, in, t, h, w] -> [t, h, w, in, out]
-    "gamma2d": _trailing_ones(2),  # [c, 1, 1] -> [c]
-    "gamma3d": _trailing_ones(3),  # [c, 1, 1, 1] -> [c]
+    "copy": Transform(),
+    "linear": Transform((1, 0)),  # [out, in] -> [in, out]
+    "conv2d": Transform((2, 3, 1, 0)),  # [out, in, h, w] -> [h, w, in, out]
+    "conv3d": Transform((2, 3, 4, 1, 0)),  # [out, in, t, h, w] -> [t, h, w, in, out]
+    "gamma2d": Transform(ones=2),  # [c, 1, 1] -> [c]
+    "gamma3d": Transform(ones=3),  # [c, 1, 1, 1] -> [c]
 }
 
 
@@ -87,9 +95,9 @@ def _entry(path: str, variable: Any, rules: Sequence[Rule]) -> Entry:
         template = match.expand(key)
         shape = tuple(variable.get_value().shape)
         if "{i}" not in template:
-            return Entry(path, (template,), False, transform, transform.shape(shape))
+            return Entry(path, (template,), False, transform, transform.stored(shape, 1))
         keys = tuple(template.replace("{i}", str(i)) for i in range(shape[0]))
-        return Entry(path, keys, True, transform, transform.shape(shape[1:]))
+        return Entry(path, keys, True, transform, transform.stored(shape[1:], 1))
     raise KeyError(f"no checkpoint rule for parameter {path!r}")
 
 

@@ -30,9 +30,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wanjax.cli.progress import Progress
-from wanjax.cli.together import FromFirst, together
 from wanjax.config.keys import Config
-from wanjax.config.resolve import arguments, resolve
+from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.files import write_json
 from wanjax.media.names import free, record_of
@@ -45,14 +44,9 @@ if TYPE_CHECKING:
 
 
 def run(args: Sequence[str]) -> int:
-    return together(resolve(args, "generate"), _generate, drawn="seed=random" in arguments(args))
-
-
-def _generate(config: Config, from_first: FromFirst) -> int:
+    config = resolve(args, "generate")
     assert config.output is not None
     jobs = make_jobs(config) if is_batch(config) else [Job(prepare(config), config.output)]
-    there = from_first(lambda: [[job.output, job.made] for job in jobs])  # on the first one's disk
-    jobs = [Job(job.run, *told) for job, told in zip(jobs, there, strict=True)]
     todo = [job for job in jobs if not job.made]
     plans = [job.run.plan for job in todo]
     progress = Progress(plans, quiet=config.quiet, verbose=config.verbose)
@@ -60,23 +54,28 @@ def _generate(config: Config, from_first: FromFirst) -> int:
     if not todo:
         return 0
     with progress:
-        pipe = _load(config)
+        pipe = _load(config, todo[0].run)
         if not is_batch(config):
             _make(pipe, todo[0], progress)
             return 0
         return _make_all(pipe, todo, progress)
 
 
-def _load(config: Config) -> WanPipeline:
-    from wanjax.pipeline.pipeline import WanPipeline  # imports JAX
+def _load(config: Config, run: Run) -> WanPipeline:
+    """With the programs of a run, which compile meanwhile."""
+    from wanjax.pipeline.ahead import compile_ahead  # imports JAX
+    from wanjax.pipeline.pipeline import WanPipeline
 
-    return WanPipeline.from_config(config)
+    pipe = WanPipeline.without_weights(config)
+    pipe.check_size(run.config)
+    pipe.fit(run)
+    compile_ahead(pipe, run)
+    pipe.load(progress=False if config.quiet else None)
+    return pipe
 
 
 def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int:
     """One after another, whatever becomes of each; 1 if any failed."""
-    from wanjax.parallel.hosts import several
-
     failed = 0
     for job in todo:
         try:
@@ -86,8 +85,6 @@ def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int
             progress.say(f"{done} of {len(todo)} written; the same command goes on from there")
             raise
         except Exception as error:
-            if several():  # which may not all have failed: they would not be at the same place
-                raise
             failed += 1
             fault = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
             progress.say(f"{job.output} failed: {fault}{error}", always=True)
@@ -102,24 +99,19 @@ def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int
 
 def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
     """One video, from the prompt to its files."""
-    from wanjax.parallel.hosts import is_first
     from wanjax.pipeline.inputs import Prompts
-    from wanjax.pipeline.notices import notice
     from wanjax.pipeline.record import make_record, make_tags
 
     config = job.run.config
-    before = len(pipe.programs.compilations)
-    frames = pipe.frames(config.image, config.last_image)
-    notice(config, [config.prompt], [*frames.first, *frames.last], pipe.components.tokenizer)
+    # the first video's programs have begun to compile while the model loaded
+    before = len(pipe.programs.compilations) if progress.video else 0
     video = pipe.execute(
         job.run,
         Prompts(config.prompt, config.negative_prompt),
-        frames,
+        pipe.frames(config.image, config.last_image),
         seed=config.seed,
         callback=progress.step,
     )
-    if not is_first():
-        return
     single = len(progress.plans) == 1
     output = free(job.output) if single and not config.overwrite else job.output
     (file,) = video.save(output, config.video_quality, make_tags(config))

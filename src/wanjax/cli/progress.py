@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from wanjax.caching.plan import Plan
-from wanjax.caching.schedule import EXPERT_NAMES
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -58,16 +57,13 @@ class Progress:
             self.bar = tqdm(total=total, desc="denoising", unit="step", disable=self.quiet)
         step = report.step
         plan = self.plans[self.video]
-        parts = [f"{EXPERT_NAMES[step.expert]} noise"] if plan.schedule.num_experts == 2 else []
-        if len(self.plans) > 1:
-            parts.insert(0, f"video {self.video + 1} of {len(self.plans)}")
-        parts.append("skipped" if step.skipped else "computed")
-        self.bar.set_postfix_str(", ".join(parts), refresh=False)
+        video = f"video {self.video + 1} of {len(self.plans)}, " * (len(self.plans) > 1)
+        self.bar.set_postfix_str(video + plan.about(step), refresh=False)
         self.bar.update()
         if self.bar.n == self.bar.total:
             self.bar.close()  # decoding is not denoising
         if self.verbose:
-            self.say(f"step {step.index} {report.seconds:.3f} s, {parts[-1]}")
+            self.say(f"step {step.index} {report.seconds:.3f} s, {plan.about(step)}")
 
     def next_video(self) -> None:
         """The video is made, or given up."""

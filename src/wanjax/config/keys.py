@@ -11,12 +11,9 @@ from typing import Any, Literal, Union
 
 from wanjax.caching import METHODS, Method
 from wanjax.caching.method import configured, settings_of
-from wanjax.parallel.launch import HEARTBEAT
 from wanjax.settings import kinds_of, meant, setting
 
 LAST_SEED = 2**32 - 1
-
-_COMPUTING = ("generate", "calibrate", "compare")  # the commands that several processes can share
 
 # What is asked for by name elsewhere and is no key here, with what to do instead.
 ABSENT: Mapping[str, str] = {
@@ -234,39 +231,6 @@ class Config:
         also=("device", "hardware", "machine", "gpu", "tpu"),
     )
 
-    coordinator: str | None = setting(
-        None,
-        "HOST:PORT of process 0, where several processes make one video; null: as "
-        "JAX_COORDINATOR_ADDRESS, SLURM, Open MPI or the TPU slice says; off: this one alone",
-        commands=_COMPUTING,
-        group="Several processes",
-        also=("coordinator_address", "master_addr", "rdzv_endpoint", "hosts", "distributed"),
-        kept=False,
-    )
-    process_id: int | None = setting(
-        None,
-        "this process's own number, from 0 on; null: as the environment says",
-        low=0,
-        commands=_COMPUTING,
-        also=("rank", "node_rank", "host_id"),
-        kept=False,
-    )
-    num_processes: int | None = setting(
-        None,
-        "how many there are; null: as the environment says",
-        low=1,
-        commands=_COMPUTING,
-        also=("world_size", "nnodes", "num_hosts"),
-        kept=False,
-    )
-    heartbeat_timeout: int = setting(
-        HEARTBEAT,
-        "seconds after which a process that is not heard of counts as dead, which ends all",
-        low=1,
-        commands=_COMPUTING,
-        kept=False,
-    )
-
     reference_steps: int | None = setting(
         None,
         "steps of a converged run, a second reference beside the dense one",
@@ -305,6 +269,12 @@ class Config:
         also=("draw", "chart"),
     )
 
+    def __repr__(self) -> str:
+        """What is not as the keys' defaults have it; all of it would fill a screen."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        own = [f"{n}={v!r}" for n, v in values.items() if v != keys()[n].default]
+        return f"Config({', '.join(own)})"
+
     @property
     def num_experts(self) -> int:
         return 1 if self.boundary_ratio is None else 2
@@ -337,6 +307,7 @@ def _with_methods(methods: tuple[type[Method], ...]) -> type[Config]:
         triples,
         bases=(Config,),
         namespace={"__module__": __name__},
+        repr=False,
         frozen=True,
         kw_only=True,
     )

@@ -16,7 +16,6 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from wanjax.parallel.hosts import put
 from wanjax.parallel.mesh import (
     ACTIVATION_RULES,
     MESH_AXES,
@@ -102,11 +101,11 @@ def activation_sharding(
 def place(arrays: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
     """The arrays, all with these logical axes, put on the mesh; without one as they are."""
 
-    def on_mesh(x: Array) -> Array:
-        sharding = activation_sharding(axes, x.shape, mesh)
-        return x if sharding is None else put(x, sharding)
+    def put(x: Array) -> Array:
+        placed: Array = jax.device_put(x, activation_sharding(axes, x.shape, mesh))
+        return placed
 
-    return arrays if mesh is None else jax.tree.map(on_mesh, arrays)
+    return arrays if mesh is None else jax.tree.map(put, arrays)
 
 
 def constrain(x: Array, *axes: str | None) -> Array:

@@ -70,16 +70,20 @@ def compile_run(
     Raises `UsageError` for a size that the model cannot make, and `CheckpointError` for
     configurations of no Wan model.
     """
-    return _Compiling(run, target, configs, mesh, tell).compile()
+    return Compiling(run, target, configs, AbstractPrograms(mesh, tell)).compile()
 
 
-class _Compiling:
-    def __init__(
-        self, run: Run, target: Target, configs: ModelConfigs, mesh: Mesh | None, tell: Report
-    ):
+class Compiling:
+    """A run's programs, made by calling the pipeline's functions on what is abstract.
+
+    `text` gives `condition` what it needs, and both of them `denoise`; `decode` stands alone.
+    """
+
+    def __init__(self, run: Run, target: Target, configs: ModelConfigs, programs: AbstractPrograms):
         folder = AbstractFolder.of(run.name, configs)
-        self.run, self.target, self.configs, self.mesh = run, target, configs, mesh
-        self.programs = AbstractPrograms(mesh, tell)
+        self.run, self.target, self.configs = run, target, configs
+        self.programs, self.mesh = programs, programs.mesh
+        mesh = self.mesh
         self.components = Components(folder, run.config, mesh)
         self.pipe = WanPipeline(self.components, run.config, self.programs)
         self.pipe.check_size(run.config)

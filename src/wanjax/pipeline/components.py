@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -73,15 +73,21 @@ class Components:
         """The parts that this model has."""
         return tuple(self._load)
 
-    def load(self, places: Mapping[str, Place] | None = None) -> None:
+    def load(
+        self,
+        places: Mapping[str, Place] | None = None,
+        progress: Callable[[Sequence[str]], Iterable[str]] = iter,
+    ) -> None:
         """Load all parts that are not here yet: to the device, or where `places` says.
 
-        Those that wait on the host are loaded first, by way of the device.
+        Those that wait on the host are loaded first, by way of the device. `progress` hands their
+        names on, one by one.
         """
         places = places or {}
-        for name in sorted(self._load, key=lambda name: places.get(name) != "pinned_host"):
-            if places.get(name) != "files":
-                self._part(name, object)
+        wanted = [name for name in self._load if places.get(name) != "files"]
+        wanted.sort(key=lambda name: places.get(name) != "pinned_host")
+        for name in progress(wanted):
+            self._part(name, object)
             if places.get(name) == "pinned_host":
                 self.rest(name)
 

@@ -13,11 +13,13 @@ from jaxtyping import Array, Float, Int
 from PIL import Image
 
 from wanjax.caching import Schedule
+from wanjax.errors import UsageError
 from wanjax.media.tokenizer import prompt_clean
 from wanjax.models.clip import CLIPVisionModel
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.models.umt5 import UMT5Encoder
 from wanjax.pipeline.components import Components
+from wanjax.pipeline.inputs import Prompts, as_list, repeat
 from wanjax.sampling.programs import Programs
 
 Embeds = Float[Array | np.ndarray | jax.ShapeDtypeStruct, "batch length dim"]
@@ -31,6 +33,32 @@ def encode_prompts(
     ids, mask = components.tokenizer(cleaned, max_sequence_length)
     embeds: Array = encode_ids(components.text_encoder, programs, ids, mask)
     return embeds
+
+
+def embed_prompts(
+    encode: Callable[[Sequence[str]], Float[Array | np.ndarray, "batch length dim"]],
+    given: Prompts,
+    negative_prompt: str,
+    guided: bool,
+) -> tuple[Float[Array, "batch length dim"], ...]:
+    """Conditional and, where guidance acts, unconditional text embeddings, one a video.
+
+    `negative_prompt` stands where a call gave none.
+    """
+    embeds = encode(given.texts) if given.prompt_embeds is None else given.prompt_embeds
+    found = [jnp.asarray(embeds)]
+    if guided:
+        negative = given.negative_prompt_embeds
+        if negative is None:
+            texts = negative_prompt if given.negative_prompt is None else given.negative_prompt
+            negative = encode(repeat(as_list(texts), len(embeds), "negative_prompt"))
+        if negative.shape != embeds.shape:
+            raise UsageError(
+                f"negative_prompt_embeds have shape {negative.shape}, "
+                f"prompt_embeds {embeds.shape}; they must be equal"
+            )
+        found.append(jnp.asarray(negative))
+    return tuple(jnp.repeat(x, given.copies, axis=0) for x in found)
 
 
 def encode_ids(

@@ -29,10 +29,18 @@ class Prompts:
     negative_prompt: OneOrMore = None
     prompt_embeds: Embeds | None = None
     negative_prompt_embeds: Embeds | None = None
+    copies: int = 1  # videos of each prompt
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.prompt_embeds is None):
             raise UsageError("give either prompt or prompt_embeds")
+        if self.copies < 1:
+            raise UsageError(f"num_videos_per_prompt={self.copies}: must be at least 1")
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts; empty where embeddings take their place."""
+        return [] if self.prompt is None else as_list(self.prompt)
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,14 @@ class Frames:
     def given(self) -> list[Sequence[Image.Image]]:
         return [images for images in (self.first, self.last) if images]
 
-    def repeated(self, batch: int) -> list[list[Image.Image]]:
-        """Those that are given, one for each video."""
-        return [repeat(images, batch, "image") for images in self.given]
+    @property
+    def all(self) -> list[Image.Image]:
+        return [*self.first, *self.last]
+
+    def repeated(self, batch: int, copies: int = 1) -> list[list[Image.Image]]:
+        """Those that are given, one for each video; given one a prompt, for each of its copies."""
+        ends = [repeat(images, batch // copies, "image") for images in self.given]
+        return [spread(images, copies) for images in ends]
 
 
 def as_images(images: ImageLike | Sequence[ImageLike] | None) -> list[Image.Image]:
@@ -64,6 +77,11 @@ def as_images(images: ImageLike | Sequence[ImageLike] | None) -> list[Image.Imag
 
 def as_list(value: str | Sequence[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
+
+
+def spread(values: Sequence[Any], copies: int) -> list[Any]:
+    """Each so many times, side by side."""
+    return [value for value in values for _ in range(copies)]
 
 
 def repeat(values: Sequence[Any], count: int, name: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +31,17 @@ def notice(
     for picture in pictures:
         found += _of_picture(config, picture)
     for text in dict.fromkeys(found):
-        warnings.warn(text, Notice, stacklevel=3)
+        warnings.warn(text, Notice, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """How far up the stack, seen from `notice`, is what called this package."""
+    frame, levels, package = inspect.currentframe(), 0, 0
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("wanjax."):
+            package = levels
+        frame, levels = frame.f_back, levels + 1
+    return package + 1
 
 
 def _of_prompt(config: Config, prompt: str, tokenizer: Tokenizer) -> Iterator[str]:

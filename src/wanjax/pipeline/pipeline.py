@@ -14,18 +14,17 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from wanjax.caching.method import Measure
-from wanjax.config.keys import Config, config_class, keys
+from wanjax.config.keys import Config, active_methods, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.media.images import fit_size, to_batch
 from wanjax.models.transformer import WanTransformer
-from wanjax.parallel.hosts import fetch
 from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.conditioning import image_condition
 from wanjax.pipeline.decode import decode_latents
-from wanjax.pipeline.encode import embed_context, encode_images, encode_prompts
+from wanjax.pipeline.encode import embed_context, embed_prompts, encode_images, encode_prompts
 from wanjax.pipeline.experts import Experts
 from wanjax.pipeline.inputs import (
     Embeds,
@@ -34,12 +33,12 @@ from wanjax.pipeline.inputs import (
     OneOrMore,
     Prompts,
     as_images,
-    as_list,
-    repeat,
+    spread,
     start_latents,
 )
 from wanjax.pipeline.machine import machine
 from wanjax.pipeline.notices import notice
+from wanjax.pipeline.progress import Progress
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
 from wanjax.planning.memory import ANY_DEVICE, Fit, Memory, advice, fit_on, no_room
@@ -69,11 +68,14 @@ class WanPipeline:
         self.programs = Programs() if programs is None else programs
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **values: Any) -> WanPipeline:
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, progress: bool | None = None, **values: Any
+    ) -> WanPipeline:
         """From a preset's name, a folder in diffusers' layout, or a Hub id that a preset has.
 
         `values` are keys of the configuration, such as `weights_dtype` ("float32",
         "bfloat16"), `use_magcache`, or sampling values that calls then have as defaults.
+        `progress`: show what is loading; left out, in a terminal and in a notebook.
         `compilation_cache` is off here, since JAX has one cache for all of a process. Raises
         `UsageError` (or its `CheckpointError`) for what cannot work.
         """
@@ -82,21 +84,47 @@ class WanPipeline:
         arguments = [f"model={name}"] if is_model else [name]
         values = {"compilation_cache": False} | values
         # a call brings prompt and output
-        return cls.from_config(resolve(arguments, command="show", values=values))
+        return cls.from_config(resolve(arguments, command="show", values=values), progress)
 
     @classmethod
-    def from_config(cls, config: Config) -> WanPipeline:
+    def from_config(cls, config: Config, progress: bool | None = False) -> WanPipeline:
         """The configuration's model, with all its parts loaded.
 
         Raises `UsageError` where the devices have no room for it, before anything is loaded.
         """
+        pipe = cls.without_weights(config)
+        pipe.load(progress)
+        return pipe
+
+    @classmethod
+    def without_weights(cls, config: Config) -> WanPipeline:
+        """As `from_config`, with nothing loaded yet: each part is when it is first used."""
         use_compilation_cache(config.compilation_cache)
         run = prepare(replace(config, image=None, last_image=None), None)
         target, mesh = machine(config, run.plan)
-        pipe = cls(Components.of(config, mesh), config, Programs(mesh), target)
-        first, *_ = pipe.fit(run).placement.stages
-        pipe.components.load(first.places)
-        return pipe
+        return cls(Components.of(config, mesh), config, Programs(mesh), target)
+
+    def load(self, progress: bool | None = False) -> None:
+        """Load all parts that are not here yet, each to its place; `progress` as in a call.
+
+        Raises `UsageError` where the devices have no room for the run, before anything is loaded.
+        """
+        run = prepare(replace(self.config, image=None, last_image=None), None)
+        first, *_ = self.fit(run).placement.stages
+        self.components.load(first.places, Progress(progress).loading)
+
+    def __repr__(self) -> str:
+        config, count = self.config, len(self.components.folder.experts)
+        facts = [
+            "image to video" if self.takes_image else "text to video",
+            "two experts" if count == 2 else "one expert",
+            f"{config.width}x{config.height}",
+            f"{config.num_frames} frames",
+            f"{config.num_inference_steps} steps",
+            *(f"cache {method.name}" for method in active_methods(config)),
+            config.weights_dtype,
+        ]
+        return f"WanPipeline({config.preset or config.model}: {', '.join(facts)})"
 
     def with_config(self, config: Config) -> WanPipeline:
         """The same model and programs under other values; what is loaded is shared."""
@@ -123,8 +151,10 @@ class WanPipeline:
         width: int | None = None,
         num_frames: int | None = None,
         num_inference_steps: int | None = None,
+        sampler: str | None = None,
         guidance_scale: float | None = None,
         guidance_scale_2: float | None = None,
+        num_videos_per_prompt: int = 1,
         seed: int | np.integer | Sequence[int] | None = None,
         latents: Float[Array | np.ndarray, "batch z t h w"] | None = None,
         prompt_embeds: Embeds | None = None,
@@ -133,25 +163,29 @@ class WanPipeline:
         output_type: str = "np",
         measures: Sequence[Measure] = (),
         callback: Callable[[StepReport], None] | None = None,
+        progress: bool | None = None,
     ) -> Video:
-        """Generate one video per prompt.
+        """Generate `num_videos_per_prompt` videos per prompt, those of a prompt side by side.
 
         `image` is the first frame of all videos, or one each; `last_image` likewise the last
         frame, where the model takes one. An image is scaled and cut to `height` and `width`;
         without them, and with the configuration's `fit_image`, these follow from its aspect
         ratio.
 
+        `sampler` is "unipc" or "euler".
         `guidance_scale` is the high-noise expert's, `guidance_scale_2` the low-noise one's
         (left out: the same). `seed` counts up over the batch, or is one per video.
         `prompt_embeds` take the place of prompts; rows beyond a prompt's end must be zero.
         `cache` is a caching method (settings that it was not given are the configuration's),
         the name of one, a plan of your own, or None for a dense run; left out, it is what the
-        configuration switches on. `callback(report)` is called after each step; its report
-        has what `measures` ask for (see `caching.method.Measure`). Arguments left out have the
-        values of the preset or folder.
+        configuration switches on. `callback(report)` is called after each step with a
+        `StepReport`, of which `preview` makes a picture; it has what `measures` ask for (see
+        `caching.method.Measure`). `output_type` is "np", "pil" (`frames` are lists of images) or
+        "latent" (there are none). `progress`: show how far compiling and steps are; left out, in a
+        terminal and in a notebook. Arguments left out have the values of the preset or folder.
         """
-        if output_type not in ("np", "latent"):
-            raise UsageError(f'output_type={output_type!r}: must be "np" or "latent"')
+        if output_type not in ("np", "pil", "latent"):
+            raise UsageError(f'output_type={output_type!r}: must be "np", "pil" or "latent"')
         frames = self.frames(image, last_image)
         if height is None and width is None and self.config.fit_image and frames.first:
             pixels = self.config.height * self.config.width
@@ -161,20 +195,25 @@ class WanPipeline:
             width=width,
             num_frames=num_frames,
             num_inference_steps=num_inference_steps,
+            sampler=sampler,
             **self._guidance(guidance_scale, guidance_scale_2),
         )
-        texts = [] if prompt is None else as_list(prompt)
-        notice(config, texts, [*frames.first, *frames.last], self.components.tokenizer)
-        return self.execute(
-            prepare(config, cache),
-            Prompts(prompt, negative_prompt, prompt_embeds, negative_prompt_embeds),
-            frames,
-            seed=config.seed if seed is None else seed,
-            latents=latents,
-            decode=output_type == "np",
-            measures=measures,
-            callback=callback,
+        run = prepare(config, cache)
+        prompts = Prompts(
+            prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_videos_per_prompt
         )
+        with Progress(progress).over(self.programs) as shown:
+            video = self.execute(
+                run,
+                prompts,
+                frames,
+                seed=config.seed if seed is None else seed,
+                latents=latents,
+                decode=output_type != "latent",
+                measures=measures,
+                callback=shown.steps(run.plan, callback),
+            )
+        return video.as_images() if output_type == "pil" else video
 
     def execute(
         self,
@@ -188,12 +227,17 @@ class WanPipeline:
         measures: Sequence[Measure] = (),
         callback: Callable[[StepReport], None] | None = None,
     ) -> Video:
-        """A prepared run, from what a call was given to its video."""
+        """A prepared run, from what a call was given to its video.
+
+        Warns (`Notice`) of prompts and pictures that the model will not take as they are.
+        """
         config, stopwatch, fit = run.config, Stopwatch(self.programs), self.fit(run)
         self.check_size(config)
+        notice(config, prompts.texts, frames.all, self.components.tokenizer)
         with stopwatch.measure("text"):
             self.components.arrange(fit.placement["text"].places)
-            embeds = self._embeds(prompts, run)
+            guided = max(run.schedule.guidance_scales) > 1
+            embeds = embed_prompts(self.encode_prompt, prompts, config.negative_prompt, guided)
             jax.block_until_ready(embeds)  # else the next stage waits for it
         if config.low_memory:
             self.components.rest("text_encoder")
@@ -206,7 +250,7 @@ class WanPipeline:
 
         with stopwatch.measure("condition"):
             self.components.arrange(fit.placement["condition"].places)
-            ends = frames.repeated(batch)
+            ends = frames.repeated(batch, prompts.copies)
             condition = self._condition(ends, config, fit.stripe_rows.encode)
             image_embeds = encode_images(self.components, self.programs, ends)
             contexts = embed_context(
@@ -246,7 +290,15 @@ class WanPipeline:
         memory = Memory(
             nbytes(contexts) if config.use_kv_cache else None, run.memory.cache_bytes, fit
         )
-        return Video(pixels, fetch(final), plan, stopwatch.timings, config.fps, memory)
+        return Video(
+            pixels,
+            np.asarray(final),
+            plan,
+            stopwatch.timings,
+            config.fps,
+            memory,
+            tuple(spread(prompts.texts, prompts.copies)),
+        )
 
     def encode_prompt(self, prompts: Sequence[str]) -> Embeds:
         """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
@@ -323,26 +375,6 @@ class WanPipeline:
         if frames.last and sees_images and not self.takes_two_images:
             raise UsageError("this model was not made for a last frame; leave last_image out")
         return frames
-
-    def _embeds(self, given: Prompts, run: Run) -> tuple[Float[Array, "batch length dim"], ...]:
-        """Conditional and, where guidance acts, unconditional text embeddings."""
-        embeds = given.prompt_embeds
-        if given.prompt is not None:
-            embeds = self.encode_prompt(as_list(given.prompt))
-        embeds = jnp.asarray(embeds)
-        if max(run.schedule.guidance_scales) <= 1:
-            return (embeds,)
-        negative = given.negative_prompt_embeds
-        if negative is None:
-            texts = given.negative_prompt
-            texts = as_list(run.config.negative_prompt if texts is None else texts)
-            negative = self.encode_prompt(repeat(texts, len(embeds), "negative_prompt"))
-        if negative.shape != embeds.shape:
-            raise UsageError(
-                f"negative_prompt_embeds have shape {negative.shape}, "
-                f"prompt_embeds {embeds.shape}; they must be equal"
-            )
-        return embeds, jnp.asarray(negative)
 
     def _condition(
         self, ends: Sequence[Sequence[Any]], config: Config, stripe_rows: int

@@ -19,6 +19,7 @@ class Timings:
 
     The stages: `text` (prompt embeddings), `condition` (image condition, and the context as
     each expert projects it: once per run), `denoise` (all steps), `decode` (latents to pixels).
+    `compile` is the time that they waited for programs.
     Peak memory is the device's so far or, where the device does not tell (CPU), the process's.
     """
 
@@ -26,6 +27,16 @@ class Timings:
     peak_memory: dict[str, int] = field(default_factory=dict)
     steps: list[float] = field(default_factory=list)
     compile: float = 0.0
+
+    def __repr__(self) -> str:
+        """In a line; `steps` and `peak_memory` have the rest."""
+        spent = {"compile": self.compile} | self.stages
+        parts = [f"{name} {seconds:.2f} s" for name, seconds in spent.items()]
+        if self.steps:
+            parts.append(f"{len(self.steps)} steps")
+        if self.peak_memory:
+            parts.append(f"peak {max(self.peak_memory.values()) / 2**30:.2f} GiB")
+        return f"Timings({', '.join(parts)})"
 
 
 class Stopwatch:
@@ -38,10 +49,10 @@ class Stopwatch:
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
         """The seconds inside are the stage's, but for those spent compiling."""
-        compiled, began = self._programs.seconds, time.perf_counter()
+        waited, began = self._programs.waited, time.perf_counter()
         yield
         elapsed = time.perf_counter() - began
-        compiling = self._programs.seconds - compiled
+        compiling = self._programs.waited - waited
         self.timings.stages[stage] = elapsed - compiling
         self.timings.compile += compiling
         self.timings.peak_memory[stage] = peak_memory()

@@ -63,7 +63,7 @@ def prepare(config: Config, cache: Caching = FROM_CONFIG) -> Run:
     schedule = schedule_for(config)
     method, plan = None, None
     if isinstance(cache, Plan):
-        plan = cache
+        plan = cache if cache.schedule.placed else cache.on(schedule)
         if plan.schedule != schedule:
             raise UsageError("cache: this plan was made for other steps than this run's")
     else:

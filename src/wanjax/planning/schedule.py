@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from wanjax.caching import Schedule
 from wanjax.config.keys import Config
+from wanjax.config.resolve import resolve
 from wanjax.schedulers import SAMPLERS
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS
 
@@ -53,3 +56,13 @@ def schedule_for(config: Config) -> Schedule:
         config.boundary_ratio,
         config.sampler,
     )
+
+
+def schedule(name: str = "tiny-t2v", **values: Any) -> Schedule:
+    """The steps of a preset's or folder's runs, without loading a model.
+
+    `values` are keys of the configuration, such as `num_inference_steps` or `flow_shift`. Raises
+    `UsageError` for what cannot be.
+    """
+    arguments = [f"model={name}"] if "/" in name else [name]
+    return schedule_for(resolve(arguments, "show", values))

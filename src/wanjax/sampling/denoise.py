@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from wanjax.caching.actions import Source
 from wanjax.caching.plan import Plan, Step
-from wanjax.parallel.hosts import fetch
 from wanjax.parallel.sharding import place
 from wanjax.sampling.probe import run_probe
 from wanjax.sampling.programs import Programs
@@ -35,12 +34,20 @@ from wanjax.schedulers import SamplerTable
 
 
 class StepReport(NamedTuple):
-    """What a step did. `changes` are what the settings ask to measure; see `step.Measure`."""
+    """What a step did, in time for whoever looks at it now.
+
+    `latents` are those after the step; `denoised` is what the model takes the end to be, the
+    sample before the step minus sigma times its guided output, computed or estimated (of a step
+    that is passed, the last one's). Both are given to the next step, which consumes them:
+    `numpy.array(report.latents)` keeps them. `changes` are what the settings ask to measure; see
+    `step.Measure`.
+    """
 
     step: Step
     latents: Latents
     seconds: float
     changes: Changes
+    denoised: Latents
 
 
 @runtime_checkable
@@ -92,7 +99,8 @@ def denoise(
         state.sample.block_until_ready()
         executed.append(step)
         if on_step is not None:
-            on_step(StepReport(step, state.sample, time.perf_counter() - began, changes))
+            seconds = time.perf_counter() - began
+            on_step(StepReport(step, state.sample, seconds, changes, state.denoised))
     return state.sample, plan.executed(executed)
 
 
@@ -148,4 +156,4 @@ def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:
 
 def _read(probe: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """What the probe finds, as soon as the device has it."""
-    return jax.tree.map(fetch, probe(*arguments))
+    return jax.device_get(probe(*arguments))

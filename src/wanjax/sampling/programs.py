@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +31,9 @@ class Programs:
     `UsageError` for a mesh whose axes are not automatic.
 
     `compilations` are those so far, `len()` is the number of programs kept. `watch`, if set,
-    is told of each use: function, arguments and compiled program.
+    is told of each use: function, arguments and compiled program. Threads may ask at once: what
+    one compiles the others wait for. What is compiled, by name, happens inside `compiling(name)`,
+    such as a progress bar's.
     """
 
     def __init__(self, mesh: Mesh | None = None) -> None:
@@ -41,14 +45,17 @@ class Programs:
         self.mesh = mesh
         self.compilations: list[Compilation] = []
         self.watch: Callable[[Any, tuple[Any, ...], Any], None] | None = None
-        self._compiled: dict[Hashable, Callable[..., Any]] = {}
+        self.waited = 0.0  # seconds that callers of `get` have spent on compilations
+        self._compiled: dict[Hashable, Future[Callable[..., Any]]] = {}
+        self._lock = threading.Lock()
+        self.compiling: Callable[[str], AbstractContextManager[Any]] = nullcontext
 
     def __len__(self) -> int:
         return len(self._compiled)
 
     @property
     def seconds(self) -> float:
-        """Time spent compiling so far."""
+        """Time spent compiling so far, by all threads together."""
         return sum(compilation.seconds for compilation in self.compilations)
 
     def get(
@@ -59,24 +66,48 @@ class Programs:
         It takes `args`-like arguments, without the static ones: of the same shapes, and lying
         where these lie. `args` may be abstract (`jax.ShapeDtypeStruct`).
         """
-        leaves, structure = jax.tree.flatten(args)
-        key = (function, static, structure, tuple(map(_signature, leaves)))
-        program = self._compiled.get(key)  # hashing the key takes long: once only
-        if program is None:
-            program = self._compiled[key] = self._compile(function, (*static, *args))
+        began = time.perf_counter()
+        program, compiled = self._find(function, static, args)
+        if compiled:
+            self.waited += time.perf_counter() - began
         if self.watch is not None:
             self.watch(function, args, program)
         return program
+
+    def ahead(
+        self, function: Any, static: tuple[Hashable, ...], args: tuple[Any, ...]
+    ) -> Callable[..., Any]:
+        """As `get`, before anyone waits for the program."""
+        return self._find(function, static, args)[0]
+
+    def _find(
+        self, function: Any, static: tuple[Hashable, ...], args: tuple[Any, ...]
+    ) -> tuple[Callable[..., Any], bool]:
+        """The program, and whether it was not there yet."""
+        leaves, structure = jax.tree.flatten(args)
+        key = (function, static, structure, tuple(map(_signature, leaves)))
+        with self._lock:
+            mine: Future[Callable[..., Any]] = Future()
+            program = self._compiled.setdefault(key, mine)  # hashing it takes long: once only
+        if program is not mine:
+            there = program.done()
+            return program.result(), not there
+        try:
+            mine.set_result(self._compile(function, (*static, *args)))
+        except BaseException as error:
+            self._compiled.pop(key, None)  # whoever asks next tries again
+            mine.set_exception(error)
+        return mine.result(), True
 
     def clear(self) -> None:
         """Forget all programs, so that those which nobody holds give their memory back."""
         self._compiled.clear()
 
     def _compile(self, function: Any, args: tuple[Any, ...]) -> Callable[..., Any]:
-        began = time.perf_counter()
-        with self._meshed():
-            program: Callable[..., Any] = function.lower(*args).compile()
         name = function.__name__.strip("_")
+        began = time.perf_counter()
+        with self.compiling(name), self._meshed():
+            program: Callable[..., Any] = function.lower(*args).compile()
         self.compilations.append(Compilation(name, time.perf_counter() - began))
         return program
 

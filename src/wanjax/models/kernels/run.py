@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from wanjax.models.kernels import chunked, splash, through_jax
+from wanjax.models.kernels import chunked, through_jax
 from wanjax.models.kernels.choose import Kernel, KernelChoice
 
 Lengths = Int[Array, " batch"]
 
 _KERNELS = {
     "cudnn": through_jax.attend,
-    "splash": splash.attend,
     "chunked": chunked.attend,
     "xla": through_jax.attend,
 }
+
+
+def _splash() -> Any:
+    """Imported when it is used: Pallas takes long to import, and is for TPUs alone."""
+    return importlib.import_module("wanjax.models.kernels.splash")
 
 
 def resolve(choice: KernelChoice | Kernel, query: Array, key: Array, parts: int = 1) -> Kernel:
@@ -33,17 +40,20 @@ def attend(
     kernel: Kernel,
 ) -> Float[Array, "batch q heads dim"]:
     """Attention to the first `lengths` keys of each batch entry (all, if None)."""
-    return _KERNELS[kernel.name](query, key, value, lengths, kernel)
+    run = _splash().attend if kernel.name == "splash" else _KERNELS[kernel.name]
+    out: Array = run(query, key, value, lengths, kernel)
+    return out
 
 
 def prepare(query: Float[Array, "batch q heads dim"], kernel: Kernel) -> Array:
     """Queries as `attend_parts` and `attend_partly` take them: before they move, best fused."""
-    return splash.scaled(query) if kernel.name == "splash" else query
+    prepared: Array = _splash().scaled(query) if kernel.name == "splash" else query
+    return prepared
 
 
 def rows(kernel: Kernel) -> int:
     """Parts of a multiple of so many tokens are moved best; what fills them up is masked."""
-    return splash.ROWS if kernel.name == "splash" else 1
+    return int(_splash().ROWS) if kernel.name == "splash" else 1
 
 
 def attend_parts(
@@ -59,7 +69,8 @@ def attend_parts(
     those at the end of the sequence.
     """
     if kernel.name == "splash":
-        return splash.attend_parts(query, key, value, lengths, kernel)
+        parts: Array = _splash().attend_parts(query, key, value, lengths, kernel)
+        return parts
     valid = None if lengths is None else lengths.sum(axis=0)
     out = attend(_joined(query), _joined(key), _joined(value), valid, kernel)
     return _in_parts(out, len(query), axis=1)
@@ -77,7 +88,8 @@ def attend_partly(
     Without keys that is a large negative number. Short sequences are computed as one tile.
     """
     if kernel.name == "splash":
-        return splash.attend_partly(query, key, value, lengths, kernel)
+        partly: tuple[Array, Array] = _splash().attend_partly(query, key, value, lengths, kernel)
+        return partly
     valid = None if lengths is None else lengths.sum(axis=0)
     out, logsumexp = chunked.attend_partly(
         _joined(query), _joined(key), _joined(value), valid, kernel

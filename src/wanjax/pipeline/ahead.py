@@ -1,0 +1,63 @@
+"""A run's programs, compiled by threads while its model's weights load."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+
+from wanjax.pipeline.compiling import Compiling
+from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.planning.run import Run
+from wanjax.sampling.abstract import AbstractProgram, AbstractPrograms, Figures
+from wanjax.sampling.programs import Programs
+
+
+def compile_ahead(pipe: WanPipeline, run: Run) -> list[threading.Thread]:
+    """Start compiling the programs of a run of one video, and return the threads that do.
+
+    Shapes and places follow from the model's configuration, so that no weight need be there. The
+    run waits for its programs as it comes to them; what fails to compile fails there. On several
+    hosts nothing is done ahead: they must compile in the same order.
+    """
+    if jax.process_count() > 1:
+        return []
+    threads = [
+        threading.Thread(target=make, args=(pipe, run), name=make.__name__)
+        for make in (_until_latents, _decode)  # neither needs the other
+    ]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _until_latents(pipe: WanPipeline, run: Run) -> None:
+    compiling = _compiling(pipe, run)
+    compiling.denoise(*compiling.condition(compiling.text()))
+
+
+def _decode(pipe: WanPipeline, run: Run) -> None:
+    _compiling(pipe, run).decode()
+
+
+def _compiling(pipe: WanPipeline, run: Run) -> Compiling:
+    configs = pipe.components.folder.model_configs()
+    return Compiling(run, pipe.target, configs, _Ahead(pipe.programs))
+
+
+class _Ahead(AbstractPrograms):
+    """Compiles into the programs that will run, and gives abstract results."""
+
+    def __init__(self, programs: Programs):
+        super().__init__(programs.mesh)
+        self._programs = programs
+
+    def get(
+        self, function: Any, static: tuple[Hashable, ...], args: tuple[Any, ...]
+    ) -> Callable[..., Any]:
+        compiled: Any = self._programs.ahead(function, static, args)
+        program = AbstractProgram(Figures(function.__name__), compiled.out_info)
+        self.made.append(program)
+        return program
