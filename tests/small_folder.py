@@ -69,7 +69,7 @@ def make_small_folder(
         latents_mean=(0.1, -0.2, 0.3, 0.0),
         latents_std=(1.5, 0.8, 1.0, 1.2),
     )
-    _save(WanVAE, vae, 8, vae_keys.RULES, path / "vae")
+    _save(WanVAE, vae, 8, vae_keys.rules(vae), path / "vae")
     text = UMT5Config(vocab_size=64, d_model=TEXT_DIM, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
     _save(UMT5Encoder, text, 7, umt5_keys.RULES, path / "text_encoder", "model.safetensors")
     _save_tokenizer(path / "tokenizer")

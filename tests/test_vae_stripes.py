@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from wanjax.checkpoints.configs import model_configs
 from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.models.vae_layers import Stripe, conv3d
 from wanjax.models.vae_memory import Size, choose_stripes, parameter_count, running_bytes
@@ -36,6 +37,11 @@ CONFIG = VAEConfig(
 # Equal to rounding: other shapes let XLA sum in another order. Two rows too few of a margin show
 # as 1e-3 at the least.
 TOLERANCE = 1e-5
+
+
+RESIDUAL = replace(
+    CONFIG, is_residual=True, patch_size=2, in_channels=12, out_channels=12, decoder_base_dim=8
+)
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +106,17 @@ def test_striped_encode_equals_the_whole(vae, video, encoded, programs, rows):
     assert_equal(encode_video(vae, video, programs, stripe_rows=rows), encoded)
 
 
-def test_other_forms_have_their_own_margins():
+@pytest.mark.parametrize("residual", [False, True])
+def test_other_forms_have_their_own_margins(residual):
+    patches = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
     config = VAEConfig(
         base_dim=2,
         decoder_base_dim=4,
         z_dim=2,
         num_res_blocks=2,
-        dim_mult=(1, 3, 2),
+        dim_mult=(1, 4, 4) if residual else (1, 3, 2),
         temperal_downsample=(True, True),
+        **(patches if residual else {}),
         latents_mean=(0.0,) * 2,
         latents_std=(1.0,) * 2,
     )
@@ -169,13 +178,16 @@ def test_a_stripe_on_each_of_eight_devices_equals_the_whole(on_a_mesh, case):
 
 @pytest.mark.parametrize("rows", [2, ROWS])
 @pytest.mark.parametrize("direction", ["decode", "encode"])
-def test_the_layers_declared_are_those_of_the_network(vae, direction, rows):
+@pytest.mark.parametrize("config", [CONFIG, RESIDUAL], ids=["2.1", "2.2"])
+def test_the_layers_declared_are_those_of_the_network(config, direction, rows):
     """Caches have the declared sizes, and the same ones from chunk to chunk."""
     decode = direction == "decode"
+    graph, params = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0))))
+    vae = nnx.merge(graph, jax.tree.map(lambda x: jnp.zeros(x.shape), params))
     middle, layers = (
-        (decoder_middle(CONFIG), decoder_stripes(CONFIG))
+        (decoder_middle(config), decoder_stripes(config))
         if decode
-        else (encoder_middle(CONFIG), encoder_stripes(CONFIG))
+        else (encoder_middle(config), encoder_stripes(config))
     )
 
     def abstract(shape):
@@ -186,12 +198,15 @@ def test_the_layers_declared_are_those_of_the_network(vae, direction, rows):
 
     first = layers[0]
     size = (ROWS * first.scale, COLUMNS * first.scale, first.inputs)
+    if not decode:  # pixels, of which the network makes patches
+        size = (ROWS * config.spatial_factor, COLUMNS * config.spatial_factor, 3)
     expected = tuple(map(abstract, cache_shapes(layers, 1, ROWS, COLUMNS, rows)))
     assert jax.eval_shape(stripe, abstract((1, 1, *size)), None)[1] == expected
     result, cache = jax.eval_shape(stripe, abstract((1, first.frames, *size)), expected)
     assert cache == expected
     last = layers[-1]
-    assert result.shape == (1, last.frames, rows * last.scale, COLUMNS * last.scale, last.outputs)
+    scale, outputs = (config.spatial_factor, 3) if decode else (1, last.outputs)
+    assert result.shape == (1, last.frames, rows * scale, COLUMNS * scale, outputs)
 
     whole = abstract((1, 1, ROWS, COLUMNS, middle[0].inputs))
     _, cache = jax.eval_shape(getattr(vae, f"{direction}_middle"), whole, None)
@@ -290,3 +305,6 @@ def test_as_few_stripes_as_fit():
 def test_parameters_are_counted():
     """Diffusers' model has 126,892,531, of which biases and norms are few."""
     assert parameter_count(VAEConfig()) == pytest.approx(126_892_531, rel=1e-3)
+    published = model_configs("Wan-AI/Wan2.2-TI2V-5B-Diffusers").components["vae"]
+    count = parameter_count(VAEConfig.from_dict(dict(published)))
+    assert count == pytest.approx(704_688_668, rel=1e-3)

@@ -14,7 +14,11 @@ from wanjax.parallel.mesh import MESH_AXES, PARAMETER_RULES, parse_mesh
 from wanjax.parallel.sharding import partition_spec
 from wanjax.planning.weights import component_bytes
 
-MODELS = ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers")
+MODELS = (
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+    "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+)
 MESHES = ("fsdp:8", "context:4,fsdp:2", "tensor:8", "fsdp:3,tensor:5")
 
 

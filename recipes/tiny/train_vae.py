@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from render import render, render_clips
 from tqdm import tqdm
 
-from wanjax.checkpoints.layouts.diffusers.vae import RULES
+from wanjax.checkpoints.layouts.diffusers.vae import rules
 from wanjax.checkpoints.mapping import flat_parameters
 from wanjax.checkpoints.save import save_model
 from wanjax.files import atomic_path
@@ -208,7 +208,7 @@ def finish(vae: WanVAE, out: Path) -> None:
     for _, parameter in flat_parameters(nnx.state(vae)):
         parameter.set_value(parameter.get_value().astype(jnp.float16).astype(jnp.float32))
     config = {"_class_name": "AutoencoderKLWan", **asdict(vae.config)}
-    save_model(vae, RULES, config, out)
+    save_model(vae, rules(vae.config), config, out)
     print(f"round trip of held-out clips: {round_trip_psnr(vae):.2f} dB; wrote {out}")
 
 

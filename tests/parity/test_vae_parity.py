@@ -1,7 +1,7 @@
 """The VAE against diffusers' `AutoencoderKLWan`, random weights, float32.
 
-The reference also writes `tests/reference/vae.npz`, which `tests/test_vae.py` uses without
-torch: `WANJAX_WRITE_REFERENCE=1 pytest tests/parity/test_vae_parity.py`.
+The reference also writes `tests/reference/vae.npz` and `vae22.npz`, which `tests/test_vae.py`
+uses without torch: `WANJAX_WRITE_REFERENCE=1 pytest tests/parity/test_vae_parity.py`.
 """
 
 import os
@@ -18,13 +18,14 @@ pytest.importorskip("diffusers")
 import torch
 from diffusers import AutoencoderKLWan
 
-from wanjax.checkpoints.layouts.diffusers.vae import RULES
+from wanjax.checkpoints.configs import model_configs
+from wanjax.checkpoints.layouts.diffusers.vae import rules
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.models.vae import VAEConfig, WanVAE
 from wanjax.pipeline.vae_stream import decode_video, encode_video
 from wanjax.sampling.programs import Programs
 
-REFERENCE = Path(__file__).parents[1] / "reference" / "vae.npz"
+REFERENCE = Path(__file__).parents[1] / "reference"
 TOLERANCE = 2e-5  # maximum error over maximum value; the subtlest known mistake shows as 4e-5
 FORMS = {
     "small": {"base_dim": 8, "z_dim": 4, "num_res_blocks": 1},
@@ -42,6 +43,20 @@ FORMS = {
         "temperal_downsample": [True, True],
     },
 }
+# of Wan 2.2's 5B model; the second has every case of widening, narrowing and of both resolutions
+RESIDUAL = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+RESIDUAL_FORMS = {
+    "residual": RESIDUAL | {"base_dim": 8, "decoder_base_dim": 16, "z_dim": 6, "num_res_blocks": 2},
+    "residual_three_levels": RESIDUAL
+    | {
+        "base_dim": 8,
+        "z_dim": 3,
+        "num_res_blocks": 1,
+        "dim_mult": [2, 4, 4],
+        "temperal_downsample": [True, True],
+    },
+}
+FORMS |= RESIDUAL_FORMS
 
 
 def diffusers_vae(**form):
@@ -62,7 +77,7 @@ def load(vae) -> WanVAE:
     graph, state = nnx.split(nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0))))
     tensors = {key: value.numpy() for key, value in vae.state_dict().items()}
     variables = dict(flat_parameters(state))
-    for entry in entries(state, RULES):
+    for entry in entries(state, rules(config)):
         value = entry.transform.load(tensors[entry.keys[0]])
         variables[entry.path].set_value(jnp.asarray(value))
     return nnx.merge(graph, state)
@@ -86,7 +101,7 @@ def pair(request):
 @pytest.fixture(scope="module")
 def video():
     rng = np.random.default_rng(1)
-    return rng.uniform(-1, 1, (2, 3, 9, 16, 24)).astype(np.float32)
+    return rng.uniform(-1, 1, (2, 3, 9, 32, 48)).astype(np.float32)
 
 
 def test_encode(pair, video):
@@ -126,22 +141,34 @@ def test_streams_equal_diffusers_chunks(pair, video):
         assert_equal(frames, channels_last(expected))
 
 
-def test_keys_of_the_published_size():
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [
+        ("Wan-AI/Wan2.2-T2V-A14B-Diffusers", 126_892_531),
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", 704_688_668),
+    ],
+)
+def test_keys_of_the_published_sizes(model, count):
+    values = dict(model_configs(model).components["vae"])
     with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in AutoencoderKLWan().state_dict().items()}
-    abstract = nnx.eval_shape(lambda: WanVAE(VAEConfig(), rngs=nnx.Rngs(0)))
-    table = entries(nnx.state(abstract), RULES)
+        vae = AutoencoderKLWan.from_config(values)
+    expected = {key: tuple(value.shape) for key, value in vae.state_dict().items()}
+    config = VAEConfig.from_dict(values)
+    abstract = nnx.eval_shape(lambda: WanVAE(config, rngs=nnx.Rngs(0)))
+    table = entries(nnx.state(abstract), rules(config))
     assert {entry.keys[0]: entry.shape for entry in table} == expected
-    assert sum(np.prod(entry.shape) for entry in table) == 126_892_531
+    assert sum(np.prod(entry.shape) for entry in table) == count
 
 
-def test_reference_arrays_are_current():
+@pytest.mark.parametrize("name", ["vae", "vae22"])
+def test_reference_arrays_are_current(name):
     """Weights rounded to float16, to keep the file small."""
     form = {"base_dim": 4, "z_dim": 4, "num_res_blocks": 1, "dim_mult": [1, 2, 2, 2]}
-    vae = diffusers_vae(**form).half().float()
+    vae = diffusers_vae(**form | (RESIDUAL if name == "vae22" else {})).half().float()
     tensors = {key: value.half().numpy() for key, value in vae.state_dict().items()}
     rng = np.random.default_rng(3)
-    clip = rng.uniform(-1, 1, (1, 3, 9, 16, 24)).astype(np.float16).astype(np.float32)
+    size = (16, 24) if name == "vae" else (32, 32)
+    clip = rng.uniform(-1, 1, (1, 3, 9, *size)).astype(np.float16).astype(np.float32)
     with torch.no_grad():
         mean = vae.encode(torch.from_numpy(clip)).latent_dist.mode()
         decoded = vae.decode(mean).sample
@@ -151,8 +178,8 @@ def test_reference_arrays_are_current():
         "out.video": channels_last(decoded),
     }
     if os.environ.get("WANJAX_WRITE_REFERENCE"):
-        np.savez_compressed(REFERENCE, **tensors, **arrays)
-    stored = np.load(REFERENCE)
+        np.savez_compressed(REFERENCE / f"{name}.npz", **tensors, **arrays)
+    stored = np.load(REFERENCE / f"{name}.npz")
     assert set(stored.files) == {*tensors, *arrays}
     for name in arrays:
         assert_equal(stored[name], arrays[name])

@@ -87,7 +87,7 @@ class Folder:
         config = self.vae_config()
         return self._load(
             lambda: WanVAE(config, kernel=kernel, rngs=Undrawn()),
-            vae_keys.RULES,
+            vae_keys.rules(config),
             lambda: TensorFiles(self.path / "vae"),
             mesh=mesh,
         )

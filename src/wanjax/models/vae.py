@@ -1,4 +1,8 @@
-"""The VAE of Wan 2.1 and of the 14B models of Wan 2.2 (diffusers' `AutoencoderKLWan`).
+"""The VAE of Wan, both forms of diffusers' `AutoencoderKLWan`.
+
+That of Wan 2.1 and of the 14B models of Wan 2.2 divides height and width by 8. That of Wan 2.2's
+5B model (`is_residual`) takes patches of 2x2 pixels, so that it divides them by 16, and adds to
+every level its input (`vae_shortcuts`).
 
 Causal in time: 1 + 4n frames become 1 + n latent frames, the first one a still image of
 its own, and no latent depends on later frames. So a video of any length passes one chunk
@@ -32,6 +36,7 @@ from wanjax.models.vae_layers import (
     Stripe,
     Upsample,
 )
+from wanjax.models.vae_shortcuts import average_down, patchify, repeat_up, unpatchify
 from wanjax.models.vae_stripes import Layer, decoder_stripes, encoder_stripes
 from wanjax.validation import Flag, FromJSON, Number, Positive, Size, Whole, checked
 
@@ -46,7 +51,7 @@ _STD += (3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
 class VAEConfig(FromJSON):
     """The fields of `vae/config.json`.
 
-    Raises `CheckpointError` for what cannot be, and for a form of the VAE other than Wan 2.1's.
+    Raises `CheckpointError` for what cannot be, and for forms that no Wan model has.
     """
 
     base_dim: Size = 96
@@ -67,12 +72,15 @@ class VAEConfig(FromJSON):
     scale_factor_spatial: Size = 8
 
     def __post_init__(self) -> None:
-        only = {"is_residual": False, "patch_size": None, "attn_scales": ()}
-        for key, allowed in only.items():
-            if (value := getattr(self, key)) != allowed:
+        if self.attn_scales:
+            raise ValueError(
+                f"attn_scales={list(self.attn_scales)}: must be empty, as in all VAEs of Wan"
+            )
+        for key in ("in_channels", "out_channels"):
+            if getattr(self, key) != (channels := 3 * self.patch**2):
                 raise ValueError(
-                    f"{key}={value!r}: must be {allowed!r}, as in the VAE of Wan 2.1, whose form "
-                    "alone is implemented; use a Wan 2.1 or Wan 2.2 14B folder"
+                    f"{key}={getattr(self, key)}: must be {channels}, the colours of a patch, "
+                    f"for patch_size={self.patch_size}"
                 )
         lengths = {
             "temperal_downsample": len(self.dim_mult) - 1,
@@ -85,6 +93,27 @@ class VAEConfig(FromJSON):
                     f"{key} has {given} values, expected {length} "
                     f"for z_dim={self.z_dim} and dim_mult={list(self.dim_mult)}"
                 )
+        if self.is_residual:
+            self._check_shortcuts()
+
+    def _check_shortcuts(self) -> None:
+        """A level's input must come to its result's channels by means, or by repetition."""
+        cells = [8 if temporal else 4 for temporal in self.temperal_downsample]
+        mults = self.dim_mult
+        down = zip((1, *mults[:-1]), mults, [*cells, 1], strict=True)
+        up = zip((*mults[2:], mults[-1]), mults[1:], cells, strict=True)
+        if any(before * cell % after for before, after, cell in down) or any(
+            after * cell % before for before, after, cell in up
+        ):
+            raise ValueError(
+                f"dim_mult={list(self.dim_mult)}: with is_residual, each level's width must divide "
+                "the one before times the pixels that it joins"
+            )
+
+    @property
+    def patch(self) -> int:
+        """Pixels of a patch in each direction."""
+        return self.patch_size or 1
 
     @property
     def temporal_factor(self) -> int:
@@ -95,7 +124,7 @@ class VAEConfig(FromJSON):
     @property
     def spatial_factor(self) -> int:
         """Pixels per latent pixel in each direction."""
-        factor: int = 2 ** (len(self.dim_mult) - 1)
+        factor: int = self.patch * 2 ** (len(self.dim_mult) - 1)
         return factor
 
     def check_frames(self, frames: int) -> None:
@@ -111,6 +140,19 @@ class VAEConfig(FromJSON):
 Block = Callable[[Array, Past], Array]
 
 
+class DownBlock(nnx.Module):
+    """`num_res_blocks` residual blocks and, but at the last level, a downsampler."""
+
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, temporal: bool | None, *, rngs: nnx.Rngs
+    ):
+        widths = [inputs, *[outputs] * (blocks - 1)]
+        self.resnets = nnx.List([ResidualBlock(w, outputs, rngs=rngs) for w in widths])
+        self.downsampler = nnx.data(
+            None if temporal is None else Downsample(outputs, temporal=temporal, rngs=rngs)
+        )
+
+
 class Encoder(nnx.Module):
     """Video to the posterior's mean and log variance, `2 * z_dim` channels."""
 
@@ -118,57 +160,88 @@ class Encoder(nnx.Module):
         self.config = config
         widths = [config.base_dim * mult for mult in (1, *config.dim_mult)]
         self.conv_in = CausalConv(config.in_channels, widths[0], (3, 3, 3), rngs=rngs)
-        blocks: list[nnx.Module] = []
-        for level, width in enumerate(widths[1:]):
-            for i in range(config.num_res_blocks):
-                inputs = width if i else widths[level]
-                blocks.append(ResidualBlock(inputs, width, rngs=rngs))
-            if level < len(config.dim_mult) - 1:
-                temporal = config.temperal_downsample[level]
-                blocks.append(Downsample(width, temporal=temporal, rngs=rngs))
-        self.down_blocks = nnx.List(blocks)
+        temporal = [*config.temperal_downsample, None]
+        self.down_blocks = nnx.List(
+            [
+                DownBlock(inputs, width, config.num_res_blocks, times, rngs=rngs)
+                for inputs, width, times in zip(widths[:-1], widths[1:], temporal, strict=True)
+            ]
+        )
         self.mid_block = MidBlock(widths[-1], kernel, rngs=rngs)
         self.norm_out = ChannelNorm(widths[-1], rngs=rngs)
         self.conv_out = CausalConv(widths[-1], 2 * config.z_dim, (3, 3, 3), rngs=rngs)
 
     def reduce(
-        self, x: Float[Array, "b T H W rgb"], past: Past, stripe: Stripe
-    ) -> Float[Array, "b t rows w c"]:
-        """Whole frames to a stripe's rows at the latents' resolution."""
-        blocks = [self.conv_in, *self.down_blocks[: -self.config.num_res_blocks]]
-        return _in_stripe(x, past, stripe, blocks, encoder_stripes(self.config))
+        self, x: Float[Array, "b T H W c"], past: Past, stripe: Stripe
+    ) -> Float[Array, "b t rows w c2"]:
+        """Whole frames (of patches, where the form has such) to rows at the latents' resolution."""
+        blocks: list[Block] = [self.conv_in]
+        for level in self.down_blocks[:-1]:
+            assert level.downsampler is not None
+            blocks += [*level.resnets, level.downsampler]
+        return _in_stripe([x], past, stripe, blocks, encoder_stripes(self.config))
 
     def middle(self, x: Float[Array, "b t h w c"], past: Past) -> Float[Array, "b t h w moments"]:
-        for block in self.down_blocks[-self.config.num_res_blocks :]:
+        before = x
+        for block in self.down_blocks[-1].resnets:
             x = block(x, past)
+        if self.config.is_residual:
+            x = x + average_down(before, x.shape[-1], 1, 1)
         x = self.mid_block(x, past)
         return self.conv_out(jax.nn.silu(self.norm_out(x)), past)
 
 
 def _in_stripe(
-    x: Array, past: Past, stripe: Stripe, blocks: Sequence[Block], layers: Sequence[Layer]
+    start: Sequence[Array],
+    past: Past,
+    stripe: Stripe,
+    blocks: Sequence[Block],
+    layers: Sequence[Layer],
 ) -> Array:
-    x = stripe.cut(x, layers[0])
+    """The last layer's rows of a stripe; `start` are whole frames, last what the first block takes.
+
+    What comes before that is for the shortcut of a level which began there.
+    """
+    held = [stripe.cut(x, layers[0]) for x in start]
     for block, layer in zip(blocks, layers[1:], strict=True):
-        x = stripe.cut(block(x, past), layer)
-    return x
+        x = stripe.cut(block(held[-1], past), layer)
+        if layer.shortcut:
+            aside = _resampled(held[-layer.shortcut], layer, past.first)
+            x = x + stripe.cut(aside, layer)
+        held.append(x)
+    return held[-1]
+
+
+def _resampled(x: Array, layer: Layer, first: bool) -> Array:
+    """A level's input at the size of its last `layer`'s result."""
+    times = 2 if layer.temporal else 1
+    if layer.kind == "down":
+        return average_down(x, layer.outputs, times, 2)
+    return repeat_up(x, layer.outputs, times, first)
 
 
 class UpBlock(nnx.Module):
     """`num_res_blocks + 1` residual blocks and, but at the last level, an upsampler."""
 
     def __init__(
-        self, inputs: int, outputs: int, blocks: int, temporal: bool | None, *, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        width: int,
+        blocks: int,
+        temporal: bool | None,
+        outputs: int,
+        *,
+        rngs: nnx.Rngs,
     ):
-        widths = [inputs, *[outputs] * blocks]
-        self.resnets = nnx.List([ResidualBlock(w, outputs, rngs=rngs) for w in widths])
+        widths = [inputs, *[width] * blocks]
+        self.resnets = nnx.List([ResidualBlock(w, width, rngs=rngs) for w in widths])
         self.upsampler = nnx.data(
-            None if temporal is None else Upsample(outputs, temporal=temporal, rngs=rngs)
+            None if temporal is None else Upsample(width, outputs, temporal=temporal, rngs=rngs)
         )
 
 
 class Decoder(nnx.Module):
-    """Latents to video, not clamped."""
+    """Latents to video (or patches of it), not clamped."""
 
     def __init__(self, config: VAEConfig, kernel: AttentionKernel, *, rngs: nnx.Rngs):
         self.config = config
@@ -176,34 +249,36 @@ class Decoder(nnx.Module):
         widths = [base * mult for mult in reversed(config.dim_mult)]
         self.conv_in = CausalConv(config.z_dim, widths[0], (3, 3, 3), rngs=rngs)
         self.mid_block = MidBlock(widths[0], kernel, rngs=rngs)
-        inputs = [widths[0], *(width // 2 for width in widths[:-1])]  # upsamplers halve channels
+        # the upsamplers of Wan 2.1 halve channels
+        outputs = [width // (1 if config.is_residual else 2) for width in widths]
         temporal = [*reversed(config.temperal_downsample), None]
+        levels = zip([widths[0], *outputs], widths, temporal, outputs, strict=False)
+        blocks = config.num_res_blocks
         self.up_blocks = nnx.List(
             [
-                UpBlock(*level, rngs=rngs)
-                for level in zip(
-                    inputs, widths, [config.num_res_blocks] * len(widths), temporal, strict=True
-                )
+                UpBlock(inputs, width, blocks, times, made, rngs=rngs)
+                for inputs, width, times, made in levels
             ]
         )
         self.norm_out = ChannelNorm(widths[-1], rngs=rngs)
         self.conv_out = CausalConv(widths[-1], config.out_channels, (3, 3, 3), rngs=rngs)
 
     def middle(self, x: Float[Array, "b t h w z"], past: Past) -> Float[Array, "b t h w c"]:
-        x = self.mid_block(self.conv_in(x, past), past)
+        before = x = self.mid_block(self.conv_in(x, past), past)
         for resnet in self.up_blocks[0].resnets:
             x = resnet(x, past)
-        return x
+        return jnp.concatenate([before, x], axis=-1) if self.config.is_residual else x
 
     def enlarge(
         self, x: Float[Array, "b t h w c"], past: Past, stripe: Stripe
     ) -> Float[Array, "b T rows W rgb"]:
-        """Whole frames at the latents' resolution to a stripe's rows of pixels."""
+        """Whole frames at the latents' resolution to a stripe's rows of pixels or patches."""
         blocks: list[Block] = []
         for before, level in itertools.pairwise(self.up_blocks):
             assert before.upsampler is not None
             blocks += [before.upsampler, *level.resnets]
-        return _in_stripe(x, past, stripe, [*blocks, self._out], decoder_stripes(self.config))
+        start = jnp.split(x, 2, axis=-1) if self.config.is_residual else [x]
+        return _in_stripe(start, past, stripe, [*blocks, self._out], decoder_stripes(self.config))
 
     def _out(self, x: Float[Array, "b t h w c"], past: Past) -> Float[Array, "b t h w rgb"]:
         return self.conv_out(jax.nn.silu(self.norm_out(x)), past)
@@ -246,8 +321,8 @@ class WanVAE(nnx.Module):
 
         1 frame (`cache=None`) at first, then 4 at a time; chunk by chunk equals all at once.
         """
-        past = Past(cache)
-        return self.encoder.reduce(video, past, stripe), past.cache()
+        past, patches = Past(cache), patchify(video, self.config.patch)
+        return self.encoder.reduce(patches, past, stripe), past.cache()
 
     def encode_middle(
         self, features: Float[Array, "b t h w c"], cache: Cache | None
@@ -277,7 +352,8 @@ class WanVAE(nnx.Module):
     def reconstruct(self, latents: Float[Array, "b t h w z"]) -> Float[Array, "b T H W rgb"]:
         """`decode` before the clamp, which has no gradient outside [-1, 1]."""
         features, _ = self.decode_middle(latents, None)
-        return self.decoder.enlarge(features, Past(None), Stripe.whole(latents.shape[2]))
+        patches = self.decoder.enlarge(features, Past(None), Stripe.whole(latents.shape[2]))
+        return unpatchify(patches, self.config.patch)
 
     def decode_middle(
         self, latents: Float[Array, "b t h w z"], cache: Cache | None
@@ -294,7 +370,7 @@ class WanVAE(nnx.Module):
         Chunk by chunk equals all at once; the cache does not grow.
         """
         past = Past(cache)
-        rows = self.decoder.enlarge(features, past, stripe)
+        rows = unpatchify(self.decoder.enlarge(features, past, stripe), self.config.patch)
         return jnp.clip(rows, -1.0, 1.0), past.cache()
 
     def normalize(self, latents: Float[Array, "*batch z"]) -> Float[Array, "*batch z"]:

@@ -1,4 +1,4 @@
-"""Causal layers of the Wan 2.1 VAE, channels last: `[batch, time, height, width, channels]`.
+"""Causal layers of the Wan VAE, channels last: `[batch, time, height, width, channels]`.
 
 Every layer that looks back in time takes its left context from a `Past`: zeros before
 the first frame, the kept tail of earlier frames afterwards. A whole sequence is one
@@ -274,17 +274,17 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles height and width, halves channels, and with `temporal` 1 + n frames to 1 + 2n."""
+    """Doubles height and width, and with `temporal` 1 + n frames to 1 + 2n."""
 
-    def __init__(self, channels: int, *, temporal: bool, rngs: nnx.Rngs):
-        self.resample = ImageConv(channels, channels // 2, (3, 3), rngs=rngs)
+    def __init__(self, channels: int, outputs: int, *, temporal: bool, rngs: nnx.Rngs):
+        self.resample = ImageConv(channels, outputs, (3, 3), rngs=rngs)
         self.time_conv = nnx.data(
             Conv(channels, 2 * channels, (3, 1, 1), rngs=rngs) if temporal else None
         )
 
     def __call__(
         self, x: Float[Array, "b t h w c"], past: Past
-    ) -> Float[Array, "b t2 2*h 2*w c//2"]:
+    ) -> Float[Array, "b t2 2*h 2*w out"]:
         if self.time_conv is not None:
             kernel, bias = self.time_conv.cast(x)
 

@@ -128,9 +128,32 @@ def running_bytes(layers: Sequence[Layer], size: Size, of: int, width: int, rows
         size.item_bytes * size.batch * math.prod(_shape(layer, of, width, rows, layer.outputs))
         for layer in (layers[0], layers[-1])
     )
-    steps = itertools.pairwise(layers)
-    working = max(_working(before, layer, size, of, width, rows) for before, layer in steps)
+    working = max(
+        _working(before, layer, size, of, width, rows)
+        + _aside(layers, number, size, of, width, rows)
+        for number, (before, layer) in enumerate(itertools.pairwise(layers))
+    )
     return cache + ends + working
+
+
+def _aside(layers: Sequence[Layer], number: int, size: Size, of: int, width: int, rows: int) -> int:
+    """Bytes held for the shortcut of the level to which the layer after `number` belongs."""
+    for end in range(number + 1, len(layers)):
+        if layers[end].shortcut:
+            start = max(end - layers[end].shortcut, 0)
+            if start > number:
+                return 0
+            result = layers[end]
+            held = [(layers[start], layers[start].outputs)]
+            if end == number + 1:  # it is being brought to the size of the result
+                held.append((result, result.outputs))
+            return sum(
+                size.item_bytes
+                * size.batch
+                * math.prod(_shape(at, of, width, rows, _rounded(channels, size)))
+                for at, channels in held
+            )
+    return 0
 
 
 def _working(before: Layer, layer: Layer, size: Size, of: int, width: int, rows: int) -> int:

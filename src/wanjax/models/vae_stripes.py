@@ -25,7 +25,8 @@ class Layer:
 
     A result has `scale` rows (and columns) for each of the latents, and `frames` frames for
     each latent frame but the first. `margin` rows on either side of a stripe's own must be
-    right for the layers that follow.
+    right for the layers that follow. `shortcut`: where a level of a residual form ends, the
+    result so many layers before is its input, which is added.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Layer:
     frames: int = 1
     temporal: bool = False
     margin: int = 0
+    shortcut: int = 0
 
     def margin_before(self) -> int:
         """Rows on either side that must be right in what this layer takes."""
@@ -70,14 +72,23 @@ def decoder_middle(config: Form) -> tuple[Layer, ...]:
 
 @functools.cache
 def decoder_stripes(config: Form) -> tuple[Layer, ...]:
-    """The decoder's layers above the latents' resolution, from the first upsampler on."""
+    """The decoder's layers above the latents' resolution, from the first upsampler on.
+
+    Of a residual form the input has the channels of two: what the first level's upsampler takes,
+    and that level's own input.
+    """
     widths = _decoder_widths(config)
-    layers = [Layer("input", widths[0], widths[0])]
+    between = widths[0] * (2 if config.is_residual else 1)
+    layers = [Layer("input", between, between)]
+    level_layers = config.num_res_blocks + 2  # and the upsampler
     for level, outputs in enumerate(widths[1:]):
         temporal = config.temperal_downsample[-1 - level]
         scale, frames = 2 * layers[-1].scale, layers[-1].frames * (2 if temporal else 1)
-        inputs = widths[level] // 2
-        layers.append(Layer("up", widths[level], inputs, scale, frames, temporal))
+        inputs = widths[level] // (1 if config.is_residual else 2)
+        shortcut = (level_layers if level else 2) if config.is_residual else 0
+        layers.append(
+            Layer("up", widths[level], inputs, scale, frames, temporal, shortcut=shortcut)
+        )
         for width in (inputs, *[outputs] * config.num_res_blocks):
             layers.append(Layer("residual", width, outputs, scale, frames))
     last = layers[-1]
@@ -87,9 +98,12 @@ def decoder_stripes(config: Form) -> tuple[Layer, ...]:
 
 @functools.cache
 def encoder_stripes(config: Form) -> tuple[Layer, ...]:
-    """The encoder's layers above the latents' resolution, to the last downsampler."""
+    """The encoder's layers above the latents' resolution, to the last downsampler.
+
+    The input are pixels, or patches of them where the form has such.
+    """
     widths = [config.base_dim * mult for mult in (1, *config.dim_mult)]
-    scale, frames = config.spatial_factor, config.temporal_factor
+    scale, frames = 2 ** len(config.temperal_downsample), config.temporal_factor
     rgb = config.in_channels
     layers = [Layer("input", rgb, rgb, scale, frames), Layer("conv", rgb, widths[0], scale, frames)]
     for level, temporal in enumerate(config.temperal_downsample):
@@ -97,7 +111,8 @@ def encoder_stripes(config: Form) -> tuple[Layer, ...]:
         for width in (widths[level], *[outputs] * (config.num_res_blocks - 1)):
             layers.append(Layer("residual", width, outputs, scale, frames))
         scale, frames = scale // 2, frames // (2 if temporal else 1)
-        layers.append(Layer("down", outputs, outputs, scale, frames, temporal))
+        shortcut = config.num_res_blocks + 1 if config.is_residual else 0
+        layers.append(Layer("down", outputs, outputs, scale, frames, temporal, shortcut=shortcut))
     return _with_margins(layers)
 
 

@@ -40,6 +40,8 @@ class VAEForm:
     temperal_downsample: tuple[bool, ...]
     in_channels: int = 3
     out_channels: int = 3
+    is_residual: bool = False
+    patch: int = 1
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> VAEForm:
@@ -52,6 +54,8 @@ class VAEForm:
             tuple(values["temperal_downsample"]),
             values.get("in_channels", 3),
             values.get("out_channels", 3),
+            values.get("is_residual", False),
+            values.get("patch_size") or 1,
         )
 
     @property
@@ -60,7 +64,7 @@ class VAEForm:
 
     @property
     def spatial_factor(self) -> int:
-        return int(2 ** (len(self.dim_mult) - 1))
+        return int(self.patch * 2 ** (len(self.dim_mult) - 1))
 
 
 @dataclass(frozen=True)

@@ -162,12 +162,13 @@ def _decoder(values: Values) -> Iterator[Parameter]:
     widths = [base * mult for mult in reversed(values["dim_mult"])]
     yield _convolution(27, values["z_dim"], widths[0])
     yield from _middle(widths[0])
-    inputs = [widths[0], *(width // 2 for width in widths[:-1])]
+    made = [width // (1 if values.get("is_residual") else 2) for width in widths]
+    inputs = [widths[0], *made[:-1]]
     upsamplers = [*reversed(values["temperal_downsample"]), None]
-    for before, width, temporal in zip(inputs, widths, upsamplers, strict=True):
+    for before, width, up, temporal in zip(inputs, widths, made, upsamplers, strict=True):
         yield from _residuals([before, *[width] * (values["num_res_blocks"] + 1)])
         if temporal is not None:
-            yield _convolution(9, width, width // 2)
+            yield _convolution(9, width, up)
         if temporal:
             yield _convolution(3, width, 2 * width)
     yield _whole((widths[-1],))
