@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wanjax.caching import CFGCache, Curve, MagCache, Plan, Schedule, SenCache, make_plan
     from wanjax.errors import CheckpointError, UsageError
+    from wanjax.parallel.hosts import initialize_distributed
     from wanjax.pipeline.pipeline import WanPipeline
     from wanjax.pipeline.video import Video
     from wanjax.planning.schedule import make_schedule, schedule
@@ -51,6 +52,7 @@ _HOME = {
     "UsageError": "wanjax.errors",
     "Video": "wanjax.pipeline.video",
     "WanPipeline": "wanjax.pipeline.pipeline",
+    "initialize_distributed": "wanjax.parallel.hosts",
     "make_plan": "wanjax.caching",
     "make_schedule": "wanjax.planning.schedule",
     "schedule": "wanjax.planning.schedule",
@@ -68,6 +70,7 @@ __all__ = [
     "Video",
     "WanPipeline",
     "__version__",
+    "initialize_distributed",
     "make_plan",
     "make_schedule",
     "schedule",

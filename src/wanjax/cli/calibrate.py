@@ -21,24 +21,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wanjax.caching import METHODS
-from wanjax.config.keys import active_methods
+from wanjax.cli.together import FromFirst, together
+from wanjax.config.keys import Config, active_methods
 from wanjax.config.resolve import resolve
 from wanjax.media.names import free
 from wanjax.media.prompts import default_prompts, load_prompts
 
 
-def run(args: Sequence[str]) -> None:
-    config = resolve(args, "calibrate")
+def run(args: Sequence[str]) -> int:
+    return together(resolve(args, "calibrate"), _calibrate)
+
+
+def _calibrate(config: Config, from_first: FromFirst) -> None:
     methods = active_methods(config) or None
     from wanjax.evaluate.calibrate import calibrate  # imports JAX
+    from wanjax.parallel.hosts import is_first
     from wanjax.pipeline.pipeline import WanPipeline
 
     prompts = load_prompts(config.prompts) if config.prompts else default_prompts(config.preset)
     assert config.output is not None
-    output = Path(config.output if config.overwrite else free(config.output)).expanduser()
+    name = config.output
+    output = Path(from_first(lambda: name if config.overwrite else free(name))).expanduser()
     progress = output.with_suffix(".progress.json")
     pipe = WanPipeline.from_config(config)
-    calibrate(pipe, prompts, config.seeds, methods=methods, progress=progress).save(output)
+    curve = calibrate(pipe, prompts, config.seeds, methods=methods, progress=progress)
+    if not is_first():
+        return
+    curve.save(output)
     progress.unlink(missing_ok=True)
     usable = [m for m in METHODS.values() if m.calibration and (methods is None or m in methods)]
     uses = [f"use_{m.name}=True {m.calibration.key}={output}" for m in usable if m.calibration]

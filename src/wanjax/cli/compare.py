@@ -26,17 +26,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from wanjax.cli.together import FromFirst, together
+from wanjax.config.keys import Config
+from wanjax.config.resolve import arguments, resolve
 
-def run(args: Sequence[str]) -> None:
+
+def run(args: Sequence[str]) -> int:
+    def command(config: Config, from_first: FromFirst) -> None:
+        _compare(args)
+
+    rest = [arg for arg in arguments(args) if not arg.startswith("variants=")]
+    return together(resolve(rest, "compare"), command)
+
+
+def _compare(args: Sequence[str]) -> None:
     from wanjax.evaluate.comparing import compare_arguments  # imports JAX
     from wanjax.evaluate.report import save
     from wanjax.evaluate.tables import markdown
+    from wanjax.parallel.hosts import is_first
 
     try:
         comparison = compare_arguments(args, {})
     except KeyboardInterrupt:
         print("finished runs are kept; the same command goes on from there", file=sys.stderr)
         raise
+    if not is_first():
+        return
     written = save(comparison)
     print(markdown(comparison))
     print("wrote " + ", ".join(map(str, written)), file=sys.stderr)

@@ -30,8 +30,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wanjax.cli.progress import Progress
+from wanjax.cli.together import FromFirst, together
 from wanjax.config.keys import Config
-from wanjax.config.resolve import resolve
+from wanjax.config.resolve import arguments, resolve
 from wanjax.errors import UsageError
 from wanjax.files import write_json
 from wanjax.media.names import free, record_of
@@ -44,9 +45,14 @@ if TYPE_CHECKING:
 
 
 def run(args: Sequence[str]) -> int:
-    config = resolve(args, "generate")
+    return together(resolve(args, "generate"), _generate, drawn="seed=random" in arguments(args))
+
+
+def _generate(config: Config, from_first: FromFirst) -> int:
     assert config.output is not None
     jobs = make_jobs(config) if is_batch(config) else [Job(prepare(config), config.output)]
+    there = from_first(lambda: [[job.output, job.made] for job in jobs])  # on the first one's disk
+    jobs = [Job(job.run, *told) for job, told in zip(jobs, there, strict=True)]
     todo = [job for job in jobs if not job.made]
     plans = [job.run.plan for job in todo]
     progress = Progress(plans, quiet=config.quiet, verbose=config.verbose)
@@ -76,6 +82,8 @@ def _load(config: Config, run: Run) -> WanPipeline:
 
 def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int:
     """One after another, whatever becomes of each; 1 if any failed."""
+    from wanjax.parallel.hosts import several
+
     failed = 0
     for job in todo:
         try:
@@ -85,6 +93,8 @@ def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int
             progress.say(f"{done} of {len(todo)} written; the same command goes on from there")
             raise
         except Exception as error:
+            if several():  # which may not all have failed: they would not be at the same place
+                raise
             failed += 1
             fault = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
             progress.say(f"{job.output} failed: {fault}{error}", always=True)
@@ -99,6 +109,7 @@ def _make_all(pipe: WanPipeline, todo: Sequence[Job], progress: Progress) -> int
 
 def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
     """One video, from the prompt to its files."""
+    from wanjax.parallel.hosts import is_first
     from wanjax.pipeline.inputs import Prompts
     from wanjax.pipeline.record import make_record, make_tags
 
@@ -112,6 +123,8 @@ def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
         seed=config.seed,
         callback=progress.step,
     )
+    if not is_first():
+        return
     single = len(progress.plans) == 1
     output = free(job.output) if single and not config.overwrite else job.output
     (file,) = video.save(output, config.video_quality, make_tags(config))

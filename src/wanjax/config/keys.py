@@ -11,9 +11,12 @@ from typing import Any, Literal, Union
 
 from wanjax.caching import METHODS, Method
 from wanjax.caching.method import configured, settings_of
+from wanjax.parallel.launch import HEARTBEAT
 from wanjax.settings import kinds_of, meant, setting
 
 LAST_SEED = 2**32 - 1
+
+_COMPUTING = ("generate", "calibrate", "compare")  # the commands that several processes can share
 
 # What is asked for by name elsewhere and is no key here, with what to do instead.
 ABSENT: Mapping[str, str] = {
@@ -229,6 +232,39 @@ class Config:
         "machine to compile for, such as v6e:2x4, tpu7x:2x2x1, h100 or h100:8; null: this one",
         commands=("plan", "compile"),
         also=("device", "hardware", "machine", "gpu", "tpu"),
+    )
+
+    coordinator: str | None = setting(
+        None,
+        "HOST:PORT of process 0, where several processes make one video; null: as "
+        "JAX_COORDINATOR_ADDRESS, SLURM, Open MPI or the TPU slice says; off: this one alone",
+        commands=_COMPUTING,
+        group="Several processes",
+        also=("coordinator_address", "master_addr", "rdzv_endpoint", "hosts", "distributed"),
+        kept=False,
+    )
+    process_id: int | None = setting(
+        None,
+        "this process's own number, from 0 on; null: as the environment says",
+        low=0,
+        commands=_COMPUTING,
+        also=("rank", "node_rank", "host_id"),
+        kept=False,
+    )
+    num_processes: int | None = setting(
+        None,
+        "how many there are; null: as the environment says",
+        low=1,
+        commands=_COMPUTING,
+        also=("world_size", "nnodes", "num_hosts"),
+        kept=False,
+    )
+    heartbeat_timeout: int = setting(
+        HEARTBEAT,
+        "seconds after which a process that is not heard of counts as dead, which ends all",
+        low=1,
+        commands=_COMPUTING,
+        kept=False,
     )
 
     reference_steps: int | None = setting(

@@ -19,6 +19,7 @@ from wanjax.errors import UsageError
 from wanjax.evaluate.growth import PROMPTS, measure_growth
 from wanjax.files import write_json
 from wanjax.media.prompts import Prompt
+from wanjax.parallel.hosts import fetch, from_first, is_first
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.schedule import schedule_for
 from wanjax.sampling.denoise import StepReport
@@ -88,7 +89,7 @@ def measure_run(
     def collect(report: StepReport) -> None:
         for what, change in report.changes.items():
             # over the videos of the batch
-            rows[what].append(np.asarray(change, np.float64).mean(axis=-2))
+            rows[what].append(fetch(change).astype(np.float64).mean(axis=-2))
         if advance is not None:
             advance()
 
@@ -141,18 +142,23 @@ class _Progress:
     def __init__(self, path: Path | None, about: dict[str, Any]):
         self.path, self.about = path, json.loads(json.dumps(about))
         self.runs: dict[str, Kept] = {}
-        if path is not None and path.exists():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["about"] == self.about:
-                for key, run in stored["runs"].items():
-                    self.runs[key] = {what: np.array(rows) for what, rows in run.items()}
+        for key, run in from_first(self._stored).items():
+            self.runs[key] = {what: np.array(rows) for what, rows in run.items()}
+
+    def _stored(self) -> dict[str, Any]:
+        """The finished runs in the file."""
+        if self.path is None or not self.path.exists():
+            return {}
+        stored = json.loads(self.path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = stored["runs"] if stored["about"] == self.about else {}
+        return found
 
     def has(self, prompt: int, seed: int) -> bool:
         return f"{prompt} {seed}" in self.runs
 
     def add(self, prompt: int, seed: int, kept: Kept) -> None:
         self.runs[f"{prompt} {seed}"] = kept
-        if self.path is not None:
+        if self.path is not None and is_first():
             runs = {
                 key: {what: rows.tolist() for what, rows in run.items()}
                 for key, run in self.runs.items()

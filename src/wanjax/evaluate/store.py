@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from wanjax.files import atomic_path, write_json
 from wanjax.media.video_files import save_video
+from wanjax.parallel.hosts import array_from_first, from_first, is_first
 
 Record = dict[str, Any]
 
@@ -22,7 +23,7 @@ class Store:
 
     `runs/VARIANT/CLIP.json` is the record of a run with its metrics, `.npz` beside it the
     latents, `videos/VARIANT/CLIP.mp4` the video. The record is written last: where it is, the
-    run is whole.
+    run is whole. Of several processes the first one alone reads and writes, and tells the others.
     """
 
     def __init__(self, folder: Path):
@@ -30,6 +31,9 @@ class Store:
 
     def read(self, variant: str, clip: str, fingerprint: str) -> Record | None:
         """The record of a finished run; None where there is none of this fingerprint."""
+        return from_first(lambda: self._read(variant, clip, fingerprint))
+
+    def _read(self, variant: str, clip: str, fingerprint: str) -> Record | None:
         try:
             record = json.loads(self._record(variant, clip).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -38,10 +42,10 @@ class Store:
 
     def write(self, variant: str, clip: str, record: Record) -> Record:
         """Returns the record as `read` will."""
-        path = self._record(variant, clip)
-        record = plain(record)
-        write_json(path, record)
-        return record
+        told: Record = from_first(lambda: plain(record))
+        if is_first():
+            write_json(self._record(variant, clip), told)
+        return told
 
     def write_video(
         self,
@@ -52,11 +56,16 @@ class Store:
         fps: int,
     ) -> None:
         """Latents and video of a run; its record comes after them."""
+        if not is_first():
+            return
         with atomic_path(self._record(variant, clip).with_suffix(".npz")) as path:
             np.savez(path, latents=latents)
         save_video(frames, self.video(variant, clip), fps)
 
     def latents(self, variant: str, clip: str) -> Float[np.ndarray, "z t h w"]:
+        return array_from_first(lambda: self._latents(variant, clip))
+
+    def _latents(self, variant: str, clip: str) -> Float[np.ndarray, "z t h w"]:
         with np.load(self._record(variant, clip).with_suffix(".npz")) as file:
             latents: Float[np.ndarray, "z t h w"] = file["latents"]
             return latents

@@ -16,6 +16,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from wanjax.parallel.hosts import put
 from wanjax.parallel.mesh import (
     ACTIVATION_RULES,
     MESH_AXES,
@@ -101,11 +102,11 @@ def activation_sharding(
 def place(arrays: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
     """The arrays, all with these logical axes, put on the mesh; without one as they are."""
 
-    def put(x: Array) -> Array:
-        placed: Array = jax.device_put(x, activation_sharding(axes, x.shape, mesh))
-        return placed
+    def on_mesh(x: Array) -> Array:
+        sharding = activation_sharding(axes, x.shape, mesh)
+        return x if sharding is None else put(x, sharding)
 
-    return arrays if mesh is None else jax.tree.map(put, arrays)
+    return arrays if mesh is None else jax.tree.map(on_mesh, arrays)
 
 
 def constrain(x: Array, *axes: str | None) -> Array:

@@ -37,6 +37,7 @@ class Target:
     kind: str
     devices: int
     memory_limit: int | None
+    processes: int = 1  # that run the program together
 
 
 @dataclass(frozen=True)

@@ -38,10 +38,10 @@ def target_devices(target: Target) -> Sequence[jax.Device]:
 def target_here() -> Target:
     """The devices that are here, as a target; their name is `here`."""
     devices = jax.devices()
-    first = devices[0]
+    first = jax.local_devices()[0]
     stats = first.memory_stats() or {}
     limit = stats.get("bytes_limit")
-    return Target(HERE, first.platform, first.device_kind, len(devices), limit)
+    return Target(HERE, first.platform, first.device_kind, len(devices), limit, jax.process_count())
 
 
 def gpu_description(gpu: Gpu) -> str:

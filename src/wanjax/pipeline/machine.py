@@ -6,6 +6,7 @@ from jax.sharding import Mesh
 
 from wanjax.caching import Plan
 from wanjax.config.keys import Config
+from wanjax.errors import UsageError
 from wanjax.parallel.sharding import make_mesh
 from wanjax.parallel.targets import Target
 from wanjax.parallel.topologies import target_devices, target_here
@@ -23,4 +24,9 @@ def machine(config: Config, plan: Plan, target: Target | None = None) -> tuple[T
     shape = mesh_shape(config, plan, here)
     if shape is None:
         return here, None
+    if here.processes > 1 and shape.devices != here.devices:
+        raise UsageError(
+            f"mesh={shape}: these are {shape.devices} devices, and the {here.processes} processes "
+            f"have {here.devices}, which must all take part; mesh=auto takes them"
+        )
     return here, make_mesh(shape, devices)

@@ -19,6 +19,7 @@ from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.media.images import fit_size, to_batch
 from wanjax.models.transformer import WanTransformer
+from wanjax.parallel.hosts import fetch
 from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
@@ -292,7 +293,7 @@ class WanPipeline:
         )
         return Video(
             pixels,
-            np.asarray(final),
+            fetch(final),
             plan,
             stopwatch.timings,
             config.fps,

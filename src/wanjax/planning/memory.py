@@ -121,7 +121,8 @@ def mesh_shape(config: Config, plan: Plan, target: Target) -> MeshShape | None:
     """
     if config.mesh != "auto":
         return parse_mesh(config.mesh)
-    if target.name == HERE and (target.devices == 1 or target.platform == "cpu"):
+    alone = target.processes == 1
+    if target.name == HERE and alone and (target.devices == 1 or target.platform == "cpu"):
         return None
     configs = _known_configs(config)
     if configs is None:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from wanjax.caching.actions import Source
 from wanjax.caching.plan import Plan, Step
+from wanjax.parallel.hosts import fetch
 from wanjax.parallel.sharding import place
 from wanjax.sampling.probe import run_probe
 from wanjax.sampling.programs import Programs
@@ -156,4 +157,4 @@ def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:
 
 def _read(probe: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """What the probe finds, as soon as the device has it."""
-    return jax.device_get(probe(*arguments))
+    return jax.tree.map(fetch, probe(*arguments))
