@@ -31,7 +31,7 @@ Command = Callable[[Config, FromFirst], int | None]
 
 # What each process has for itself: who it is, where it writes, what it says.
 _OWN = {"process_id", "coordinator", "num_processes", "heartbeat_timeout"}
-_OWN |= {"output", "overwrite", "quiet", "verbose", "json"}
+_OWN |= {"output", "overwrite", "quiet", "verbose", "json", "compilation_cache"}
 _FILES = {"image", "last_image", "prompts"}  # compared by what is in them
 
 _GRACE = 1.0  # seconds that process 0 stays for others to say what is wrong: with it all end
