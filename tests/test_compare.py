@@ -272,7 +272,7 @@ def test_folders_of_videos(tmp_path, capsys):
         (["variants=dense,fewer-steps"], "the cost of the cached variants, and there is none"),
         (["variants=big:height=64"], "variant big: height is 64, but all variants share height=32"),
         (["variants=../x:seed=1"], "each needs a name of its own"),
-        (["prompts=missing.txt"], "missing.txt cannot be read"),
+        (["prompts=missing.txt"], "missing.txt: no such file"),
         (["videos=/nowhere,/tmp"], "there is no folder /nowhere"),
         (["videos=/tmp"], "name two folders or more"),
         (["repeats=0"], "repeats=0: must be at least 1"),

@@ -147,7 +147,7 @@ def test_truncated_missing_and_foreign_files(tmp_path):
     path = tmp_path / "curve.json"
     with pytest.raises(CurveError, match=r"no such file.*wan2\.2-t2v-a14b"):
         Curve.load(path)
-    with pytest.raises(CurveError, match="cannot be read: Is a directory"):
+    with pytest.raises(CurveError, match="cannot be read: it is a folder"):
         Curve.load(tmp_path)
     Curve.load(T2V).save(path)
     text = path.read_text()

@@ -11,6 +11,16 @@ Each text names the key or file, the value given, what is allowed, and the fix. 
 is raised is a fault of this package.
 """
 
+from __future__ import annotations
+
+
+def printable(text: str, longest: int = 2000) -> str:
+    """`text` in one line that a terminal shows as it is: control characters, line ends and what
+    is no Unicode stand escaped, and of a long one the middle is left out."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    half = longest // 2
+    return shown if len(shown) <= longest else f"{shown[:half]}...{shown[-half:]}"
+
 
 class UsageError(ValueError):
     """A setting, file or combination that cannot work; the text says what to change."""

@@ -1,10 +1,16 @@
-"""Files written whole or not at all, and JSON: one line per key, read back without guessing."""
+"""Files written whole or not at all, texts read only from regular files of bounded size, names
+that can be names, and JSON: one line per key, read back without guessing."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import platform
+import re
+import secrets
+import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +18,109 @@ from typing import Any
 
 from wanjax.errors import UsageError
 
+TEXT = 2**20  # bytes of a text that people write: prompts, settings
+JSON = 2**26  # and of JSON, which programs write
+_STEM = 180  # characters of a name that its partial file's name repeats
+_NAME = 4000  # bytes; Linux allows 4096
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` if nothing goes wrong and is removed if it does."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    _remove_left(path)
+    unique = f"{platform.node()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"  # threads, too
+    partial = path.with_name(f".{path.stem[:_STEM]}.{unique}.partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what a process that was killed has left beside `path`."""
+    begin = re.escape(f".{path.stem[:_STEM]}.{platform.node()[:32]}-")
+    left = re.compile(begin + r"(\d+)-\w+\.partial" + re.escape(path.suffix))
+    for other in path.parent.iterdir():
+        found = left.fullmatch(other.name)
+        if found and not _is_alive(int(found[1])):
+            other.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if sys.platform == "win32":  # where the same call would end the process
+        return True
+    try:
+        os.kill(process, 0)  # asks alone
+    except ProcessLookupError:
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
+
+
+def fault_in_text(text: str, *, prose: bool = False) -> str:
+    """What makes `text` no text that a setting can have, or nothing.
+
+    `prose`, such as a prompt, may have line ends and tabs.
+    """
+    allowed = "\n\r\t" if prose else ""
+    odd = next((c for c in text if (ord(c) < 32 and c not in allowed) or 0x7F <= ord(c) < 0xA0), "")
+    if odd:
+        return f"has a control character ({odd!r}): leave it out"
+    if any(0xD800 <= ord(c) < 0xE000 for c in text):
+        return "is no Unicode: write it in UTF-8"
+    return ""
+
+
+def fault_in_name(name: str) -> str:
+    """What makes `name` the name of no file, or nothing."""
+    if len(os.fsencode(name)) > _NAME or any(len(os.fsencode(p)) > 255 for p in name.split(os.sep)):
+        return "is too long for the name of a file: shorten it"
+    try:
+        Path(name).expanduser()
+    except RuntimeError:
+        return f"there is no user {name.split(os.sep)[0].removeprefix('~')} with a home folder"
+    return ""
+
+
+def require_regular(path: Path, error: type[UsageError], where: str = "") -> None:
+    """Raise `error` where `path` is no regular file: reading a pipe or a device may never end."""
+    where = where or str(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise error(f"{where}: no such file") from None
+    except (OSError, ValueError) as found:  # links in a circle, a name with a NUL
+        raise error(f"{where} cannot be read: {_reason(found)}") from found
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket"
+        raise error(f"{where} cannot be read: it is {kind}, no file")
+
+
+def read_text(
+    path: str | Path, error: type[UsageError] = UsageError, *, largest: int = TEXT
+) -> str:
+    """The text of a regular file in UTF-8, with or without a byte order mark, `~` known.
+
+    Raises `error` where it is none, or has more than `largest` bytes.
+    """
+    path = Path(path).expanduser()
+    require_regular(path, error)
+    try:
+        if (size := path.stat().st_size) > largest:
+            raise error(f"{path} has {size:,} bytes, more than the {largest:,} that are read")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as found:
+        raise error(f"{path} is no text in UTF-8: {found.reason}, byte {found.start}") from found
+    except OSError as found:
+        raise error(f"{path} cannot be read: {_reason(found)}") from found
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def json_text(content: Mapping[str, Any]) -> str:
@@ -44,17 +141,14 @@ def read_json(path: Path, error: type[UsageError]) -> dict[str, Any]:
     Raises `error` naming the file where it cannot be read or holds no object, and where a key
     comes twice or a number is not finite, which JSON's own reader takes.
     """
+    text = read_text(path, error, largest=JSON)
     try:
         content = json.loads(
-            path.read_text(encoding="utf-8"),
+            text,
             object_pairs_hook=_without_duplicates,
             parse_float=_finite,
             parse_constant=_finite,
         )
-    except FileNotFoundError:
-        raise error(f"{path}: no such file") from None
-    except OSError as found:
-        raise error(f"{path} cannot be read: {found.strerror}") from found
     except (ValueError, RecursionError) as found:
         raise error(f"{path} is cut short or not valid JSON: {found}") from found
     if not isinstance(content, dict):

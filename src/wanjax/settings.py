@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import functools
 import numbers
+import re
 import sys
 import types
 import typing
@@ -22,10 +23,19 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from wanjax.errors import UsageError
+from wanjax.errors import UsageError, printable
+from wanjax.files import fault_in_name, fault_in_text, read_text
+from wanjax.validation import named
 
 Limits = dict[str, float | None]
 
+_SHOWN = 80  # characters of a value that is refused
+# Python's own readers take 1_000, the digits of every script, and thousands of them.
+_DIGITS = re.compile(r"[+-]?[0-9]{1,40}")
+_DECIMAL = re.compile(
+    r"[+-]?([0-9]{1,40}(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,4})?|[+-]?\.?(inf|nan)", re.IGNORECASE
+)
+_SWITCHES = {"yes": True, "on": True, "true": True, "no": False, "off": False, "false": False}
 _NULLS = ("", "null", "none", "~")
 _NAMES = {
     bool: "True or False",
@@ -55,6 +65,7 @@ def setting(
     drawn: Mapping[str, Callable[[], Any]] | None = None,
     from_file: bool = False,
     kept: bool = True,
+    path: bool = False,
 ) -> Any:
     """A dataclass field with its default, one line of help and its allowed values.
 
@@ -66,12 +77,13 @@ def setting(
     `group` is the title above this key and those that follow it, `also` what other programs
     call it, for hints. `drawn` are words for which a value is drawn when they are read. With
     `from_file` a command line may give @FILE, or - for standard input, for the text in it.
-    A key that is not `kept` says nothing about a video: its record does without.
+    A key that is not `kept` says nothing about a video: its record does without. A text that is
+    a `path` must be able to name a file.
     """
     limits: Limits = {"low": low, "high": high, "above": above, "below": below}
     metadata: dict[str, Any] = {"help": help, "limits": limits, "grid": grid}
     metadata |= {"commands": commands, "key": key, "kinds": kinds, "group": group, "also": also}
-    metadata |= {"drawn": drawn or {}, "from_file": from_file, "kept": kept}
+    metadata |= {"drawn": drawn or {}, "from_file": from_file, "kept": kept, "path": path}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -107,15 +119,30 @@ def parse(
         value = _text_of(field.name, value)
     if text and type(None) in kinds and value.strip().lower() in _NULLS:
         return None
+    if isinstance(value, str | Path):
+        _check_text(field, str(value), where)
     errors: set[str] = set()
     for kind in kinds:
         try:
-            return _adapter(kind, _frozen(field)).validate_python(value, strict=not text or None)
+            made = _adapter(kind, _frozen(field)).validate_python(value, strict=not text or None)
         except pydantic.ValidationError as error:
             errors |= {part["type"] for part in error.errors()}
-    given = f"{where}{field.metadata['key'] or field.name}={value}"
+        else:
+            _check_name(field, made, where)
+            return made
+    given = f"{where}{field.metadata['key'] or field.name}={_shown(value)}"
     allowed = " or ".join([_allowed(kinds, field, value, errors), *field.metadata["drawn"]])
     raise UsageError(f"{given}: must be {allowed}")
+
+
+def _check_text(field: dataclasses.Field[Any], text: str, where: str) -> None:
+    if fault := fault_in_text(text, prose=field.metadata["from_file"]):
+        raise UsageError(f"{where}{field.name}={_shown(text)}: {fault}")
+
+
+def _check_name(field: dataclasses.Field[Any], value: Any, where: str) -> None:
+    if field.metadata["path"] and isinstance(value, str) and (fault := fault_in_name(value)):
+        raise UsageError(f"{where}{field.name}={_shown(value)}: {fault}")
 
 
 def as_written(value: Any) -> str:
@@ -173,12 +200,8 @@ def _text_of(name: str, value: str) -> str:
         return _whole_of(sys.stdin).strip()
     if not value.startswith("@"):
         return value
-    path = Path(value[1:]).expanduser()
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise UsageError(f"{name}={value}: {path} cannot be read: {reason}") from error
+    with named(f"{name}={printable(value, _SHOWN)}"):
+        return read_text(value[1:]).strip()
 
 
 @functools.cache  # a stream gives its text once, and variants of a run ask again
@@ -204,6 +227,7 @@ def _adapter(kind: Any, limited: tuple[Any, ...]) -> Any:
         tuple[float, ...]: Annotated[tuple[Annotated[float, BeforeValidator(_real)], ...],
                                      BeforeValidator(_items)],
         str: Annotated[str, BeforeValidator(_words)],
+        bool: Annotated[bool, BeforeValidator(_switch)],
     }  # fmt: skip
     annotated = number.get(kind, kind)
     if typing.get_origin(kind) is Literal:
@@ -217,10 +241,7 @@ def _adapter(kind: Any, limited: tuple[Any, ...]) -> Any:
 def _whole(value: Any) -> Any:
     """Python's and NumPy's whole numbers, and text of one; no fractions, no booleans."""
     if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            return value
+        return int(value) if _DIGITS.fullmatch(value.strip()) else None
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     return None
@@ -229,6 +250,8 @@ def _whole(value: Any) -> Any:
 def _real(value: Any) -> Any:
     """Numbers of any kind, and text of one: YAML 1.1 takes 1e-2 for text."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real | str):
+        return None
+    if isinstance(value, str) and not _DECIMAL.fullmatch(value.strip()):
         return None
     try:
         return float(value)
@@ -239,11 +262,18 @@ def _real(value: Any) -> Any:
 def _items(value: Any) -> Any:
     """The one grammar of lists: `[0, 1, 2]`, `0,1,2`, a lone `0`; in Python also arrays."""
     if isinstance(value, str):
-        inner = value.strip().removeprefix("[").removesuffix("]")
+        inner = value.strip()
+        if inner.startswith("[") and inner.endswith("]"):
+            inner = inner[1:-1]
         return tuple(item.strip() for item in inner.split(",")) if inner.strip() else ()
     if isinstance(value, Sequence) or hasattr(value, "tolist"):
         return tuple(value) if getattr(value, "ndim", 1) else (value,)
     return (value,)
+
+
+def _switch(value: Any) -> Any:
+    """A switch by the words that YAML 1.1 has for it; in YAML they come as text."""
+    return _SWITCHES.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 def _words(value: Any) -> Any:
@@ -260,6 +290,14 @@ def _on_grid(step: int, offset: int, value: int) -> int:
     if value % step != offset:
         raise PydanticCustomError("grid", "not on the grid")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value that is refused, as it was written."""
+    try:
+        return printable(str(value), _SHOWN)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a very deep list
+        return f"({type(value).__name__})"
 
 
 def _kinds_in_words(kinds: tuple[Any, ...]) -> str:

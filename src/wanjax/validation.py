@@ -21,7 +21,7 @@ import pydantic.dataclasses
 from pydantic import BeforeValidator, Field, Strict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from wanjax.errors import UsageError
+from wanjax.errors import UsageError, printable
 
 T = TypeVar("T")
 Parsed = TypeVar("Parsed", bound="FromJSON")
@@ -170,5 +170,7 @@ def _whole(limit: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    try:
+        return printable(repr(value), _SHOWN)
+    except (ValueError, RecursionError):  # a number of thousands of digits, a very deep list
+        return f"{type(value).__name__} that is too long to show"

@@ -266,4 +266,4 @@ def differences(
 
 def _locate(path: str | Path) -> Path:
     shipped = _SHIPPED / f"{path}.json"
-    return shipped if str(path) in shipped_curves() else Path(path)
+    return shipped if str(path) in shipped_curves() else Path(path).expanduser()

@@ -72,12 +72,13 @@ class Sensitivities:
 
         Raises `SensitivityError`.
         """
-        if read_json(Path(path), SensitivityError).get("format") == CALIBRATION:
+        path = Path(path).expanduser()
+        if read_json(path, SensitivityError).get("format") == CALIBRATION:
             try:
                 return cls.of(Curve.load(path))
             except CurveError as error:
                 raise SensitivityError(str(error)) from error
-        content = read_own(Path(path), FORMAT, VERSION, SensitivityError)
+        content = read_own(path, FORMAT, VERSION, SensitivityError)
         arrays = {name: content.pop(name) for name in _ARRAYS if name in content}
         with named(path):
             return cls(**arrays, about=content)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from wanjax.errors import Notice, UsageError
+from wanjax.errors import Notice, UsageError, printable
 from wanjax.settings import nearest
 
 USAGE = """\
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = functools.partial(_show, warnings.showwarning, set())
             return _dispatch(args)
     except UsageError as error:
-        print(f"wanjax: error: {error}", file=sys.stderr)
+        print(f"wanjax: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("wanjax: interrupted", file=sys.stderr)
@@ -75,7 +75,7 @@ def _show(
         otherwise(message, *where, **to)
     elif str(message) not in said:
         said.add(str(message))
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {printable(str(message))}", file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

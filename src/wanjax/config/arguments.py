@@ -67,6 +67,8 @@ def _option(arg: str, rest: list[str]) -> str:
 
 def _position(arg: str, presets: Collection[str]) -> str:
     """The `key=value` that an argument without a key stands for."""
+    if not arg.strip():
+        raise UsageError("an argument is empty: leave it out")
     if any(space in arg for space in " \n\t") or arg == "-" or arg.startswith("@"):
         return f"prompt={arg}"
     if _is_switch(arg):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from wanjax.caching.method import keys_of
 from wanjax.checkpoints.locate import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.errors import UsageError
+from wanjax.files import require_regular
 from wanjax.media.examples import picture_path
 from wanjax.media.formats import FORMATS, encoding_for
 from wanjax.media.names import is_folder
@@ -35,8 +38,9 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
         _check_calibration(config)
         _check_model(config)
         _check_output(config, ".json")
-    elif command == "compile" or (command == "compare" and not config.videos):
+    elif command in ("plan", "compile") or (command == "compare" and not config.videos):
         _check_model(config)
+        _check_plot(config)
 
 
 def check_inputs(config: Config) -> None:
@@ -57,6 +61,8 @@ def check_inputs(config: Config) -> None:
 def _check_many(config: Config) -> None:
     if not config.seeds:
         raise UsageError("seeds is empty: give at least one, as seeds=0,1")
+    if len(set(config.seeds)) < len(config.seeds):
+        raise UsageError(f"seeds={','.join(map(str, config.seeds))}: one is given twice")
     if config.quiet and config.verbose:
         raise UsageError("quiet and verbose exclude one another: switch one on")
 
@@ -127,15 +133,28 @@ def _check_output(config: Config, *suffixes: str, folder: bool = False) -> None:
         raise UsageError(f"output={output}: name a file that ends in {ends}")
     if frames and output.exists() and not output.is_dir():
         raise UsageError(f"output={config.output}: {output} is a file, no folder")
+    if not output.name:
+        raise UsageError(f"output={config.output}: has no name")
+    if not frames and os.path.lexists(output):
+        require_regular(output, UsageError, f"output={output}")
     _check_parent(output)
 
 
+def _check_plot(config: Config) -> None:
+    if config.plot is not None and Path(config.plot).expanduser().is_dir():
+        raise UsageError(f"plot={config.plot} is a folder: name a file")
+
+
 def _check_parent(output: Path) -> None:
-    folder = output.parent
-    while not folder.exists():  # missing folders are made when the video is written
-        folder = folder.parent
+    """Missing folders are made when the video is written; there it must be possible to write."""
+    folder = next(parent for parent in output.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise UsageError(f"output={output}: {folder} is a file, no folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"output={output}: nothing can be written there: {error}") from error
 
 
 def _check_calibration(config: Config) -> None:

@@ -15,6 +15,7 @@ from wanjax.parallel.launch import HEARTBEAT
 from wanjax.settings import kinds_of, meant, setting
 
 LAST_SEED = 2**32 - 1
+MAX_SIDE = 16_368  # the most that H.264 and WebP can have, in multiples of 16
 
 _COMPUTING = ("generate", "calibrate", "compare")  # the commands that several processes can share
 
@@ -40,6 +41,7 @@ class Config:
         None,
         "checkpoint in diffusers' layout: folder, or Hub id",
         also=("checkpoint", "ckpt", "ckpt_dir", "model_path", "model_id", "path"),
+        path=True,
     )
     task: Literal["t2v", "i2v"] = setting(
         "t2v", "text to video or image to video; goes with the model"
@@ -62,9 +64,13 @@ class Config:
         None,
         "first frame, an image file (image to video); example:red-ball is at hand",
         also=("picture", "photo", "first_image", "first_frame", "init_image", "input_image"),
+        path=True,
     )
     last_image: str | None = setting(
-        None, "last frame, where the model takes one", also=("last_frame", "end_image")
+        None,
+        "last frame, where the model takes one",
+        also=("last_frame", "end_image"),
+        path=True,
     )
     fit_image: bool = setting(
         True,
@@ -85,6 +91,7 @@ class Config:
         commands=("generate", "calibrate", "compare"),
         also=("prompt_file", "prompt_list", "batch"),
         kept=False,
+        path=True,
     )
     seeds: tuple[int, ...] = setting(
         (0,),
@@ -102,6 +109,7 @@ class Config:
         "with a .json record beside it; calibrate: .json; compare: a folder)",
         group="Output",
         also=("out", "output_path", "save_file", "save_path", "file", "filename"),
+        path=True,
     )
     overwrite: bool = setting(
         False,
@@ -136,22 +144,33 @@ class Config:
         480,
         "frame height in pixels",
         low=16,
+        high=MAX_SIDE,
         grid=(16, 0),
         group="Size",
         also=("size", "resolution", "h"),
     )
     width: int = setting(
-        832, "frame width in pixels", low=16, grid=(16, 0), also=("size", "resolution", "w")
+        832,
+        "frame width in pixels",
+        low=16,
+        high=MAX_SIDE,
+        grid=(16, 0),
+        also=("size", "resolution", "w"),
     )
     num_frames: int = setting(
         81,
         "frames in the video, 4 n + 1",
         low=1,
+        high=10_001,
         grid=(4, 1),
         also=("frames", "frame_num", "frame_count", "length", "video_length", "duration"),
     )
     fps: int = setting(
-        16, "frames a second of the written video", low=1, also=("frame_rate", "framerate")
+        16,
+        "frames a second of the written video",
+        low=1,
+        high=1000,
+        also=("frame_rate", "framerate"),
     )
 
     num_inference_steps: int = setting(
@@ -303,6 +322,7 @@ class Config:
         "picture to draw: .png, .pdf or .svg",
         commands=("plan",),
         also=("draw", "chart"),
+        path=True,
     )
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from wanjax.config.arguments import canonical
 from wanjax.config.checks import check
 from wanjax.config.keys import Config, config_class, keys, unknown
 from wanjax.config.saved import SUFFIXES, read_settings, read_yaml
-from wanjax.errors import UsageError
+from wanjax.errors import UsageError, printable
 from wanjax.settings import nearest, parse
 
 _PRESETS = Path(__file__).parent / "presets"
@@ -47,7 +47,7 @@ def resolve(
     user = [_typed(given, command, text=True), _typed(values or {}, command)]
     given = {**given, **(values or {})}
     if named and named not in preset_names() and named.lower().endswith(SUFFIXES):
-        user.insert(0, _typed(read_settings(Path(named)), None, where=f"{named}: "))
+        user.insert(0, _typed(read_settings(Path(named).expanduser()), None, where=f"{named}: "))
         named = None
     asked: dict[str, Any] = {}
     for layer in user:
@@ -180,7 +180,7 @@ def _kind(values: Mapping[str, Any]) -> str:
 def _preset_values(name: str) -> dict[str, Any]:
     if name not in preset_names():
         raise UsageError(
-            f"unknown preset {name}{nearest(name, preset_names())}; presets: "
+            f"unknown preset {printable(name, 60)}{nearest(name, preset_names())}; presets: "
             + ", ".join(preset_names())
         )
     return _typed(read_yaml(_PRESETS / f"{name}.yml"), None, where=f"preset {name}: ")

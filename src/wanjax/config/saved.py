@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from wanjax import files
 from wanjax.config.keys import Config, keys
 from wanjax.errors import Notice, UsageError
 from wanjax.media.examples import picture_digest
+from wanjax.validation import named
 
 _YAML, _RECORD, _VIDEOS = (".yml", ".yaml"), (".json",), (".mp4", ".webm")
+_LARGEST, _DEEPEST = 2**16, 8  # bytes and levels of a YAML file
 SUFFIXES = (*_YAML, *_RECORD, *_VIDEOS)
 
 
@@ -26,6 +30,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         return read_yaml(path)
     if suffix in _RECORD:
         return _of_record(files.read_json(path, UsageError), path)
+    files.require_regular(path, UsageError)
     from wanjax.media.video_files import read_tags  # imports a library of codecs
 
     try:
@@ -36,15 +41,70 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file: the plain part of the language that settings need.
+
+    Raises `UsageError` naming the file for anything else.
+    """
+    text = files.read_text(path, largest=_LARGEST)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        with named(path):
+            _check_plain(text)
+        content = yaml.load(text, Loader=_Plain)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise UsageError(f"{path} is no valid YAML: {error}") from error
-    if not isinstance(content or {}, dict):
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise UsageError(f"{path} must hold `key: value` lines")
-    return content or {}
+    return content
+
+
+class _Plain(yaml.SafeLoader):
+    """Numbers, true and false, null; the rest is text: no dates, no 1:30, no 0x10, no yes.
+
+    (`yes` and `on` are read as switches by the keys that are switches.)
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own way; each class has its own)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        counts = Counter(str(key.value) for key, _ in node.value)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise UsageError(f"{twice[0]} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+_CORE = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]{1,40}", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+}
+for _name, (_pattern, _first) in _CORE.items():
+    _type = f"tag:yaml.org,2002:{_name}"
+    _Plain.add_implicit_resolver(_type, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+def _check_plain(text: str) -> None:
+    """Raise `UsageError` for what YAML has beyond values: references, types, more documents."""
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        if documents > 1:
+            raise UsageError("holds two documents (---): keep one")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise UsageError("anchors and aliases (&, *) are not read: write the value out")
+        if tag := getattr(event, "tag", None):
+            raise UsageError(f"types ({tag}) are not read: write the value alone")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise UsageError(f"nested more than {_DEEPEST} deep: settings are `key: value` lines")
 
 
 def kept(config: Config) -> dict[str, Any]:

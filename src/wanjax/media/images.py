@@ -10,7 +10,14 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wanjax.errors import UsageError
+from wanjax.files import require_regular
 from wanjax.media.examples import picture_path
+
+# Decoded by Pillow itself: for PostScript and the like it would run other programs.
+_FORMATS = (
+    "PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "TGA", "ICO",
+)  # fmt: skip
+_PIXELS, _ASPECT = 100_000_000, 50
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -20,16 +27,34 @@ def load_image(path: str | Path) -> Image.Image:
 
     Raises `UsageError` for a file that is missing, empty, cut short or no image.
     """
+    name, path = f"image={str(path)!r}", picture_path(path)
+    require_regular(path, UsageError, name)
     try:
-        with Image.open(picture_path(path)) as image:
+        with Image.open(path, formats=_FORMATS) as image:
+            _check_size(image, name)
             image.load()
             return to_rgb(image)
-    except FileNotFoundError:
-        raise UsageError(f"image={str(path)!r}: no such file") from None
+    except UsageError:
+        raise
     except UnidentifiedImageError:
-        raise UsageError(f"image={str(path)!r}: not an image that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"image={str(path)!r} cannot be read: {error}") from error
+        known = ", ".join(_FORMATS)
+        raise UsageError(f"{name}: not an image that is read here: {known}") from None
+    except Exception as error:  # every decoder has exceptions of its own, struct.error for one
+        raise UsageError(f"{name} cannot be read: {error or type(error).__name__}") from error
+
+
+def _check_size(image: Image.Image, name: str) -> None:
+    """Before its pixels are decoded."""
+    width, height = image.size
+    if width * height > _PIXELS:
+        raise UsageError(
+            f"{name} has {width}x{height} pixels, more than the {_PIXELS:,} that are read: make "
+            "it smaller"
+        )
+    if max(width, height) > _ASPECT * min(width, height):
+        raise UsageError(
+            f"{name} has {width}x{height} pixels, longer than {_ASPECT} times its width: cut it"
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanjax.errors import UsageError
+from wanjax.files import read_text
 from wanjax.media.examples import is_example
+from wanjax.validation import named
 
 _BUNDLED = Path(__file__).parents[1] / "tiny"
 
@@ -28,10 +30,8 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     Empty lines and lines that start with # do not count. Raises `UsageError`.
     """
     path = Path(path).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"prompts={path} cannot be read: {error}") from error
+    with named("prompts"):
+        lines = read_text(path).splitlines()
     found = [
         _parse(line, path.parent) for line in lines if line.strip() and not line.startswith("#")
     ]
@@ -63,7 +63,7 @@ def _parse(line: str, folder: Path) -> Prompt:
     image = image.strip()
     if not image or is_example(image):
         return Prompt(text.strip(), image or None)
-    return Prompt(text.strip(), str(folder / image))
+    return Prompt(text.strip(), str(folder / Path(image).expanduser()))
 
 
 def _absolute(image: str) -> str:

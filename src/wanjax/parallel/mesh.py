@@ -14,10 +14,13 @@ which is faster where they fit.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from wanjax.errors import UsageError
+from wanjax.errors import UsageError, printable
+
+_COUNT = re.compile(r"[1-9][0-9]{0,5}")
 
 # Logical axes of arrays (models name them) to the mesh axes that share them, outermost first.
 Rules = Mapping[str, tuple[str, ...]]
@@ -69,17 +72,17 @@ def parse_mesh(text: str) -> MeshShape:
         axis, colon, size = (piece.strip() for piece in part.partition(":"))
         problem = None
         if not colon:
-            problem = f"{part.strip()!r} is no axis:size"
+            problem = f"{printable(part.strip(), 60)!r} is no axis:size"
         elif axis not in MESH_AXES:
-            problem = f"there is no axis {axis!r}"
+            problem = f"there is no axis {printable(axis, 60)!r}"
         elif axis in sizes:
             problem = f"{axis} is given twice"
-        elif not size.isdecimal() or int(size) < 1:
-            problem = f"{axis}:{size} must have a whole number of devices, 1 or more"
+        elif not _COUNT.fullmatch(size):
+            problem = f"{axis}:{printable(size, 60)} must have a whole number of devices, 1 or more"
         if problem:
             raise UsageError(
-                f"mesh={text!r}: {problem}; give axes out of {', '.join(MESH_AXES)} with their "
-                "sizes, such as mesh=fsdp:2,context:4"
+                f"mesh={printable(text, 60)!r}: {problem}; give axes out of "
+                f"{', '.join(MESH_AXES)} with their sizes, such as mesh=fsdp:2,context:4"
             )
         sizes[axis] = int(size)
     return MeshShape(**sizes)

@@ -18,7 +18,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Literal
 
-from wanjax.errors import UsageError
+from wanjax.errors import UsageError, printable
 from wanjax.settings import nearest
 
 GIB = 2**30
@@ -91,7 +91,8 @@ GPUS = {
 # What JAX takes of a GPU's memory where nothing else is said.
 _GPU_FRACTION = 0.75
 _EXAMPLES = "v5e:2x4, v6e:2x4, v5p:2x2x1, tpu7x:2x2x1, h100, h100:8, a100, h200, b200"
-_SIZES = re.compile(r"[1-9]\d*(x[1-9]\d*)*")
+_SIZES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){0,4}")
+_COUNT = re.compile(r"[1-9][0-9]{0,3}")
 # Chips come in blocks of these; smaller slices are parts of one.
 _SMALLEST = {2: (2, 2), 3: (2, 2, 1)}
 
@@ -105,7 +106,8 @@ def parse_target(text: str) -> Target:
         return _gpu(text, name, size)
     known = (*TPUS, *GPUS)
     raise UsageError(
-        f"target={text}: no machine that is known here{nearest(name, known)}; such as {_EXAMPLES}"
+        f"target={printable(text, 60)}: no machine that is known here{nearest(name, known)}; "
+        f"such as {_EXAMPLES}"
     )
 
 
@@ -116,16 +118,17 @@ def _tpu(text: str, name: str, size: str) -> Target:
     if len(sizes) != tpu.dimensions or any(n % m for n, m in zip(sizes, smallest, strict=True)):
         example = "x".join(map(str, smallest))
         raise UsageError(
-            f"target={text}: a slice of {name} has {tpu.dimensions} sizes, each a multiple of "
-            f"those of {name}:{example}"
+            f"target={printable(text, 60)}: a slice of {name} has {tpu.dimensions} sizes, each a "
+            f"multiple of those of {name}:{example}"
         )
     devices = math.prod(sizes) * tpu.devices_per_chip
     return Target(f"{name}:{size}", "tpu", tpu.kind, devices, tpu.memory)
 
 
 def _gpu(text: str, name: str, size: str) -> Target:
-    if size and (not size.isdecimal() or int(size) < 1):
-        raise UsageError(f"target={text}: after the colon stands the number of GPUs, as {name}:8")
+    if size and not _COUNT.fullmatch(size):
+        given = printable(text, 60)
+        raise UsageError(f"target={given}: after the colon stands the number of GPUs, as {name}:8")
     fraction = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", _GPU_FRACTION))
     gpu, count = GPUS[name], int(size or 1)
     full_name = f"{name}:{count}" if count > 1 else name

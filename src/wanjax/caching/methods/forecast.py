@@ -75,6 +75,7 @@ class Forecast(Method):
         "the calibration: a file, or the name of a shipped one",
         key="mag_ratios_base",
         kinds=(tuple[float, ...], str, type(None)),
+        path=True,
     )
 
     def __post_init__(self) -> None:

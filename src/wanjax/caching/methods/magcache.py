@@ -88,6 +88,7 @@ class MagCache(Method):
         "the curve: a file, the name of a shipped one, or a list cond,uncond,cond,...",
         key="mag_ratios_base",
         kinds=(tuple[float, ...], str, type(None)),
+        path=True,
     )
     resample: Resample = setting(
         "noise_level", "how a curve is carried to other steps or shifts", key="magcache_resample"
