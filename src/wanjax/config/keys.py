@@ -305,6 +305,7 @@ class Config:
         None,
         "picture of closeness against speed to draw: .png, .pdf or .svg",
         commands=("compare",),
+        path=True,
     )
     repeats: int = setting(
         3, "runs of each variant to time, at least", low=1, commands=("compare",)
