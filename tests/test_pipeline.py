@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from jax import monitoring
 from PIL import Image
 from small_folder import TEXT_DIM, Z
@@ -134,6 +135,55 @@ def test_parts_wait_on_the_host_where_the_device_has_no_room(small_folder, pipe,
     assert dict(seen) == {0: ["transformer"], 1: ["transformer_2"]}
     assert len(programs) == 2  # not compiled again for what has moved
     assert video.memory.fit.placement["decode"].places["transformer"] == "pinned_host"
+
+
+def test_the_next_expert_arrives_while_the_last_step_before_the_boundary_runs(
+    small_folder, pipe, monkeypatch
+):
+    """As far as there is room: from the step's start, and not before."""
+    crowded = load(small_folder)
+    room = sum(x.nbytes for x in jax.tree.leaves(nnx.state(crowded.components.expert(1)))) // 2
+
+    def fit(run):
+        real = pipe.fit(run)
+        away = {"denoise_high": {"transformer_2": "pinned_host"}}
+        stages = [
+            replace(s, places=dict(s.places) | away.get(s.name, {}), arriving=room)
+            for s in real.placement.stages
+        ]
+        return replace(real, placement=replace(real.placement, stages=tuple(stages)))
+
+    monkeypatch.setattr(crowded, "fit", fit)
+    crowded.components.rest("transformer_2")
+    there = []
+
+    def note(report):
+        model = crowded.components._parts["transformer_2"]
+        parameters = jax.tree.leaves(nnx.state(model))
+        here = sum(x.nbytes for x in parameters if x.sharding.memory_kind == "device")
+        there.append(here / room)
+
+    video = crowded(*PROMPTS, cache=ALL_SKIPPED, callback=note)
+    assert video.plan.strip() == "#..#.|#.#"
+    assert there[:3] == [0, 0, 0]
+    assert 0.5 < there[3] <= 1
+    assert there[3] == there[4] < there[5]
+    np.testing.assert_array_equal(video.frames, pipe(*PROMPTS, cache=ALL_SKIPPED).frames)
+
+
+def test_an_expert_on_its_way_can_be_sent_back(small_folder):
+    components = load(small_folder).components
+    components.rest("transformer_2")
+    components.expect("transformer_2", room=10**9)
+    assert components.where("transformer_2") == "host"
+    components.rest("transformer_2")
+    kinds = {
+        x.sharding.memory_kind
+        for x in jax.tree.leaves(nnx.state(components._parts["transformer_2"]))
+    }
+    assert kinds == {"pinned_host"}
+    assert components.transformers[1] is components.expert(1)
+    assert components.where("transformer_2") == "device"
 
 
 def test_a_run_without_room_is_refused_with_what_would_help(small_folder):

@@ -56,21 +56,13 @@ def run(args: Sequence[str]) -> int:
 
 def to_dict(found: CompiledRun) -> dict[str, Any]:
     """What `json=True` prints."""
-    stages = found.placement.stages
     return {
         "target": found.target.name,
         "devices": found.target.devices,
         "mesh": {} if found.mesh is None else dict(found.mesh.shape),
         "memory_limit_bytes": found.target.memory_limit,
         "programs": {name: _figures(figures) for name, figures in found.programs.items()},
-        "stages": {
-            s.name: {
-                "resident_bytes": s.resident,
-                "peak_bytes": s.peak,
-                "components": dict(s.places),
-            }
-            for s in stages
-        },
+        "stages": found.placement.to_dict(),
         "component_bytes": found.weights,
         "cache_bytes": found.cache,
         "peak_bytes": found.placement.peak,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -59,6 +60,7 @@ class Components:
             )
         self._parts: dict[str, Any] = {}
         self._resting: dict[str, Any] = {}  # and where the parameters lay on the mesh
+        self._arriving: set[str] = set()  # of the resting: some parameters are on the device
 
     @classmethod
     def of(cls, config: Config, mesh: Mesh | None = None) -> Components:
@@ -98,16 +100,40 @@ class Components:
                 self.rest(name)
 
     def rest(self, name: str) -> None:
-        """Move a part's parameters to the host's memory, until it is asked for again."""
-        if name in self._parts and name not in self._resting:
+        """Move a part's parameters to the host's memory, until it is asked for again.
+
+        On return the device has its memory back, for whatever comes instead.
+        """
+        if name not in self._parts or (name in self._resting and name not in self._arriving):
+            return
+        if name not in self._resting:
             parameters = nnx.state(self._parts[name])
             self._resting[name] = jax.tree.map(_place, parameters)
-            self._move(name, partial(jax.tree.map, _on_host))
+        self._arriving.discard(name)
+        self._move(name, lambda parameters: jax.block_until_ready(_all_on_host(parameters)))
+
+    def expect(self, name: str, room: int) -> None:
+        """Let a resting part's parameters come, as many as fit `room` bytes of each device.
+
+        They arrive while the device computes; the part still counts as resting.
+        """
+        if name not in self._resting or name in self._arriving:
+            return
+        self._arriving.add(name)
+        graph, parameters = nnx.split(self._parts[name])
+        flat, structure = jax.tree.flatten(parameters)
+        places = structure.flatten_up_to(self._resting[name])
+        for i, (x, place) in enumerate(zip(flat, places, strict=True)):
+            size = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            if size <= room:
+                flat[i], room = jax.device_put(x, place), room - size
+        self._parts[name] = nnx.merge(graph, jax.tree.unflatten(structure, flat))
 
     def free(self, name: str) -> None:
         """Forget a part; asked for again, it is loaded from its files."""
         self._parts.pop(name, None)
         self._resting.pop(name, None)
+        self._arriving.discard(name)
 
     def where(self, name: str) -> str:
         """`device`, `host` (resting) or `files` (not loaded)."""
@@ -158,6 +184,7 @@ class Components:
             self._parts[name] = self._load[name]()
         elif name in self._resting:
             self._move(name, partial(jax.device_put, device=self._resting.pop(name)))
+            self._arriving.discard(name)
         part = self._parts[name]
         assert isinstance(part, kind)
         return part
@@ -172,7 +199,7 @@ def _place(x: jax.Array) -> Any:
     return laid_out(x.shape, x.dtype, x.sharding)
 
 
-def _on_host(x: jax.Array) -> jax.Array:
+def _all_on_host(parameters: Any) -> Any:
     """In memory of the host that devices fetch from by themselves."""
-    moved: jax.Array = jax.device_put(x, x.sharding.with_memory_kind("pinned_host"))
-    return moved
+    places = jax.tree.map(lambda x: x.sharding.with_memory_kind("pinned_host"), parameters)
+    return jax.device_put(parameters, places)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from flax import nnx
 
+from wanjax.caching import Plan
 from wanjax.models.transformer import Context, KeysValues, WanTransformer
 from wanjax.sampling.step import Expert
 
@@ -33,3 +34,9 @@ class Experts:
             parameters = nnx.to_pure_dict(nnx.state(self._transformer(number)))
             self._number, self._expert = number, Expert(parameters, self.contexts[number])
         return self._expert
+
+
+def last_computed_before_boundary(plan: Plan) -> int | None:
+    """The last step that the plan computes with the first of two experts."""
+    boundary = plan.boundary_step or 0
+    return max((s.index for s in plan.steps[:boundary] if not s.skipped), default=None)

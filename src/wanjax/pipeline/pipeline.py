@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from wanjax.caching import Step
 from wanjax.caching.method import Measure
 from wanjax.config.keys import Config, active_methods, config_class, keys
 from wanjax.config.resolve import resolve
@@ -26,7 +27,7 @@ from wanjax.pipeline.components import Components
 from wanjax.pipeline.conditioning import image_condition
 from wanjax.pipeline.decode import decode_latents
 from wanjax.pipeline.encode import embed_context, embed_prompts, encode_images, encode_prompts
-from wanjax.pipeline.experts import Experts
+from wanjax.pipeline.experts import Experts, last_computed_before_boundary
 from wanjax.pipeline.inputs import (
     Embeds,
     Frames,
@@ -271,6 +272,13 @@ class WanPipeline:
             if callback is not None:
                 callback(report)
 
+        last = last_computed_before_boundary(run.plan)  # long enough to fetch an expert in
+
+        def meanwhile(step: Step) -> None:
+            if step.index == last:
+                room = fit.of_expert(run.schedule, step.expert).arriving
+                self.components.expect(self.components.folder.experts[1 - step.expert], room)
+
         settings = self.settings(run, start.shape, measures)
         with stopwatch.measure("denoise"):
             final, plan = denoise(
@@ -282,6 +290,7 @@ class WanPipeline:
                 self.programs,
                 condition,
                 on_step,
+                meanwhile,
             )
         pixels = None
         if decode:

@@ -19,7 +19,7 @@ from wanjax.config.keys import Config
 from wanjax.models import vae_memory, vae_stripes
 from wanjax.parallel.mesh import ACTIVATION_RULES, MeshShape, share
 from wanjax.parallel.targets import Target
-from wanjax.planning.placement import Stage, stage_names
+from wanjax.planning.placement import EXPERTS, Stage, stage_names
 from wanjax.planning.weights import ITEM_BYTES, layer_bytes, transformer_width
 
 _FLOAT32 = _INT32 = 4  # bytes
@@ -155,7 +155,7 @@ class Footprint:
         return Stage("condition", frozenset(uses), held, added)
 
     def denoise(self) -> list[Stage]:
-        plan, names = self.plan, self.expert_names
+        plan = self.plan
         added = max(self.computed_step(), self.skipped_step())
         stages = []
         phases = plan.schedule.phases
@@ -163,7 +163,7 @@ class Footprint:
             step = plan.steps[phase.start]
             held = 4 * self.sample + self.cache(len(step.actions)) + self.contexts
             held += self.condition_latents if self.takes_image else 0
-            stages.append(Stage(name, frozenset([names[step.expert]]), held, added))
+            stages.append(Stage(name, frozenset([EXPERTS[step.expert]]), held, added))
         return stages
 
     def decode(self, stripe_rows: int) -> Stage:
@@ -173,10 +173,6 @@ class Footprint:
         return Stage("decode", frozenset(["vae"]), held, added)
 
     # what lasts -----------------------------------------------------------------------------
-
-    @property
-    def expert_names(self) -> tuple[str, ...]:
-        return ("transformer", "transformer_2")
 
     @property
     def embeds(self) -> int:

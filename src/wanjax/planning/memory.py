@@ -52,21 +52,13 @@ class Fit:
         return self.placement[stage_names(len(phases))[first.index(number)]]
 
     def to_dict(self) -> dict[str, Any]:
-        stages = {
-            stage.name: {
-                "resident_bytes": stage.resident,
-                "peak_bytes": stage.peak,
-                "components": dict(stage.places),
-            }
-            for stage in self.placement.stages
-        }
         return {
             "target": self.target.name,
             "devices": self.target.devices,
             "mesh": self.mesh.sizes,
             "memory_limit_bytes": self.target.memory_limit,
             "component_bytes": self.weights,
-            "stages": stages,
+            "stages": self.placement.to_dict(),
             "stripe_rows": self.stripe_rows._asdict(),
             "peak_bytes": self.placement.peak,
             "fits": self.fits,

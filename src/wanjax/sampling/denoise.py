@@ -67,12 +67,14 @@ def denoise(
     programs: Programs,
     condition: Float[Array, "batch c t h w"] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
+    meanwhile: Callable[[Step], None] | None = None,
 ) -> tuple[Latents, Plan]:
     """Denoise `latents` from pure noise as `plan` says; returns them and the plan as executed.
 
     `condition` is concatenated to the latents' channels in every step. All programs are
     compiled, for the mesh of `programs`, before the first step runs. The executed plan differs
-    from `plan` only where that leaves decisions to the run.
+    from `plan` only where that leaves decisions to the run. `meanwhile(step)` is called while
+    the device computes it.
     """
     zeros = [jnp.zeros_like(latents) for _ in range(3)]
     state = place(SamplerState(latents, *zeros), programs.mesh, *LATENTS)
@@ -97,6 +99,8 @@ def denoise(
         changes: Changes = {}
         if not step.passed:
             state, cache, changes = compiled[step.kind](*arguments(step, state, cache))
+        if meanwhile is not None:
+            meanwhile(step)
         state.sample.block_until_ready()
         executed.append(step)
         if on_step is not None:
