@@ -3,7 +3,7 @@
 PYTHON ?= python
 SHELL := bash
 
-.PHONY: help check test slow parity docs wheel bench
+.PHONY: help check test slow compile parity docs wheel bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand --tabs=10
@@ -19,6 +19,10 @@ test: ## the quick tests: minutes on two cores, without torch, network or browse
 
 slow: ## tests that take more than ten seconds each, those in a browser among them
 	$(PYTHON) -m pytest -m slow
+
+compile: ## programs for machines that are not here (the extras `tpu` and `cuda13`)
+	$(PYTHON) -c "import libtpu, jax_cuda13_plugin"
+	$(PYTHON) -m pytest -m slow -k not_here
 
 parity: ## the comparison with torch and diffusers (the extra `parity`)
 	$(PYTHON) -m pytest tests/parity -m parity

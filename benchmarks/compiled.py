@@ -2,17 +2,19 @@
 
     python benchmarks/compiled.py                 # all rows, one after the other; hours on 2 cores
     python benchmarks/compiled.py h100 v6e:2x4    # the rows of some targets
-    python benchmarks/compiled.py --table         # only writes the table again, from the files
+    python benchmarks/compiled.py --table         # only writes the page again, from the files
 
 Each row is what `wanjax compile ... json=True` prints, in a file of `benchmarks/compiled/` with
-the command, the date, the versions and how long the whole command took. `table.md` there is the
-table of docs/machines.md.
+the command, the date, the versions and how long the whole command took, also in seconds of
+processor time. They make the table of docs/machines.md.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -23,8 +25,11 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent / "compiled"
+PAGE = Path(__file__).parents[1] / "docs" / "machines.md"
+TABLE = re.compile(r"^\| target \|.*?\n(?=\n)", re.DOTALL | re.MULTILINE)
 GIB = 2**30
 T2V, I2V = "wan2.2-t2v-a14b", "wan2.2-i2v-a14b"
+SMALL, SINGLE = "wan2.1-t2v-1.3b", "wan2.1-t2v-14b"
 PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "libtpu", "jax-cuda13-plugin")
 
 
@@ -49,6 +54,10 @@ class Row:
         parts = (self.target, self.preset, f"{self.height}x{self.width}", self.mesh)
         return HERE / ("-".join(p.replace(":", "_").replace(",", "_") for p in parts) + ".json")
 
+    def read(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
+        return found
+
 
 ROWS = (
     Row("h100"),
@@ -66,6 +75,10 @@ ROWS = (
     Row("tpu7x:2x2x1", I2V),
     Row("v6e:4x4"),
     Row("tpu7x:2x2x2"),
+    Row("h100", SINGLE),
+    Row("v6e:2x4", SINGLE),
+    Row("h100", SMALL, 480, 832),
+    Row("v5e:2x2", SMALL, 480, 832),
 )
 
 
@@ -73,25 +86,27 @@ def main(arguments: Sequence[str]) -> None:
     for row in ROWS:
         if "--table" not in arguments and (not arguments or row.target in arguments):
             compile_row(row)
-    lines = list(table())
-    (HERE / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(TABLE.sub(lambda _: table(), page), encoding="utf-8")
 
 
 def compile_row(row: Row) -> None:
     command = ["wanjax", "compile", *row.arguments, "json=True"]
     print(" ".join(command), file=sys.stderr, flush=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
     )
     seconds = time.perf_counter() - began
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     if not done.stdout:  # a mistake or a failure, which stands above
         return
     about = {
         "command": " ".join(command),
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(seconds, 1),
+        "processor_seconds": round(_processor(used) - _processor(before), 1),
         "host": f"{platform.machine()}, python {platform.python_version()}",
         "packages": dict(versions()),
     }
@@ -108,50 +123,61 @@ def versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def table() -> Iterator[str]:
+def _processor(used: resource.struct_rusage) -> float:
+    return used.ru_utime + used.ru_stime
+
+
+def table() -> str:
     """In Markdown, of the rows that have been compiled."""
-    yield (
-        "| target | model | size | mesh | peak of a device | estimate | step: temporary | "
-        "step: exchanged | skipped step | VAE | waits on the host | fits |"
+    titles = (
+        "target",
+        "model",
+        "size",
+        "mesh",
+        "peak, GiB a device",
+        "estimate",
+        "computed step: temporary, GiB",
+        "exchanged, GiB",
+        "skipped step: exchanged, MiB",
+        "decode: peak, GiB",
+        "waits on the host",
     )
-    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
-    for row in ROWS:
-        if row.file.exists():
-            yield _line(row, json.loads(row.file.read_text(encoding="utf-8")))
+    lines = [titles, ("---",) * len(titles)]
+    lines += [_cells(row, row.read()) for row in ROWS if row.file.exists()]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def _line(row: Row, found: dict[str, Any]) -> str:
+def _cells(row: Row, found: dict[str, Any]) -> tuple[str, ...]:
     step, skipped = (found["programs"][name] for name in ("computed_step", "skipped_step"))
-    mesh = ",".join(f"{a}:{n}" for a, n in found["mesh"].items() if n > 1) or "one device"
-    limit = found["memory_limit_bytes"]
+    mesh = ",".join(f"{a}:{n}" for a, n in found["mesh"].items() if n > 1)
     waits = {
         name
         for stage in found["stages"].values()
         for name, place in stage["components"].items()
         if place == "pinned_host"
     }
-    cells = (
+    peak, limit = gib(found["peak_bytes"]), gib(found["memory_limit_bytes"])
+    return (
         f"`{row.target}`",
         row.preset,
         f"{row.height}x{row.width}",
-        mesh,
-        f"{gib(found['peak_bytes'])} of {gib(limit)} GiB ({_widest(found)})",
-        f"{gib(found['estimate']['peak_bytes'])} GiB",
-        f"{gib(step['temporary_bytes'])} GiB",
-        f"{gib(_moved(step))} GiB",
-        f"{_moved(skipped) / 2**20:.0f} MiB",
-        f"{gib(found['stages']['decode']['peak_bytes'])} GiB",
+        mesh or "one device",
+        f"{peak} of {limit} ({_widest(found)})" if found["fits"] else f"**{peak}** of {limit}",
+        gib(found["estimate"]["peak_bytes"]),
+        gib(step["temporary_bytes"]),
+        gib(moved(step)),
+        f"{moved(skipped) / 2**20:.0f}",
+        gib(found["stages"]["decode"]["peak_bytes"]),
         ", ".join(sorted(waits)) or "nothing",
-        "yes" if found["fits"] else "no",
     )
-    return "| " + " | ".join(cells) + " |"
 
 
 def _widest(found: dict[str, Any]) -> str:
     return max(found["stages"], key=lambda name: found["stages"][name]["peak_bytes"])
 
 
-def _moved(program: dict[str, Any]) -> int:
+def moved(program: dict[str, Any]) -> int:
+    """Bytes that a device gets in all exchanges of a call."""
     return sum(kind["bytes"] for kind in program["collectives"].values())
 
 

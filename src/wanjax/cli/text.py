@@ -104,7 +104,7 @@ def _memory(fit: Fit | None) -> list[str]:
         away = ", ".join(name for name, place in stage.places.items() if place == "pinned_host")
         waits = f"; on the host: {away}" if away else ""
         if stage.arriving:
-            waits += f", of which {gib(stage.arriving)} GiB come while the last step runs"
+            waits += f"; {gib(stage.arriving)} GiB of the next expert come while the last step runs"
         lines.append(f"  {stage.name:13}{gib(stage.peak):>6} GiB{waits}")
     return lines
 

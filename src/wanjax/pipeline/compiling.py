@@ -63,14 +63,21 @@ class CompiledRun:
 
 
 def compile_run(
-    run: Run, target: Target, configs: ModelConfigs, mesh: Mesh | None, tell: Report
+    run: Run,
+    target: Target,
+    configs: ModelConfigs,
+    mesh: Mesh | None,
+    tell: Report,
+    *,
+    decode: bool = True,
 ) -> CompiledRun:
     """Compile all programs of a run of one video; `tell` is told what is being compiled.
 
-    Raises `UsageError` for a size that the model cannot make, and `CheckpointError` for
-    configurations of no Wan model.
+    Without `decode` that stage is left out, which takes a TPU's compiler longest. Raises
+    `UsageError` for a size that the model cannot make, and `CheckpointError` for configurations
+    of no Wan model.
     """
-    return Compiling(run, target, configs, AbstractPrograms(mesh, tell)).compile()
+    return Compiling(run, target, configs, AbstractPrograms(mesh, tell)).compile(decode)
 
 
 class Compiling:
@@ -95,11 +102,12 @@ class Compiling:
         self.stages: list[Stage] = []
         self.kept = 0  # bytes that the plan keeps of computed steps
 
-    def compile(self) -> CompiledRun:
+    def compile(self, decode: bool) -> CompiledRun:
         embeds = self.text()
         experts, condition = self.condition(embeds)
         self.denoise(experts, condition)
-        self.decode()
+        if decode:
+            self.decode()
         weights = {name: device_bytes(self.parameters(name)) for name in self.names}
         placement = place(weights, self.stages, self.target.memory_limit)
         made = CompiledRun(

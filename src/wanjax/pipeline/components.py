@@ -120,14 +120,17 @@ class Components:
         if name not in self._resting or name in self._arriving:
             return
         self._arriving.add(name)
-        graph, parameters = nnx.split(self._parts[name])
-        flat, structure = jax.tree.flatten(parameters)
-        places = structure.flatten_up_to(self._resting[name])
-        for i, (x, place) in enumerate(zip(flat, places, strict=True)):
+
+        def fetch(x: jax.Array, place: Any) -> jax.Array:
+            nonlocal room
             size = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-            if size <= room:
-                flat[i], room = jax.device_put(x, place), room - size
-        self._parts[name] = nnx.merge(graph, jax.tree.unflatten(structure, flat))
+            if size > room:
+                return x
+            room -= size
+            fetched: jax.Array = jax.device_put(x, place)
+            return fetched
+
+        self._move(name, lambda parameters: jax.tree.map(fetch, parameters, self._resting[name]))
 
     def free(self, name: str) -> None:
         """Forget a part; asked for again, it is loaded from its files."""
