@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wanjax.errors import UsageError
-from wanjax.evaluate import closeness, flicker, mean_psnr, psnr, ssim
+from wanjax.evaluate import closeness, flicker, mean_psnr, psnr, ssim, temporal_ssim
 
 PSNR_TOLERANCE, SSIM_TOLERANCE = 0.01, 1e-4  # dB; what issue 5 asks for
 
@@ -102,6 +102,62 @@ def test_flicker_is_in_8_bit_levels():
     assert flicker(frames) == pytest.approx(10)
     assert flicker(frames[:1]) == 0
     assert closeness(frames, np.zeros_like(frames)).added_flicker == pytest.approx(10)
+
+
+def test_temporal_ssim_is_scikit_images_ssim_of_the_changes(pair):
+    pytest.importorskip("skimage", reason="The judge, scikit-image, is in the extra `test`.")
+    changes = [np.diff(frames.astype(np.float64), axis=0) for frames in pair[:2]]
+    expected = [_by_scikit_image(a, b)[1] for a, b in zip(*changes, strict=True)]
+    np.testing.assert_allclose(temporal_ssim(*pair[:2]), expected, atol=SSIM_TOLERANCE)
+
+
+def square(positions, size=12):
+    """A bright square at these columns, a frame each."""
+    frames = np.full((len(positions), 48, 64, 3), 0.2, np.float32)
+    for frame, x in zip(frames, positions, strict=True):
+        frame[18 : 18 + size, x : x + size] = 0.8
+    return frames
+
+
+MOVING = square(range(4, 44, 4))
+
+
+def test_what_is_wrong_but_stands_still_counts_for_nothing_in_time():
+    """The same noise in every frame against new noise in each: frame by frame they are alike."""
+    rng = np.random.default_rng(0)
+    new = 0.03 * rng.normal(size=MOVING.shape).astype(np.float32)
+    still = MOVING + new[:1]
+    restless = MOVING + new
+    np.testing.assert_allclose(temporal_ssim(still, MOVING), 1, atol=1e-6)
+    assert temporal_ssim(restless, MOVING).mean() < 0.7
+    assert ssim(still, MOVING).mean() == pytest.approx(ssim(restless, MOVING).mean(), abs=0.01)
+    assert psnr(still, MOVING).mean() == pytest.approx(psnr(restless, MOVING).mean(), abs=0.2)
+
+
+def test_motion_that_is_lost_counts_more_than_a_colour_that_is_off():
+    """A square of half the contrast that moves, and a perfect one at rest: PSNR errs here."""
+    faint = 0.2 + (MOVING - 0.2) / 2
+    resting = square([24] * 10)
+    assert mean_psnr(psnr(faint, MOVING)) < mean_psnr(psnr(resting, MOVING))
+    assert temporal_ssim(faint, MOVING).mean() > 0.92
+    assert temporal_ssim(resting, MOVING).mean() < 0.82
+
+
+def test_flicker_lowers_temporal_ssim_the_more_the_stronger_it_is():
+    def flickering(strength):
+        frames = MOVING.copy()
+        frames[1::2] += strength
+        return temporal_ssim(frames, MOVING).mean()
+
+    found = [flickering(strength) for strength in (0, 0.01, 0.03, 0.1)]
+    assert found[0] == pytest.approx(1)
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < 0.3
+    assert ssim(MOVING + 0.1, MOVING).mean() > 0.85  # as strong, but no flicker
+
+
+def test_a_still_has_no_changes():
+    assert temporal_ssim(MOVING[:1], MOVING[:1]).shape == (0,)
 
 
 @pytest.mark.parametrize(

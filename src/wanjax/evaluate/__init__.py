@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wanjax.evaluate.comparing import compare
     from wanjax.evaluate.comparison import Comparison, Stat
-    from wanjax.evaluate.metrics import closeness, flicker, mean_psnr, psnr, ssim
+    from wanjax.evaluate.metrics import (
+        closeness,
+        flicker,
+        mean_psnr,
+        psnr,
+        ssim,
+        temporal_ssim,
+    )
     from wanjax.evaluate.report import save
     from wanjax.evaluate.sentences import findings
     from wanjax.evaluate.tables import markdown
@@ -33,6 +40,7 @@ _HOME = {
     "psnr": "wanjax.evaluate.metrics",
     "save": "wanjax.evaluate.report",
     "ssim": "wanjax.evaluate.metrics",
+    "temporal_ssim": "wanjax.evaluate.metrics",
 }
 
 __all__ = [
@@ -47,6 +55,7 @@ __all__ = [
     "psnr",
     "save",
     "ssim",
+    "temporal_ssim",
 ]
 
 

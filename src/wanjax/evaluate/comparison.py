@@ -17,7 +17,13 @@ Worst = Callable[[Iterable[float]], float]
 
 # Metrics against a reference and alone, in the order of the tables, and which value is worst
 # (None: neither more nor less is better as such).
-AGAINST: dict[str, Worst | None] = {"psnr": min, "ssim": min, "lpips": max, "added_flicker": max}
+AGAINST: dict[str, Worst | None] = {
+    "psnr": min,
+    "ssim": min,
+    "temporal_ssim": min,
+    "lpips": max,
+    "added_flicker": max,
+}
 ALONE: dict[str, Worst | None] = {"flicker": None, "score": min}
 STAGES = ("text", "condition", "denoise", "decode")
 STEP_KINDS = {"#": "computed", ".": "skipped", "+": "in_part"}
@@ -26,6 +32,8 @@ DEFINITIONS = {
     "psnr": "dB, per frame on float frames in [0, 1] before encoding, then the mean over "
     "frames; an identical frame counts as 100 dB unless all are",
     "ssim": "11x11 Gaussian window of sigma 1.5, valid region, mean over channels and frames",
+    "temporal_ssim": "SSIM, with the same constants, of the changes from frame to frame: whether "
+    "things move as in the reference; what is wrong but stands still counts for nothing",
     "lpips": "AlexNet, version 0.1, mean over frames",
     "flicker": "mean absolute change from frame to frame, in 8-bit levels; motion counts",
     "added_flicker": "the flicker of the difference from the reference",
@@ -279,6 +287,8 @@ def _value(record: Record, metric: str, reference: str | None) -> float | None:
     if not isinstance(value, list):
         return None if value is None else float(value)
     frames = [float(frame) for frame in value]  # "inf" in a stored record
+    if not frames:  # of a still there is nothing about time
+        return None
     return mean_psnr(frames) if metric == "psnr" else fmean(frames)
 
 

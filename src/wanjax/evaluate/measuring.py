@@ -32,6 +32,7 @@ def measure_against(frames: Frames, reference: Frames, lpips: Lpips | None) -> R
     record: dict[str, Any] = {
         "psnr": near.psnr,
         "ssim": near.ssim,
+        "temporal_ssim": near.temporal_ssim,
         "added_flicker": near.added_flicker,
     }
     if lpips is not None:
@@ -44,7 +45,9 @@ def to_uint8(frames: Frames) -> UInt8[np.ndarray, "frames height width 3"]:
 
 
 def is_measured(found: Mapping[str, Any] | None, mark: str, lpips: Lpips | None) -> bool:
-    """Whether `found` has all metrics against the reference with this fingerprint."""
-    return (
-        found is not None and found["fingerprint"] == mark and (lpips is None or "lpips" in found)
-    )
+    """Whether `found` has all metrics against the reference with this fingerprint.
+
+    A folder of an earlier version may lack some.
+    """
+    wanted = {"psnr", "ssim", "temporal_ssim", "added_flicker", *(["lpips"] if lpips else [])}
+    return found is not None and found["fingerprint"] == mark and wanted <= set(found)

@@ -18,6 +18,7 @@ from wanjax.errors import UsageError
 
 Frames = Float[np.ndarray, "frames height width 3"]
 PerFrame = Float[np.ndarray, "frames"]
+PerChange = Float[np.ndarray, "changes"]  # from each frame to the next
 
 IDENTICAL = 100.0  # dB that an identical frame counts in a mean, as in MagCache's evaluation
 
@@ -27,14 +28,16 @@ _C1, _C2 = 0.01**2, 0.03**2  # for values that span 1
 
 @dataclass(frozen=True)
 class Closeness:
-    """A video against a reference, frame by frame; `flicker` needs two frames.
+    """A video against a reference, frame by frame; what is about time needs two frames.
 
-    `psnr` in dB, infinite for identical frames; `ssim` up to 1; `added_flicker` is the
-    flicker of the difference between the two videos.
+    `psnr` in dB, infinite for identical frames; `ssim` up to 1; `temporal_ssim` the same of
+    the changes from frame to frame, so one fewer; `added_flicker` is the flicker of the
+    difference between the two videos.
     """
 
     psnr: PerFrame
     ssim: PerFrame
+    temporal_ssim: PerChange
     added_flicker: float
 
 
@@ -42,7 +45,12 @@ def closeness(video: Frames, reference: Frames) -> Closeness:
     """All metrics that need a reference. Raises `UsageError` unless the shapes are equal."""
     _check(video, reference)
     difference = video.astype(np.float32) - reference
-    return Closeness(psnr(video, reference), ssim(video, reference), flicker(difference))
+    return Closeness(
+        psnr=psnr(video, reference),
+        ssim=ssim(video, reference),
+        temporal_ssim=temporal_ssim(video, reference),
+        added_flicker=flicker(difference),
+    )
 
 
 def psnr(video: Frames, reference: Frames) -> PerFrame:
@@ -77,6 +85,18 @@ def ssim(video: Frames, reference: Frames) -> PerFrame:
             f"frames of {video.shape[2]}x{video.shape[1]} pixels: SSIM has a window of 11x11"
         )
     return np.array([_frame_ssim(a, b) for a, b in zip(video, reference, strict=True)])
+
+
+def temporal_ssim(video: Frames, reference: Frames) -> PerChange:
+    """Structural similarity of each change from one frame to the next; empty for a still.
+
+    `ssim` with the same window and constants, of the differences between successive frames,
+    instead of the frames. What stands still in both videos counts for nothing, be it ever so
+    wrong; what moves otherwise than in the reference, or flickers, counts in full.
+    """
+    _check(video, reference)
+    changes = (np.diff(frames.astype(np.float64), axis=0) for frames in (video, reference))
+    return ssim(*changes)
 
 
 def _frame_ssim(x: Float[np.ndarray, "h w 3"], y: Float[np.ndarray, "h w 3"]) -> float:

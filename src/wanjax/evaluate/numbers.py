@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-DIGITS = {"psnr": 1, "ssim": 4, "lpips": 4, "added_flicker": 2, "flicker": 2, "score": 3}
+DIGITS = {
+    "psnr": 1,
+    "ssim": 4,
+    "temporal_ssim": 4,
+    "lpips": 4,
+    "added_flicker": 2,
+    "flicker": 2,
+    "score": 3,
+}
 
 
 def number(value: float | None, digits: int) -> str:

@@ -9,7 +9,12 @@ from wanjax.evaluate.numbers import DIGITS, number, signed
 from wanjax.evaluate.paired import Paired
 
 _CLOSE = 0.1  # dB; less than that is no difference worth a word
-_NAMES = {"ssim": "SSIM", "lpips": "LPIPS", "added_flicker": "added flicker"}
+_NAMES = {
+    "ssim": "SSIM",
+    "temporal_ssim": "temporal SSIM",
+    "lpips": "LPIPS",
+    "added_flicker": "added flicker",
+}
 
 
 def findings(comparison: Comparison) -> list[str]:

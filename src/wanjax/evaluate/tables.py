@@ -8,7 +8,13 @@ from wanjax.evaluate.comparison import AGAINST, Comparison, Stat
 from wanjax.evaluate.numbers import DIGITS, number, signed
 from wanjax.evaluate.sentences import findings
 
-_HEADS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "added_flicker": "added flicker"}
+_HEADS = {
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "temporal_ssim": "temporal SSIM",
+    "lpips": "LPIPS",
+    "added_flicker": "added flicker",
+}
 
 
 def markdown(comparison: Comparison) -> str:

@@ -3,6 +3,7 @@
 const METRICS = {
   psnr: ["PSNR, dB", 1, true],
   ssim: ["SSIM", 4, true],
+  temporal_ssim: ["temporal SSIM", 4, true],
   lpips: ["LPIPS", 4, false],
   added_flicker: ["added flicker", 2, false],
   flicker: ["flicker", 2, null],
