@@ -9,7 +9,7 @@ from typing import Any
 from wanjax.evaluate import Comparison
 
 STEPS = 8
-NEAR = {"psnr": 30.0, "ssim": 0.98, "added_flicker": 1.0}
+NEAR = {"psnr": 30.0, "ssim": 0.98, "temporal_ssim": 0.95, "added_flicker": 1.0}
 
 
 def comparison(
@@ -31,8 +31,8 @@ def comparison(
         values = {m: metrics.get(m, [default] * count) for m, default in NEAR.items()}
         runs[name] = {}
         for i, clip in enumerate(clips):
-            psnr, ssim = ([values[m][i]] * 2 for m in ("psnr", "ssim"))
-            own = {"psnr": psnr, "ssim": ssim, "added_flicker": values["added_flicker"][i]}
+            own = {m: [values[m][i]] * 2 for m in ("psnr", "ssim", "temporal_ssim")}
+            own["added_flicker"] = values["added_flicker"][i]
             runs[name][clip["name"]] = _record(
                 strip, "magcache" if skips else "dense", {"dense": own}
             )

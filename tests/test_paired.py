@@ -116,19 +116,28 @@ def test_few_videos_that_differ_do_not_decide():
 @pytest.mark.parametrize(
     ("metric", "ours", "theirs", "said"),
     [
-        ("ssim", [0.96] * 4, [0.97] * 4, "SSIM (0.9600 against 0.9700)"),
-        ("added_flicker", [2.0] * 4, [1.0] * 4, "added flicker (2.00 against 1.00)"),
-        ("psnr", [29, 40, 40, 40], [30, 31, 31, 31], "the worst video's PSNR (29.0 against 30.0)"),
+        ("ssim", [0.96] * 4, [0.97] * 4, "SSIM (0.9700 against 0.9600)"),
+        ("added_flicker", [2.0] * 4, [1.0] * 4, "added flicker (1.00 against 2.00)"),
+        ("psnr", [29, 40, 40, 40], [30, 31, 31, 31], "the worst video's PSNR (30.0 against 29.0)"),
     ],
 )
 def test_a_finding_says_where_another_measure_disagrees(metric, ours, theirs, said):
     near = {name: dict(values) for name, values in CLOSER.items()}
     near["magcache"][metric], near["fewer-steps"][metric] = ours, theirs
     (line,) = [line for line in findings(made_up.comparison(near)) if "not all of it" in line]
-    assert "`fewer-steps` is the closer" in line
+    assert "`fewer-steps` is closer to `dense` than `magcache` by" in line
     assert line.endswith(f"by {said}.")
     agreed = findings(made_up.comparison(CLOSER))
     assert not any("not all of it" in line for line in agreed)
+
+
+def test_a_sweep_is_one_finding():
+    near = CLOSER | {"magcache-0.2": {"psnr": [31, 32, 31, 33]}, "magcache-0.3": {"psnr": [9] * 4}}
+    line = ("magcache", "magcache-0.2", "magcache-0.3")
+    told = findings(made_up.comparison(near, sweeps={"magcache, thresh": line}))
+    assert sum("At equal cost" in text for text in told) == 1
+    (text,) = [text for text in told if "sweep" in text]
+    assert "closer to `dense` than fewer steps of the same cost at 2 of 3 values, 2 of" in text
 
 
 def test_pairs_in_json_and_markdown():

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import chromium, opened
+from PIL import Image
 
 from wanjax.evaluate import Comparison, save
 from wanjax.evaluate.folders import compare_folders
@@ -59,44 +60,88 @@ def browser():
         yield browser
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report")
+ENVIRONMENT = {
+    "device": {"kind": "cpu", "platform": "cpu", "count": 1},
+    "host": {"python": "3.11", "machine": "x86_64", "cpu": "A Processor", "cores": 2},
+    "packages": {"wanjax": "0"},
+    "commit": "0123abc",
+}
+
+
+def _save(folder, variants, strips, clips=CLIPS, **fields):
+    """The report of variants by their noise; returns the page."""
     runs, videos = {}, {}
-    for position, (name, noise) in enumerate(VARIANTS.items()):
+    for position, (name, noise) in enumerate(variants.items()):
         runs[name], videos[name] = {}, {}
-        for seed, clip in enumerate(CLIPS):
-            frames = _frames(noise, seed)
+        for seed, clip in enumerate(clips):
+            frames = _frames(noise * (1 + seed), seed)
             videos[name][clip["name"]] = folder / f"videos/{name}/{clip['name']}.mp4"
             save_video(frames, videos[name][clip["name"]], FPS)
             pair = (frames / 255, _frames(0, seed) / 255)
-            runs[name][clip["name"]] = _record(*pair, STRIPS[position], position)
-    environment = {
-        "device": {"kind": "cpu", "platform": "cpu", "count": 1},
-        "host": {"python": "3.11", "machine": "x86_64"},
-        "packages": {"wanjax": "0"},
-    }
+            runs[name][clip["name"]] = _record(*pair, strips[position], position)
     comparison = Comparison(
         about={
             "title": "made up <model>",
             "command": "wanjax compare",
             "created": "today",
             "settings": {"size": "64x64"},
-            "environment": environment,
+            "environment": ENVIRONMENT,
         },
         references=("dense",),
-        changes={"magcache": "use_magcache=True"},
-        clips=CLIPS,
+        clips=clips,
         runs=runs,
         videos=videos,
         folder=folder,
         fps=FPS,
         timed={name: list(found.values()) for name, found in runs.items()},
         notes=["a note"],
+        **fields,
+    )
+    return save(comparison)[0]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return _save(
+        tmp_path_factory.mktemp("report"),
+        VARIANTS,
+        STRIPS,
+        changes={"magcache": "use_magcache=True"},
         exact=frozenset({"same"}),
         rows={"magcache": "fewer-steps"},
     )
-    return save(comparison)[0]
+
+
+SWEPT = [f"magcache-thresh-0.{digits}" for digits in ("02", "065", "11", "155")]
+TEN = {
+    "dense": 0, "kv": 0, "magcache": 2, "forecast": 2.1, "cfg_cache": 2.2,
+    **{name: 2.3 + i for i, name in enumerate(SWEPT)}, "fewer-steps": 4, "fewer-steps-6": 4.1,
+}  # fmt: skip
+TEN_STRIPS = ["####|####"] * 2 + ["##.#|#.##"] * 3 + ["##.#|#..#"] * 4 + ["###|##", "###|###"]
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    """Ten variants and their reference, of which some are all but equal; and a given picture."""
+    folder = tmp_path_factory.mktemp("ten")
+    colours = ("orange", "purple")
+    for name in colours:
+        Image.new("RGB", (320, 200), name).save(folder / f"{name}.png")
+    clips = [
+        clip | {"image": str(folder / f"{name}.png")}
+        for clip, name in zip(CLIPS, colours, strict=True)
+    ]
+    return _save(
+        folder,
+        TEN,
+        TEN_STRIPS,
+        clips,
+        changes={name: f"use_magcache=True magcache_thresh={name[-4:]}" for name in SWEPT},
+        exact=frozenset({"kv"}),
+        rows=dict.fromkeys(["magcache", "forecast", *SWEPT], "fewer-steps")
+        | {"cfg_cache": "fewer-steps-6"},
+        sweeps={"magcache, magcache_thresh": ("magcache", *SWEPT)},
+    )
 
 
 @pytest.fixture
@@ -179,11 +224,15 @@ def test_numbers(page):
     rows = page.evaluate(
         "[...document.querySelectorAll('#quality tbody tr')].map((r) => r.innerText)"
     )
-    assert len(rows) == len(VARIANTS)
-    assert "∞" in rows[2]
+    assert len(rows) == len(VARIANTS) + 2
+    exact, same, lossy, *_ = rows[1:]
+    assert (exact, lossy) == ("Exact: the same to rounding", "Lossy")
+    assert "∞" in same
     cost = page.evaluate("document.querySelector('#cost').innerText")
     assert "6 of 8" in cost
-    assert page.evaluate("document.querySelectorAll('#scatter .dot').length") == 3
+    # the row of fewer steps is hollow, the exact variant is not there
+    assert page.evaluate("document.querySelectorAll('#scatter .dot').length") == 1
+    assert page.evaluate("document.querySelectorAll('#scatter .hollow').length") == 1
     assert page.evaluate("document.querySelectorAll('.strip i.skipped').length") == 2
     assert page.evaluate("document.querySelectorAll('#curves path').length") == 3
     assert page.evaluate("document.getElementById('title').textContent") == "made up <model>"
@@ -201,6 +250,124 @@ def test_narrow(browser, report, dark):
         assert (brightness < 60) == dark
 
 
+ALL_INSIDE = (
+    "[...document.querySelectorAll('section:not([hidden]) .scroll')].map((box) => "
+    "box.scrollWidth - box.clientWidth)"
+)
+# Texts of a chart that lie on one another, or outside of it.
+COLLIDING = """(id) => {
+  const texts = [...document.querySelectorAll(`${id} svg text.name`)];
+  const boxes = texts.map((text) => [text.textContent, text.getBoundingClientRect()]);
+  const within = document.querySelector(`${id} svg`).getBoundingClientRect();
+  const found = [];
+  boxes.forEach(([name, a], i) => {
+    if (a.left < within.left - 1 || a.right > within.right + 1) found.push(`${name} is outside`);
+    for (const [other, b] of boxes.slice(i + 1)) {
+      const beside = a.right <= b.left || b.right <= a.left;
+      const above = a.bottom <= b.top + 2 || b.bottom <= a.top + 2;
+      if (!beside && !above) found.push(`${name} and ${other}`);
+    }
+  });
+  return [texts.length, found];
+}"""
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 1000, 390])
+def test_ten_variants_have_room(browser, ten, width, dark):
+    """Regression: tables were cut off at these widths, and names lay on one another."""
+    with opened(browser, ten.as_uri(), width=width, dark=dark) as page:
+        page.wait_for_function(LOADED)
+        assert page.evaluate(ALL_INSIDE) == [0, 0, 0, 0]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        named, colliding = page.evaluate(COLLIDING, "#scatter")
+        assert named == 5  # dense, the sweep, forecast, cfg_cache, fewer steps
+        assert colliding == []
+        named, colliding = page.evaluate(COLLIDING, "#curves")
+        assert (named, colliding) == (0 if width < 620 else len(TEN) - 1, [])
+        if not named:
+            assert page.evaluate("document.querySelectorAll('.legend span').length") == len(TEN) - 1
+
+
+def test_a_narrow_table_names_each_number(browser, ten):
+    with opened(browser, ten.as_uri(), width=390) as page:
+        head = page.evaluate(
+            "getComputedStyle(document.querySelector('#cost td'), '::before').content"
+        )
+        assert head == '"steps computed"'
+
+
+def test_the_number_under_a_tile_says_what_it_is(page):
+    shown = page.evaluate("[...document.querySelectorAll('.now')].map((n) => n.innerText)")
+    assert shown[0].startswith("reference")
+    assert all(text.startswith("PSNR ") and " dB" in text for text in shown[1:])
+
+
+def test_a_difference_can_be_seen_at_once(browser, ten):
+    """Regression: four times the difference of near videos was still nearly black."""
+    with opened(browser, ten.as_uri()) as page:
+        page.wait_for_function(LOADED)
+        page.keyboard.press("End")
+        _wait_for_frame(page, FRAMES - 1)
+        page.keyboard.press("d")
+        bright = (
+            "[...document.querySelectorAll('#cards canvas')].map((c) => {"
+            "  const all = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+            "  return all.reduce((sum, v, i) => sum + (i % 4 < 3 ? v : 0), 0) / all.length * 4 / 3;"
+            "})"
+        )
+        page.wait_for_function(f"{bright}[2] > 0")
+        values = dict(zip(TEN, page.evaluate(bright), strict=True))
+        assert values["magcache"] > 15  # four times its difference comes to 3
+        assert values["fewer-steps"] > values["magcache"]
+        assert values["dense"] == values["kv"] == 0
+        chosen = "document.getElementById('gain').selectedOptions[0].text"
+        assert page.evaluate(chosen).startswith("auto, ")
+
+
+def test_the_given_picture_is_in_view(browser, ten):
+    """Of each clip its own, in the videos' shape."""
+    with opened(browser, ten.as_uri()) as page:
+        page.wait_for_function(LOADED)
+        seen = []
+        for _ in CLIPS:
+            page.wait_for_function("document.querySelector('.given img').naturalWidth > 0")
+            seen.append(page.evaluate("document.querySelector('.given img').src"))
+            picture, video = page.evaluate(
+                "['.given .screen', '.card:nth-child(2) .screen'].map((s) => {"
+                "  const { width, height } = document.querySelector(s).getBoundingClientRect();"
+                "  return [width, height]; })"
+            )
+            assert picture == pytest.approx(video, abs=1)
+            page.keyboard.press("n")
+            page.wait_for_function(LOADED)
+        assert len(set(seen)) == len(CLIPS)
+
+
+def test_the_worst_video_comes_first_and_opens(page):
+    """The second clip has twice the noise."""
+    rows = "[...document.querySelectorAll('#videos tbody tr')].map((r) => r.innerText)"
+    worst, *_ = page.evaluate(rows)
+    assert "a blue cross" in worst
+    assert "fewer-steps" in worst
+    page.click("#videos tbody button")
+    page.wait_for_function(LOADED)
+    assert page.evaluate("document.getElementById('clip').value") == "1"
+    page.select_option("#of-variant", "magcache")
+    page.select_option("#by-metric", "")
+    first, second = page.evaluate(rows)
+    assert "a red ball" in first
+    assert "a blue cross" in second
+
+
+def test_variants_by_their_worst_video(page):
+    heads = "[...document.querySelectorAll('#quality tbody tr:not(.kind) th')]"
+    names = heads + ".map((head) => head.innerText.split('\\n')[0])"
+    assert page.evaluate(names) == ["dense", "same", "magcache", "fewer-steps"]
+    page.select_option("#order", "worst video first")
+    assert page.evaluate(names) == ["dense", "same", "fewer-steps", "magcache"]
+
+
 def test_folders_without_times(browser, report, tmp_path):
     """What `videos=A,B` writes: no plans, no costs."""
     folders = [report.parent / "videos" / name for name in ("dense", "magcache")]
@@ -209,6 +376,7 @@ def test_folders_without_times(browser, report, tmp_path):
     with opened(browser, save(comparison)[0].as_uri()) as page:
         page.wait_for_function(f"{TIMES}.length === 2")
         assert page.evaluate("document.getElementById('cost').hidden")
+        assert page.evaluate("document.getElementById('frontier').hidden")
         assert page.evaluate("document.querySelectorAll('#curves path').length") == 1
 
 

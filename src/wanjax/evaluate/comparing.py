@@ -98,7 +98,7 @@ def compare_arguments(
         about=about | _about(prepared(dense)),
         references=tuple(references),
         changes={name: changes(dense, config) for name, config in configs.items()},
-        clips=[{"name": c.name, "prompt": c.prompt.text, "seed": c.seed} for c in clips],
+        clips=[_facts(clip) for clip in clips],
         runs={n: {c.name: r[n] for c, r in zip(clips, records, strict=True)} for n in configs},
         videos={n: {c.name: runner.store.video(n, c.name) for c in clips} for n in configs},
         folder=folder,
@@ -110,6 +110,11 @@ def compare_arguments(
         figure=figure,
         notes=[*notes, *_warnings(records[0]), *_commits(records)],
     )
+
+
+def _facts(clip: Clip) -> dict[str, Any]:
+    image = {} if clip.prompt.image is None else {"image": str(clip.prompt.image)}
+    return {"name": clip.name, "prompt": clip.prompt.text, "seed": clip.seed, **image}
 
 
 def _command(

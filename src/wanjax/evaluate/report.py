@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 import os
 from pathlib import Path
@@ -15,12 +16,14 @@ from wanjax.evaluate.sentences import findings
 from wanjax.evaluate.spreadsheets import save_csv
 from wanjax.evaluate.tables import markdown
 from wanjax.files import atomic_path, write_json
+from wanjax.media.images import load_image
 
 _PAGE = Path(__file__).parent / "page"
 _SCRIPTS = ("page.js", "viewer.js", "charts.js", "tables.js", "main.js")
 
 # Videos beyond this stay files beside the page: browsers open larger pages badly.
 _EMBEDDED_BYTES = 150_000_000
+_PICTURE = 640  # pixels of a given picture's longer side
 
 
 def save(comparison: Comparison, folder: str | Path | None = None) -> list[Path]:
@@ -47,6 +50,7 @@ def report_html(comparison: Comparison, folder: Path) -> str:
         "findings": findings(comparison),
         "fps": comparison.fps,
         "videos": _videos(comparison, folder),
+        "pictures": _pictures(comparison),
     }
     # a data block ends at the first "</script", which a prompt may contain
     text = json.dumps(data, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c")
@@ -78,6 +82,26 @@ def _videos(comparison: Comparison, folder: Path) -> dict[str, dict[str, dict[st
                 content = {"url": Path(os.path.relpath(path, folder)).as_posix()}
             found[variant][clip["name"]] = content
     return found
+
+
+def _pictures(comparison: Comparison) -> dict[str, str]:
+    """The picture that each clip was given, as an address that holds the picture itself."""
+    found: dict[str, str] = {}
+    made: dict[str, str] = {}
+    for clip in comparison.clips:
+        if (path := clip.get("image")) is not None:
+            if path not in made:
+                made[path] = _picture(path)
+            found[clip["name"]] = made[path]
+    return found
+
+
+def _picture(path: str) -> str:
+    image = load_image(path)
+    image.thumbnail((_PICTURE, _PICTURE))
+    content = io.BytesIO()
+    image.save(content, "png")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _read(name: str) -> str:

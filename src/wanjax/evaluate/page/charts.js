@@ -21,15 +21,44 @@ function extent(values, room = 0.08) {
   return [low - space, high + space];
 }
 
+const pen = document.createElement("canvas").getContext("2d");
+
+/** How wide a text of the charts is. */
+function widthOf(text, bold = true) {
+  pen.font = `${bold ? 600 : 400} 12px system-ui, "DejaVu Sans", sans-serif`;
+  return pen.measureText(text).width;
+}
+
 /** Names at these heights, moved apart where they would overlap. */
-function spread(labels, gap, bottom) {
+function spread(labels, gap, top, bottom) {
   labels.sort((a, b) => a.y - b.y);
-  labels.forEach((label, i) => {
-    if (i) label.y = Math.max(label.y, labels[i - 1].y + gap);
-  });
-  const over = labels.length ? labels.at(-1).y - bottom : 0;
-  if (over > 0) labels.forEach((label) => (label.y -= over));
+  labels.forEach((label, i) => (label.y = Math.max(label.y, i ? labels[i - 1].y + gap : top)));
+  for (let i = labels.length - 1, limit = bottom; i >= 0; i--, limit -= gap) {
+    labels[i].y = Math.min(labels[i].y, limit);
+  }
   return labels;
+}
+
+const overlap = (a, b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h;
+
+/** A free place for `text` near a point, inside `box`, away from `taken`; the nearest that there is. */
+function placeFor(text, x, y, box, taken, farthest) {
+  const w = widthOf(text), h = 14;
+  for (let reach = 9; reach <= farthest; reach += 5) {
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, -1], [0, 1], [1, -1], [1, 1], [-1, -1], [-1, 1]]) {
+      const place = { x: x + dx * reach - (w * (1 - dx)) / 2, y: y + dy * reach - h / 2, w, h };
+      const inside = place.x >= box.left && place.x + w <= box.right && place.y >= box.top && place.y + h <= box.bottom;
+      if (inside && !taken.some((other) => overlap(place, other))) return place;
+    }
+  }
+  return null;
+}
+
+/** The variants of the curves, beside or above them. */
+function legend(shown) {
+  const sample = (name) => make("svg", { width: 22, height: 8, "aria-hidden": "true" },
+    make("line", { class: "line", x1: 0, x2: 22, y1: 4, y2: 4, "stroke-dasharray": dashOf(name) }));
+  return make("div", { class: "legend" }, ...shown.map((name) => make("span", { style: colorOf(name) }, sample(name), name)));
 }
 
 /** Draws the curves into `figure`; returns a function which moves the cursor to a frame. */
@@ -38,8 +67,10 @@ function drawCurves(figure, clip, reference, seek) {
   const series = shown.map((name) => clip.runs[name].against[reference].psnr.map(numeric));
   figure.hidden = !shown.length;
   if (!shown.length) return () => {};
-  const width = Math.max(320, figure.clientWidth), height = 180;
-  const left = 34, right = width - 96, top = 16, bottom = height - 24;
+  const width = Math.max(300, figure.clientWidth), narrow = width < 620;
+  const height = Math.max(190, narrow ? 0 : 15 * shown.length + 44);
+  const left = 34, right = width - (narrow ? 10 : 20 + Math.max(...shown.map((name) => widthOf(name))));
+  const top = 16, bottom = height - 24;
   const frames = series[0].length;
   const [low, high] = extent(series.flat());
   const infinite = series.flat().some((value) => value === Infinity);
@@ -58,12 +89,13 @@ function drawCurves(figure, clip, reference, seek) {
   svg.append(cursor);
   series.forEach((values, i) => {
     const path = values.map((value, frame) => `${frame ? "L" : "M"}${x(frame).toFixed(1)} ${y(value).toFixed(1)}`);
-    svg.append(make("path", { class: "line", d: path.join(""), style: colorOf(shown[i]) }));
+    svg.append(make("path", { class: "line", d: path.join(""), style: colorOf(shown[i]), "stroke-dasharray": dashOf(shown[i]) }));
     if (frames === 1) svg.append(make("circle", { class: "dot", cx: x(0), cy: y(values[0]), r: 4, style: colorOf(shown[i]) }));
   });
-  const ends = shown.map((name, i) => ({ name, y: y(series[i].at(-1)) }));
-  for (const end of spread(ends, 15, bottom)) {
-    svg.append(make("text", { class: "name", x: right + 8, y: end.y + 4, style: colorOf(end.name) }, end.name));
+  const ends = shown.map((name, i) => ({ name, end: y(series[i].at(-1)), y: y(series[i].at(-1)) }));
+  for (const label of narrow ? [] : spread(ends, 15, top, bottom)) {
+    svg.append(make("line", { class: "leader", x1: x(frames - 1), y1: label.end, x2: right + 10, y2: label.y, style: colorOf(label.name) }),
+      make("text", { class: "name", x: right + 13, y: label.y + 4, style: colorOf(label.name) }, label.name));
   }
   const point = (event) => {
     const box = svg.getBoundingClientRect();
@@ -72,53 +104,91 @@ function drawCurves(figure, clip, reference, seek) {
   };
   svg.addEventListener("pointerdown", point);
   svg.addEventListener("pointermove", (event) => event.buttons && point(event));
-  figure.replaceChildren(make("figcaption", {}, `PSNR of each frame against ${reference}, dB`), svg);
+  figure.replaceChildren(make("figcaption", {}, `PSNR of each frame against ${reference}, dB`), ...(narrow ? [legend(shown)] : []), svg);
   return (frame) => {
     cursor.setAttribute("x1", x(frame));
     cursor.setAttribute("x2", x(frame));
   };
 }
 
-/** Mean PSNR (down to the worst clip) against speedup; hollow where the plan's ideal is. */
-function drawScatter(figure, reference) {
-  const points = names.flatMap((name) => {
-    const { time, against } = data.variants[name];
+/** The lines of the figure: sweeps, fewer steps, and each variant that is on none; by speed. */
+function frontier(reference) {
+  const joined = new Set(Object.values(data.lines).flat());
+  const alone = names.filter((name) => !joined.has(name) && !data.references.includes(name));
+  const pointOf = (name) => {
+    const { time, against, kind } = data.variants[name];
     const psnr = against[reference]?.psnr;
-    if (!time?.speedup || !psnr) return [];
-    return [{ name, mean: numeric(psnr.mean), worst: numeric(psnr.worst), speed: time.speedup, ideal: time.ideal_speedup }];
-  });
-  figure.hidden = !points.length;
+    if (!time?.speedup || !psnr || kind === "exact") return [];
+    return [{ name, speed: time.speedup, ideal: time.ideal_speedup, mean: Math.min(numeric(psnr.mean), 100), worst: numeric(psnr.worst), interval: psnr.interval }];
+  };
+  const lines = [...Object.entries(data.lines), ...alone.map((name) => [name, [name]])];
+  return lines
+    .map(([line, members]) => ({ line, points: members.flatMap(pointOf).sort((a, b) => a.speed - b.speed) }))
+    .filter(({ points }) => points.length);
+}
+
+/** Mean PSNR with its interval against speedup: a line for each sweep, one through fewer steps. */
+function drawScatter(figure, reference) {
+  const lines = frontier(reference);
+  const points = lines.flatMap(({ points }) => points);
+  by("frontier").hidden = !points.length;
   if (!points.length) return;
-  const width = Math.max(320, figure.clientWidth), height = Math.min(310, width * 0.7);
-  const left = 34, right = width - 90, top = 18, bottom = height - 26;
-  const [slow, fast] = extent([1, ...points.flatMap((p) => [p.speed, p.ideal])]);
-  const [low, high] = extent(points.flatMap((p) => [p.mean, p.worst]), 0.12);
+  const width = Math.max(300, figure.clientWidth), height = Math.min(430, Math.max(300, width * 0.5));
+  const left = 34, right = width - 14, top = 18, bottom = height - 26;
+  const room = Math.min(0.3, 110 / width); // for names to the right
+  const speeds = [1, ...points.map((p) => p.speed)];
+  const [slow, fast] = [Math.min(...speeds) - 0.04, Math.max(...speeds) + (Math.max(...speeds) - Math.min(...speeds) || 1) * room];
+  const [low, high] = extent(points.flatMap((p) => [p.mean, ...(p.interval ?? [])]), 0.1);
   const x = (speed) => left + ((right - left) * (speed - slow)) / (fast - slow);
-  const y = (value) => value === Infinity ? top - 8 : bottom - ((bottom - top) * (value - low)) / (high - low);
-  const label = `Quality against speed: mean PSNR against ${reference}, and speedup`;
+  const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
+  const label = `Closeness against speed: mean PSNR against ${reference}, and speedup`;
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
   for (const tick of ticks(low, high, 5)) {
     svg.append(make("line", { class: "grid", x1: left, x2: right, y1: y(tick), y2: y(tick) }),
       make("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, brief(tick)));
   }
-  for (const tick of ticks(slow, fast, 6)) {
+  for (const tick of ticks(slow, fast, Math.min(8, width / 60))) {
     svg.append(make("text", { x: x(tick), y: bottom + 18, "text-anchor": "middle" }, `${brief(tick)}×`));
   }
-  svg.append(make("g", { style: colorOf(data.references[0]) },
-    make("line", { class: "dashed", x1: x(1), x2: x(1), y1: top, y2: bottom }),
-    make("text", { class: "name", x: x(1) + 6, y: bottom - 6 }, data.references[0])));
-  for (const p of points) {
-    const title = `${p.name}: ${show(p.mean, 1)} dB, worst ${show(p.worst, 1)} dB, ${p.speed.toFixed(2)}× (ideal ${p.ideal.toFixed(2)}×)`;
-    svg.append(make("g", { style: colorOf(p.name) }, make("title", {}, title),
-      make("line", { class: "thin", x1: x(p.speed), x2: x(p.speed), y1: y(p.mean), y2: y(p.worst) }),
-      make("line", { class: "dashed", x1: x(p.speed), x2: x(p.ideal), y1: y(p.mean), y2: y(p.mean) }),
-      make("circle", { class: "hollow", cx: x(p.ideal), cy: y(p.mean), r: 4 }),
-      make("circle", { class: "dot", cx: x(p.speed), cy: y(p.mean), r: 6 })));
+  const main = data.references[0];
+  const taken = points.map((p) => ({ x: x(p.speed) - 7, y: y(p.mean) - 7, w: 14, h: 14 }));
+  svg.append(make("g", { style: colorOf(main) }, make("line", { class: "dashed", x1: x(1), x2: x(1), y1: top, y2: bottom })));
+  for (const { line, points } of lines) {
+    const drawn = make("g", { style: colorOfGroup(groups[points.at(-1).name]), "data-line": line });
+    const path = points.map((p, i) => `${i ? "L" : "M"}${x(p.speed).toFixed(1)} ${y(p.mean).toFixed(1)}`);
+    if (points.length > 1) drawn.append(make("path", { class: "line", d: path.join(""), "stroke-dasharray": line === FEWER ? "5 4" : null }));
+    for (const p of points) {
+      const between = p.interval ? `, interval ${show(p.interval[0], 1)} to ${show(p.interval[1], 1)}` : "";
+      const title = `${p.name}: ${show(p.mean, 1)} dB${between}, worst ${show(p.worst, 1)} dB, ${p.speed.toFixed(2)}× (ideal ${p.ideal.toFixed(2)}×)`;
+      drawn.append(make("g", {}, make("title", {}, title),
+        p.interval && make("line", { class: "thin", x1: x(p.speed), x2: x(p.speed), y1: y(p.interval[0]), y2: y(p.interval[1]) }),
+        make("circle", { class: line === FEWER ? "hollow" : "dot", cx: x(p.speed), cy: y(p.mean), r: 5 })));
+    }
+    svg.append(drawn);
   }
-  const labels = points.map((p) => ({ ...p, x: Math.max(x(p.speed), x(p.ideal)), y: y(p.mean) }));
-  for (const text of spread(labels, 15, bottom)) {
-    svg.append(make("text", { class: "name", x: text.x + 12, y: text.y + 4, style: colorOf(text.name) }, text.name));
+  const box = { left: left + 2, right, top: 2, bottom };
+  const write = (text, kind, style, px, py, farthest) => {
+    const place = placeFor(text, px, py, box, taken, farthest);
+    if (!place) return false;
+    taken.push(place);
+    const far = Math.hypot(place.x + place.w / 2 - px, place.y + 7 - py) > place.w / 2 + 22;
+    const near = place.x + place.w < px ? place.x + place.w : place.x > px ? place.x : place.x + place.w / 2;
+    if (far) svg.append(make("line", { class: "leader", x1: px, y1: py, x2: near, y2: place.y + 8, style }));
+    svg.append(make("text", { class: kind, x: place.x, y: place.y + 11, style }, text));
+    return true;
+  };
+  write(main, "name", colorOf(main), x(1), bottom - 8, 40);
+  const titled = lines.map(({ line, points }) => ({ line, point: points.at(-1) })).sort((a, b) => b.point.speed - a.point.speed);
+  for (const { line, point } of titled) {
+    write(line === FEWER ? "fewer steps" : line, "name", colorOf(point.name), x(point.speed), y(point.mean), 150);
   }
-  const caption = `Mean PSNR against ${reference} in dB, the line down to the worst video, over the speedup of denoising; hollow where the plan's ideal lies.`;
+  for (const { line, points } of lines) {
+    if (line === FEWER || points.length < 2) continue;
+    for (const p of points) { // the swept values, where there is room
+      const value = p.name.startsWith(`${line.split(",")[0]}-`) ? p.name.slice(p.name.lastIndexOf("-") + 1) : "";
+      if (value) write(value, "value", colorOf(p.name), x(p.speed), y(p.mean), 14);
+    }
+  }
+  const caption = `Mean PSNR against ${reference} in dB, with its 95 % interval over the videos, against the speedup of denoising. A line for each sweep, a dashed one through dense runs of fewer steps: above it, caching is worth it. Exact variants are left out.`;
   figure.replaceChildren(make("figcaption", {}, caption), svg);
 }

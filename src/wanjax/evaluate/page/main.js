@@ -11,11 +11,14 @@ by("findings").hidden = !data.findings.length;
 
 function drawAll() {
   drawQuality(state.reference);
+  drawPaired(state.reference);
+  drawVideos(state.reference);
   drawScatter(by("scatter"), state.reference);
   moveCursor = drawCurves(by("curves"), clipNow(), state.reference, seek);
   moveCursor(state.frame);
 }
 
+setUpTables();
 setUpViewer();
 drawCost();
 drawAbout();

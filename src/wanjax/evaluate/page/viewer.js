@@ -35,6 +35,15 @@ function stepsOf(marks) {
   return skipped ? `${steps.length - skipped} of ${steps.length} steps` : `${steps.length} steps`;
 }
 
+/** The picture that the video was to start from, where there is one. */
+function pictureCard(clip) {
+  const content = data.pictures[clip.name];
+  if (!content) return null;
+  const image = make("img", { src: content, alt: "the given picture" });
+  return make("figure", { class: "card given" }, make("figcaption", {}, make("span", {}, "given picture")),
+    make("div", { class: "screen" }, image), make("div", { class: "now muted" }, "cut to the video's shape"));
+}
+
 function makeCard(name, clip) {
   const run = clip.runs[name];
   const video = make("video", { muted: "", playsinline: "", preload: "auto", src: source(name, clip) });
@@ -42,13 +51,13 @@ function makeCard(name, clip) {
   const canvas = make("canvas", { "aria-hidden": "true" });
   const screen = make("div", { class: "screen" }, video, canvas);
   const now = make("div", { class: "now muted" }, make("span"), make("span", {}, task(run)));
-  const caption = make("figcaption", {}, make("span", { class: "swatch" }), make("span", {}, name),
+  const caption = make("figcaption", {}, make("span", {}, make("span", { class: "swatch" }), name),
     make("span", { class: "muted" }, stepsOf(run.strip)));
   const node = make("figure", { class: "card", style: colorOf(name) }, caption, screen, now, strip(run.strip));
   video.addEventListener("loadedmetadata", () => {
     canvas.width = video.videoWidth;
     canvas.height = video.videoHeight;
-    screen.style.aspectRatio = `${video.videoWidth} / ${video.videoHeight}`;
+    by("cards").style.setProperty("--shape", `${video.videoWidth} / ${video.videoHeight}`);
     by("cards").classList.toggle("small", video.videoWidth < 240);
     video.currentTime = middle(state.frame);
   });
@@ -79,10 +88,11 @@ function openClip(index) {
   state.frame = 0;
   const clip = clipNow();
   cards = names.map((name) => makeCard(name, clip));
-  by("cards").replaceChildren(...cards.map((card) => card.node));
+  by("cards").replaceChildren(...[pictureCard(clip), ...cards.map((card) => card.node)].filter(Boolean));
   by("clip").value = state.clip;
   scrubber.max = lengthOf(clip) - 1;
   moveCursor = drawCurves(by("curves"), clip, state.reference, seek);
+  nameGain();
   showFrame();
   if (resume) play();
 }
@@ -101,7 +111,8 @@ function showFrame() {
   moveCursor(state.frame);
   for (const card of cards) {
     const found = clipNow().runs[card.name].against[state.reference];
-    card.now.textContent = found ? `${show(found.psnr[state.frame], 1)} dB` : "reference";
+    card.now.textContent = found ? `PSNR ${show(found.psnr[state.frame], 1)} dB` : "reference";
+    card.now.title = found ? `of this frame, against ${state.reference}` : "";
   }
 }
 
@@ -148,10 +159,31 @@ function showPlay(on) {
     make("path", { d: shape, fill: "currentColor" })));
 }
 
+const SEEN = 0.2, MOST = 6; // how bright a typical difference is to be; doublings
+
+/** How often the difference is doubled: as chosen, or until the median variant's can be seen. */
+function doublings() {
+  const chosen = by("gain").value;
+  if (chosen !== "auto") return Number(chosen);
+  const errors = Object.values(clipNow().runs)
+    .map((run) => numeric(run.against[state.reference]?.mean.psnr))
+    .filter(Number.isFinite)
+    .map((psnr) => 10 ** (-psnr / 20)) // the root mean square
+    .sort((a, b) => a - b);
+  if (!errors.length) return 2;
+  const typical = errors[Math.floor((errors.length - 1) / 2)];
+  return Math.min(Math.max(Math.round(Math.log2(SEEN / typical)), 0), MOST);
+}
+
+function nameGain() {
+  by("gain").options[0].textContent = `auto, ×${2 ** doublings()}`;
+}
+
 /** |video - reference| times the gain, by blending: no pixel is read back. */
 function draw() {
   if (!by("cards").classList.contains("differing")) return;
   const reference = cards.find((card) => card.name === state.reference).video;
+  const times = doublings();
   for (const { video, canvas } of cards) {
     const { width, height } = canvas;
     if (!width) continue;
@@ -161,7 +193,7 @@ function draw() {
     context.globalCompositeOperation = "difference";
     context.drawImage(reference, 0, 0, width, height);
     context.globalCompositeOperation = "lighter";
-    for (let doubled = 0; doubled < Number(by("gain").value); doubled++) {
+    for (let doubled = 0; doubled < times; doubled++) {
       context.drawImage(canvas, 0, 0);
     }
   }
@@ -212,6 +244,7 @@ function setUpViewer() {
   by("reference").addEventListener("change", (event) => {
     state.reference = event.target.value;
     moveCursor = drawCurves(by("curves"), clipNow(), state.reference, seek);
+    nameGain();
     showFrame();
     draw();
   });
