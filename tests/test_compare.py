@@ -19,7 +19,7 @@ from wanjax.media.prompts import Prompt, as_lines, load_prompts
 from wanjax.media.video_files import save_video
 from wanjax.pipeline.pipeline import WanPipeline
 
-PROMPTS = ["a red ball moving right", "a blue square </script> & <b>left</b>"]
+PROMPTS = ["a red ball moving right", "a blue square </script> &"]
 CURVE = "mag_ratios_base=[1,1,.99,.99,.99,.99,.98,.98,.97,.97,.97,.97]"
 VARIANTS = "dense,magcache,again:use_magcache=False,fewer-steps"
 # per clip: dense and again 6 steps, converged 8, MagCache 6 with two skipped, fewer steps 4
