@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,23 +21,44 @@ from wanjax.errors import UsageError
 
 TEXT = 2**20  # bytes of a text that people write: prompts, settings
 JSON = 2**26  # and of JSON, which programs write
+_partial: set[Path] = set()  # what this process is writing
 _STEM = 180  # characters of a name that its partial file's name repeats
 _NAME = 4000  # bytes; Linux allows 4096
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` if nothing goes wrong and is removed if it does."""
+def atomic_path(path: str | Path, *, moved: bool = True) -> Iterator[Path]:
+    """A path to write to, which becomes `path` if nothing goes wrong and is removed if it does.
+
+    What a process that was killed has left of `path` is removed, too. Not `moved`: a folder
+    whose content the caller moves.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_left(path)
     unique = f"{platform.node()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"  # threads, too
     partial = path.with_name(f".{path.stem[:_STEM]}.{unique}.partial{path.suffix}")
+    _partial.add(partial)
     try:
         yield partial
-        partial.replace(path)
+        if moved:
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+        _partial.discard(partial)
+
+
+def remove_partial() -> None:
+    """Remove what this process is writing: it is about to end."""
+    for path in tuple(_partial):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _remove_left(path: Path) -> None:
@@ -46,7 +68,7 @@ def _remove_left(path: Path) -> None:
     for other in path.parent.iterdir():
         found = left.fullmatch(other.name)
         if found and not _is_alive(int(found[1])):
-            other.unlink(missing_ok=True)
+            _remove(other)
 
 
 def _is_alive(process: int) -> bool:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from wanjax.cli.interrupts import ended_by_signals
 from wanjax.errors import Notice, UsageError, printable
-from wanjax.settings import nearest
 
 USAGE = """\
 usage: wanjax COMMAND [PRESET|FILE.yml] ["PROMPT"] [key=value ...]
@@ -43,10 +43,23 @@ COMMANDS: Mapping[str, str] = {
     "completion": "print what makes bash, zsh or fish complete commands, presets, keys and values",
 }
 
+# What stays of a command that is interrupted.
+_GOES_ON = "is kept; the same command goes on from there"
+KEPT: Mapping[str, str] = {
+    "generate": "what is written stays",
+    "calibrate": f"what was measured {_GOES_ON}",
+    "compare": f"what was finished {_GOES_ON}",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 for success, 2 for a user's mistake, 1 for a failure."""
     args = list(sys.argv[1:] if argv is None else argv)
+    with ended_by_signals(kept=KEPT.get(args[0] if args else "", "")):
+        return _run(args)
+
+
+def _run(args: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", Notice)
@@ -89,6 +102,10 @@ def _dispatch(args: list[str]) -> int:
         return 0
     command, *rest = args
     if command not in COMMANDS:
+        from wanjax.settings import (
+            nearest,
+        )  # slow to import
+
         raise UsageError(
             f"unknown command {command}{nearest(command, COMMANDS)}; "
             f"commands: {', '.join(COMMANDS)}"

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import IO, Any
 
+from wanjax.cli.interrupts import ended_by_signals
 from wanjax.config.keys import Config
 from wanjax.config.saved import digests
 from wanjax.errors import UsageError
@@ -149,7 +150,8 @@ def _be_child(part: Callable[[], int], parent: int, log: IO[bytes]) -> None:
         )
         for number in (1, 2):
             os.dup2(log.fileno(), number)
-        code = part()
+        with ended_by_signals():
+            code = part()
         sys.stdout.flush()
     finally:
         os._exit(code)  # nothing of the parent's is done twice

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from wanjax.files import atomic_path
+
 _NAMES = "[0-9]" * 5 + ".png"
 
 
 def write_frames(frames: UInt8[np.ndarray, "frames height width 3"], folder: Path) -> int:
     """Write all frames or none, in place of those that are there; returns their bytes."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with atomic_path(folder, moved=False) as partial:
+        partial.mkdir()
         for number, frame in enumerate(frames):
             Image.fromarray(frame).save(partial / f"{number:05}.png")
         size = sum(file.stat().st_size for file in partial.iterdir())
@@ -27,8 +25,6 @@ def write_frames(frames: UInt8[np.ndarray, "frames height width 3"], folder: Pat
             old.unlink()
         for file in partial.iterdir():
             file.replace(folder / file.name)
-    finally:
-        shutil.rmtree(partial)
     return size
 
 
