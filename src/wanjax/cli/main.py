@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "compile": "compile a run for devices here or elsewhere: memory, collectives, does it fit",
     "calibrate": "measure what a model's caches go by: curve, inner products, sensitivities",
     "compare": "measure what caching costs: variants from the same noise, side by side in HTML",
+    "benchmark": "time a model's stages at full size, with random weights if it is not here",
     "presets": "list the models that can be named, with their sampling values",
     "show": "print every key with its value, what is allowed, and a line of help",
     "completion": "print what makes bash, zsh or fish complete commands, presets, keys and values",

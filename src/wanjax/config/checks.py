@@ -29,13 +29,14 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     _check_guidance(config)
     _check_one_cache(config)
     _check_machine(config)
-    if command in ("generate", "plan", "compile", "compare"):
+    if command in ("generate", "plan", "compile", "compare", "benchmark"):
         _check_effects(config, given)
     if command == "generate":
         _check_many(config)
         check_inputs(config)
-    elif command == "calibrate":
-        _check_calibration(config)
+    elif command in ("calibrate", "benchmark"):
+        if command == "calibrate":
+            _check_calibration(config)
         _check_model(config)
         _check_output(config, ".json")
     elif command in ("plan", "compile") or (command == "compare" and not config.videos):

@@ -106,7 +106,7 @@ class Config:
     output: str | None = setting(
         None,
         "file to write (generate: .mp4, .webm, .webp or .gif, or NAME/ for a folder of frames, "
-        "with a .json record beside it; calibrate: .json; compare: a folder)",
+        "with a .json record beside it; calibrate, benchmark: .json; compare: a folder)",
         group="Output",
         also=("out", "output_path", "save_file", "save_path", "file", "filename"),
         path=True,
@@ -114,7 +114,7 @@ class Config:
     overwrite: bool = setting(
         False,
         "replace what has the output's name already; else a number is added to the name",
-        commands=("generate", "calibrate"),
+        commands=("generate", "calibrate", "benchmark"),
         also=("force", "replace", "clobber"),
         kept=False,
     )
@@ -308,7 +308,7 @@ class Config:
         path=True,
     )
     repeats: int = setting(
-        3, "runs of each variant to time, at least", low=1, commands=("compare",)
+        3, "runs of each variant to time, at least", low=1, commands=("compare", "benchmark")
     )
     videos: str | None = setting(
         None,

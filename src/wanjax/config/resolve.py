@@ -107,6 +107,7 @@ def _default_output(command: str, preset: str | None, values: Mapping[str, Any])
     names = {
         "generate": "wanjax.mp4",
         "calibrate": f"{preset or 'wanjax'}-calibration.json",
+        "benchmark": f"benchmarks/{preset or 'wanjax'}.json",
         "compare": f"{(not values.get('videos') and preset) or 'wanjax'}-compare",
     }
     return names.get(command)

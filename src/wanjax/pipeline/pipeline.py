@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Shaped
 
 from wanjax.caching import Step
 from wanjax.caching.method import Measure
+from wanjax.checkpoints.folder import Folder
 from wanjax.config.keys import Config, active_methods, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
@@ -99,12 +100,18 @@ class WanPipeline:
         return pipe
 
     @classmethod
-    def without_weights(cls, config: Config) -> WanPipeline:
-        """As `from_config`, with nothing loaded yet: each part is when it is first used."""
+    def without_weights(cls, config: Config, folder: Folder | None = None) -> WanPipeline:
+        """As `from_config`, with nothing loaded yet: each part is when it is first used.
+
+        `folder` takes the place of the configuration's model.
+        """
         use_compilation_cache(config.compilation_cache)
         run = prepare(replace(config, image=None, last_image=None), None)
         target, mesh = machine(config, run.plan)
-        return cls(Components.of(config, mesh), config, Programs(mesh), target)
+        components = (
+            Components.of(config, mesh) if folder is None else Components(folder, config, mesh)
+        )
+        return cls(components, config, Programs(mesh), target)
 
     def load(self, progress: bool | None = False) -> None:
         """Load all parts that are not here yet, each to its place; `progress` as in a call.
