@@ -137,14 +137,19 @@ def test_the_image_encoder():
     assert found == flops.image_encoder(vars(config))
 
 
+VAE = {"base_dim": 8, "z_dim": 4, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+RESIDUAL = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+
+
+@pytest.mark.parametrize("form", [{}, RESIDUAL], ids=["wan2.1", "wan2.2"])
 @pytest.mark.parametrize("direction", ["decode", "encode"])
-def test_the_vae(direction):
-    config = VAEConfig(base_dim=8, z_dim=4, latents_mean=(0.0,) * 4, latents_std=(1.0,) * 4)
+def test_the_vae(direction, form):
+    config = VAEConfig.from_dict(VAE | form)
     model = WanVAE(config, kernel="xla", rngs=Undrawn())
-    t, h, w = 3, 4, 6
+    (t, h, w), factor = (3, 4, 6), config.spatial_factor
     arguments = {
         "decode": (like(1, t, h, w, 4), flops.vae_decoder),
-        "encode": (like(1, 4 * t - 3, 8 * h, 8 * w, 3), flops.vae_encoder),
+        "encode": (like(1, 4 * t - 3, factor * h, factor * w, 3), flops.vae_encoder),
     }
     x, formula = arguments[direction]
     found = counted(model, lambda model, x: getattr(model, direction)(x), x)

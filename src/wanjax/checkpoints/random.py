@@ -18,8 +18,8 @@ from jaxtyping import Array
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.folder import Model
-from wanjax.checkpoints.load import TensorFiles
 from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.media.clip_processor import ImageProcessor
 
 

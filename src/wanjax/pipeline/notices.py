@@ -22,11 +22,15 @@ def notice(
     config: Config,
     prompts: Sequence[str],
     pictures: Sequence[Image.Image],
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
 ) -> None:
-    """Warn (`Notice`) of prompts and pictures that the model will not take as they are."""
+    """Warn (`Notice`) of prompts and pictures that the model will not take as they are.
+
+    Prompts need the `tokenizer`.
+    """
     found: list[str] = []
     for prompt in prompts:
+        assert tokenizer is not None
         found += _of_prompt(config, prompt, tokenizer)
     for picture in pictures:
         found += _of_picture(config, picture)

@@ -242,7 +242,8 @@ class WanPipeline:
         """
         config, stopwatch, fit = run.config, Stopwatch(self.programs), self.fit(run)
         self.check_size(config)
-        notice(config, prompts.texts, frames.all, self.components.tokenizer)
+        tokenizer = self.components.tokenizer if prompts.texts else None
+        notice(config, prompts.texts, frames.all, tokenizer)
         with stopwatch.measure("text"):
             self.components.arrange(fit.placement["text"].places)
             guided = max(run.schedule.guidance_scales) > 1
