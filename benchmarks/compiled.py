@@ -1,7 +1,8 @@
 """Which machine for which model: every row of the table compiled, for machines that are not here.
 
     python benchmarks/compiled.py                 # all rows, one after the other; hours on 2 cores
-    python benchmarks/compiled.py h100 v6e:2x4    # the rows of some targets
+    python benchmarks/compiled.py h100 v6e:2x4    # the rows of some targets, or of a file's name
+    python benchmarks/compiled.py --steps v6e:2x4 # without decoding, which takes longest
     python benchmarks/compiled.py --table         # only writes the page again, from the files
 
 Each row is what `wanjax compile ... json=True` prints, in a file of `benchmarks/compiled/` with
@@ -82,21 +83,42 @@ ROWS = (
 )
 
 
+# What `wanjax compile` does, but decoding.
+_STEPS = """
+from wanjax.parallel.targets import parse_target, set_environment
+set_environment()
+import json, sys
+from wanjax.checkpoints.configs import model_configs
+from wanjax.cli.compile import to_dict
+from wanjax.config.resolve import resolve
+from wanjax.pipeline.compiling import compile_run
+from wanjax.pipeline.machine import machine
+from wanjax.planning.run import prepare
+config = resolve(sys.argv[1:], "compile")
+run, configs = prepare(config), model_configs(str(config.model))
+target, mesh = machine(config, run.plan, parse_target(config.target))
+print(json.dumps(to_dict(compile_run(run, target, configs, mesh, print_name, decode=False))))
+""".replace("print_name", "lambda line: print(line, file=sys.stderr, flush=True)")
+
+
 def main(arguments: Sequence[str]) -> None:
+    names = [argument for argument in arguments if not argument.startswith("--")]
     for row in ROWS:
-        if "--table" not in arguments and (not arguments or row.target in arguments):
-            compile_row(row)
+        wanted = not names or row.target in names or row.file.stem in names
+        if wanted and "--table" not in arguments:
+            compile_row(row, steps_alone="--steps" in arguments)
     page = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(TABLE.sub(lambda _: table(), page), encoding="utf-8")
 
 
-def compile_row(row: Row) -> None:
+def compile_row(row: Row, steps_alone: bool) -> None:
     command = ["wanjax", "compile", *row.arguments, "json=True"]
     print(" ".join(command), file=sys.stderr, flush=True)
+    code = ["-c", _STEPS, *row.arguments] if steps_alone else ["-m", *command]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
+        [sys.executable, *code], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
     )
     seconds = time.perf_counter() - began
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -167,7 +189,7 @@ def _cells(row: Row, found: dict[str, Any]) -> tuple[str, ...]:
         gib(step["temporary_bytes"]),
         gib(moved(step)),
         f"{moved(skipped) / 2**20:.0f}",
-        gib(found["stages"]["decode"]["peak_bytes"]),
+        gib(found["stages"]["decode"]["peak_bytes"]) if "decode" in found["stages"] else "not made",
         ", ".join(sorted(waits)) or "nothing",
     )
 

@@ -26,7 +26,8 @@ each_row = pytest.mark.parametrize("row", COMPILED, ids=lambda row: row.file.ste
 def test_the_plan_is_within_15_percent_of_what_was_compiled(row):
     found, fit = row.read(), prepare(resolve(row.arguments, "plan")).memory.fit
     assert fit.mesh == MeshShape(**found["mesh"])
-    assert fit.placement.peak == pytest.approx(found["peak_bytes"], rel=0.15)
+    peak = max(stage.peak for stage in fit.placement.stages if stage.name in found["stages"])
+    assert peak == pytest.approx(found["peak_bytes"], rel=0.15)
     assert fit.fits == found["fits"]
 
 

@@ -120,7 +120,15 @@ def test_parts_wait_on_the_host_where_the_device_has_no_room(small_folder, pipe,
         return replace(real, placement=replace(real.placement, stages=tuple(stages)))
 
     monkeypatch.setattr(crowded, "fit", fit)
-    seen = []
+    seen, fetched = [], []
+    part = crowded.components._part
+
+    def count(name, kind):
+        if crowded.components.where(name) == "host":
+            fetched.append(name)
+        return part(name, kind)
+
+    monkeypatch.setattr(crowded.components, "_part", count)
 
     def note(report):
         names = ("text_encoder", "transformer", "transformer_2", "vae")
@@ -134,6 +142,8 @@ def test_parts_wait_on_the_host_where_the_device_has_no_room(small_folder, pipe,
     assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
     assert dict(seen) == {0: ["transformer"], 1: ["transformer_2"]}
     assert len(programs) == 2  # not compiled again for what has moved
+    each = ["text_encoder", "transformer", "transformer_2", "vae"]  # once, as the run needs them
+    assert fetched == [*each[1:], *each]
     assert video.memory.fit.placement["decode"].places["transformer"] == "pinned_host"
 
 

@@ -25,7 +25,7 @@ from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.sharding import activation_sharding
 from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
-from wanjax.pipeline.encode import embed_context, encode_ids, encode_pixels
+from wanjax.pipeline.encode import Contexts, encode_ids, encode_pixels
 from wanjax.pipeline.experts import Experts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.vae_stream import VAENetwork
@@ -155,8 +155,7 @@ class Compiling:
         if self.components.image_encoder is not None:
             image = self.image_embeds()
             uses.append("image_encoder")
-        contexts = embed_context(
-            self.transformer,
+        contexts = Contexts(
             self.programs,
             self.run.schedule,
             embeds,
@@ -164,7 +163,10 @@ class Compiling:
             config.activations_dtype,
             config.use_kv_cache,
         )
-        held = (embeds, condition, cache, image, contexts)
+        for phase in self.run.schedule.phases:
+            number = self.run.schedule.experts[phase.start]
+            contexts.of(number, self.transformer(number))
+        held = (embeds, condition, cache, image, contexts.made)
         self.add("condition", uses, held, since)
         return Experts(self.transformer, contexts), condition
 
@@ -215,7 +217,7 @@ class Compiling:
             first = plan.steps[phase.start]
             cache = cache_like(settings, len(first.actions), sample, self.mesh)
             self.kept = max(self.kept, device_bytes(cache))
-            held = device_bytes((state, cache, condition, experts.contexts))
+            held = device_bytes((state, cache, condition, experts.contexts.made))
             expert = self.components.folder.experts[first.expert]
             self.stages.append(Stage(name, frozenset([expert]), held, added))
 

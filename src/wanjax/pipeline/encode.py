@@ -100,30 +100,44 @@ def encode_pixels(
     return program(params, pixels)
 
 
-def embed_context(
-    transformer: Callable[[int], WanTransformer],
-    programs: Programs,
-    schedule: Schedule,
-    embeds: Sequence[Embeds],
-    image_embeds: Float[Array | jax.ShapeDtypeStruct, "images tokens image_dim"] | None,
-    dtype: str,
-    keys_values: bool,
-) -> dict[int, Context | KeysValues]:
-    """Each expert's own projection of the context, by its number, where it has steps.
+class Contexts:
+    """Each expert's own projection of the context, made when the expert is first there.
 
-    `transformer(number)` is asked for in turn, and last for the one that denoises first.
     `embeds` are the conditional and, where guidance acts, the unconditional embeddings. With
-    `keys_values` the context is projected on to the keys and values of every layer.
+    `keys_values` the context is projected on to the keys and values of every layer. `made` are
+    those made so far, by the expert's number.
     """
-    contexts = {}
-    for phase in reversed(schedule.phases):
-        number = schedule.experts[phase.start]
-        branches = schedule.num_branches(phase.start)
-        graph, params = nnx.split(transformer(number))
-        arguments = (params, tuple(embeds[:branches]), image_embeds)
-        program = programs.get(_embed_context, (graph, dtype, keys_values), arguments)
-        contexts[number] = jax.block_until_ready(program(*arguments))
-    return contexts
+
+    def __init__(
+        self,
+        programs: Programs,
+        schedule: Schedule,
+        embeds: Sequence[Embeds],
+        image_embeds: Float[Array | jax.ShapeDtypeStruct, "images tokens image_dim"] | None,
+        dtype: str,
+        keys_values: bool,
+    ):
+        starts = [phase.start for phase in schedule.phases]
+        self._branches = {schedule.experts[i]: schedule.num_branches(i) for i in starts}
+        self._programs, self._embeds, self._image = programs, embeds, image_embeds
+        self._how = (dtype, keys_values)
+        self.made: dict[int, Context | KeysValues] = {}
+
+    def of(self, number: int, transformer: WanTransformer) -> Context | KeysValues:
+        if number not in self.made:
+            program, arguments = self._program(number, transformer)
+            self.made[number] = jax.block_until_ready(program(*arguments))
+        return self.made[number]
+
+    def compile(self, transformer: WanTransformer) -> None:
+        """All experts' programs from one of them, so that none is compiled later."""
+        for number in self._branches:
+            self._program(number, transformer)
+
+    def _program(self, number: int, transformer: WanTransformer) -> tuple[Any, tuple[Any, ...]]:
+        graph, params = nnx.split(transformer)
+        arguments = (params, tuple(self._embeds[: self._branches[number]]), self._image)
+        return self._programs.get(_embed_context, (graph, *self._how), arguments), arguments
 
 
 def _encode_text_impl(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from flax import nnx
 
 from wanjax.caching import Plan
-from wanjax.models.transformer import Context, KeysValues, WanTransformer
+from wanjax.models.transformer import WanTransformer
+from wanjax.pipeline.encode import Contexts
 from wanjax.sampling.step import Expert
 
 
@@ -18,11 +19,7 @@ class Experts:
     whoever holds an expert lets it go before asking for the next.
     """
 
-    def __init__(
-        self,
-        transformer: Callable[[int], WanTransformer],
-        contexts: Mapping[int, Context | KeysValues],
-    ):
+    def __init__(self, transformer: Callable[[int], WanTransformer], contexts: Contexts):
         self.contexts = contexts
         self._transformer = transformer
         self._number: int | None = None
@@ -31,8 +28,10 @@ class Experts:
     def __getitem__(self, number: int, /) -> Expert:
         if self._expert is None or number != self._number:
             self._expert = None  # its parameters are not held any more when they move
-            parameters = nnx.to_pure_dict(nnx.state(self._transformer(number)))
-            self._number, self._expert = number, Expert(parameters, self.contexts[number])
+            transformer = self._transformer(number)
+            parameters = nnx.to_pure_dict(nnx.state(transformer))
+            context = self.contexts.of(number, transformer)
+            self._number, self._expert = number, Expert(parameters, context)
         return self._expert
 
 

@@ -27,7 +27,7 @@ from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.conditioning import image_condition
 from wanjax.pipeline.decode import decode_latents
-from wanjax.pipeline.encode import embed_context, embed_prompts, encode_images, encode_prompts
+from wanjax.pipeline.encode import Contexts, embed_prompts, encode_images, encode_prompts
 from wanjax.pipeline.experts import Experts, last_computed_before_boundary
 from wanjax.pipeline.inputs import (
     Embeds,
@@ -263,8 +263,7 @@ class WanPipeline:
             ends = frames.repeated(batch, prompts.copies)
             condition = self._condition(ends, config, fit.stripe_rows.encode)
             image_embeds = encode_images(self.components, self.programs, ends)
-            contexts = embed_context(
-                expert,
+            contexts = Contexts(
                 self.programs,
                 run.schedule,
                 embeds,
@@ -272,6 +271,9 @@ class WanPipeline:
                 config.activations_dtype,
                 config.use_kv_cache,
             )
+            experts, first = Experts(expert, contexts), run.plan.steps[0].expert
+            contexts.compile(expert(first))
+            contexts.of(first, expert(first))
         if config.low_memory and image_embeds is not None:
             self.components.rest("image_encoder")
 
@@ -293,7 +295,7 @@ class WanPipeline:
                 start,
                 run.plan,
                 run.table,
-                Experts(expert, contexts),
+                experts,
                 settings,
                 self.programs,
                 condition,
@@ -306,7 +308,7 @@ class WanPipeline:
                 self.components.arrange(fit.placement["decode"].places)
                 pixels = self.decode(final, stripe_rows=fit.stripe_rows.decode)
         memory = Memory(
-            nbytes(contexts) if config.use_kv_cache else None, run.memory.cache_bytes, fit
+            nbytes(contexts.made) if config.use_kv_cache else None, run.memory.cache_bytes, fit
         )
         return Video(
             pixels,
