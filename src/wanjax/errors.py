@@ -7,6 +7,12 @@
         ├── SensitivityError  sensitivities: their file or their values
         └── PlanError         a plan whose steps cannot be carried out
 
+Runs that could not be carried out, by no fault of the command; code 1:
+
+    RuntimeError
+    └── RunError              a full disk, memory that ran out
+        └── NonFiniteError    NaN or infinity in weights, latents or frames
+
 Each text names the key or file, the value given, what is allowed, and the fix. Whatever else
 is raised is a fault of this package.
 """
@@ -24,6 +30,14 @@ def printable(text: str, longest: int = 2000) -> str:
 
 class UsageError(ValueError):
     """A setting, file or combination that cannot work; the text says what to change."""
+
+
+class RunError(RuntimeError):
+    """A run that could not be carried out; the text says what was kept and what would help."""
+
+
+class NonFiniteError(RunError):
+    """NaN or infinity where a run's numbers must be finite; the text names where from."""
 
 
 class Notice(UserWarning):

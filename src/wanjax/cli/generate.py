@@ -111,6 +111,7 @@ def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
     """One video, from the prompt to its files."""
     from wanjax.parallel.hosts import is_first
     from wanjax.pipeline.inputs import Prompts
+    from wanjax.pipeline.kept import kept_on_failure
     from wanjax.pipeline.record import make_record, make_tags
 
     config = job.run.config
@@ -127,9 +128,10 @@ def _make(pipe: WanPipeline, job: Job, progress: Progress) -> None:
         return
     single = len(progress.plans) == 1
     output = free(job.output) if single and not config.overwrite else job.output
-    (file,) = video.save(output, config.video_quality, make_tags(config))
     record = record_of(output)
-    write_json(record, make_record(config, video, file))
+    with kept_on_failure(video, output):
+        (file,) = video.save(output, config.video_quality, make_tags(config))
+        write_json(record, make_record(config, video, file))
     for line in _summary(video):
         progress.say(line)
     if progress.verbose:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from wanjax.cli.interrupts import ended_by_signals
-from wanjax.errors import Notice, UsageError, printable
+from wanjax.errors import Notice, RunError, UsageError, printable
 
 USAGE = """\
 usage: wanjax COMMAND [PRESET|FILE.yml] ["PROMPT"] [key=value ...]
@@ -44,6 +44,11 @@ COMMANDS: Mapping[str, str] = {
     "completion": "print what makes bash, zsh or fish complete commands, presets, keys and values",
 }
 
+NO_MEMORY = (
+    "memory ran out; lower height, width or num_frames, take low_memory=True or a mesh over more "
+    "devices; `wanjax plan` with the same keys says what each stage needs"
+)
+
 # What stays of a command that is interrupted.
 _GOES_ON = "is kept; the same command goes on from there"
 KEPT: Mapping[str, str] = {
@@ -69,6 +74,14 @@ def _run(args: list[str]) -> int:
     except UsageError as error:
         print(f"wanjax: error: {printable(str(error))}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"wanjax: failed: {printable(str(error))}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:  # XLA has a RuntimeError of its own for it
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(f"wanjax: failed: {NO_MEMORY}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("wanjax: interrupted", file=sys.stderr)
         return 130

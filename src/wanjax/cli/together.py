@@ -21,7 +21,7 @@ from typing import IO, Any
 from wanjax.cli.interrupts import ended_by_signals
 from wanjax.config.keys import Config
 from wanjax.config.saved import digests
-from wanjax.errors import UsageError
+from wanjax.errors import RunError, UsageError
 from wanjax.media.examples import picture_digest
 from wanjax.media.prompts import load_prompts
 from wanjax.parallel.launch import Launch, find_launch
@@ -93,6 +93,9 @@ def _take_part(launch: Launch, config: Config, command: Command, drawn: bool) ->
     except UsageError as error:
         print(f"{name}: error: {error}", file=said, flush=True)
         code = 2
+    except RunError as error:
+        print(f"{name}: failed: {error}", file=said, flush=True)
+        code = 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=said, flush=True)
         code = 130

@@ -12,6 +12,7 @@ from wanjax.caching import METHODS
 from wanjax.caching.method import keys_of
 from wanjax.checkpoints.locate import require_folder
 from wanjax.config.keys import Config, active_methods
+from wanjax.config.own_files import check_own_files
 from wanjax.errors import UsageError
 from wanjax.files import require_regular
 from wanjax.media.examples import picture_path
@@ -42,6 +43,8 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     elif command in ("plan", "compile") or (command == "compare" and not config.videos):
         _check_model(config)
         _check_plot(config)
+    if command != "show":
+        check_own_files(config)
 
 
 def check_inputs(config: Config) -> None:

@@ -232,6 +232,14 @@ class Config:
         "the text and image encoders leave the device once they have encoded",
         also=("offload", "offload_model", "cpu_offload", "lowvram", "t5_cpu"),
     )
+    nonfinite: Literal["stop", "each_step", "keep"] = setting(
+        "stop",
+        "NaN or infinity fails a run once it is denoised; each_step: after the first such step, "
+        "for one reading a step; keep: the video is written nevertheless",
+        commands=("generate",),
+        also=("check_nan", "nan_check", "debug_nans"),
+        kept=False,
+    )
     use_kv_cache: bool = setting(
         False, "keys and values of the prompt (and image) once a run, for memory"
     )

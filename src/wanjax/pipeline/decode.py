@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from wanjax.models.vae import WanVAE
+from wanjax.pipeline.finite import check_pixels
 from wanjax.pipeline.vae_stream import decode_video
 from wanjax.sampling.programs import Programs
 
@@ -19,10 +20,22 @@ def decode_latents(
     latents: Float[Array | np.ndarray, "batch z t h w"],
     dtype: Literal["uint8", "float32"],
     stripe_rows: int | None = None,
+    *,
+    finite: bool = True,
 ) -> Shaped[np.ndarray, "batch frames height width 3"]:
-    """Pixels from 0 to 255, or with "float32" from 0 to 1, unrounded."""
+    """Pixels from 0 to 255, or with "float32" from 0 to 1, unrounded.
+
+    Raises `NonFiniteError` where they are not `finite`, unless they need not be.
+    """
+
+    def convert(video: Float[np.ndarray, "b f H W 3"]) -> Shaped[np.ndarray, "b f H W 3"]:
+        if finite:
+            check_pixels(video)
+        else:
+            video = np.nan_to_num(video)
+        return _to_uint8(video) if dtype == "uint8" else _to_unit(video)
+
     latents = vae.denormalize(jnp.moveaxis(jnp.asarray(latents, jnp.float32), 1, -1))
-    convert = _to_uint8 if dtype == "uint8" else _to_unit
     return decode_video(vae, latents, programs, convert, stripe_rows)
 
 

@@ -29,6 +29,7 @@ from wanjax.pipeline.conditioning import image_condition
 from wanjax.pipeline.decode import decode_latents
 from wanjax.pipeline.encode import Contexts, embed_prompts, encode_images, encode_prompts
 from wanjax.pipeline.experts import Experts, last_computed_before_boundary
+from wanjax.pipeline.finite import check_latents, check_step, require_finite, sources_of
 from wanjax.pipeline.inputs import (
     Embeds,
     Frames,
@@ -242,6 +243,9 @@ class WanPipeline:
         """
         config, stopwatch, fit = run.config, Stopwatch(self.programs), self.fit(run)
         self.check_size(config)
+        require_finite("latents", latents)
+        require_finite("prompt_embeds", prompts.prompt_embeds)
+        require_finite("negative_prompt_embeds", prompts.negative_prompt_embeds)
         tokenizer = self.components.tokenizer if prompts.texts else None
         notice(config, prompts.texts, frames.all, tokenizer)
         with stopwatch.measure("text"):
@@ -277,8 +281,14 @@ class WanPipeline:
         if config.low_memory and image_embeds is not None:
             self.components.rest("image_encoder")
 
+        sources = sources_of(
+            expert, self.components.folder.experts, prompt_embeds=embeds, condition=condition
+        )
+
         def on_step(report: StepReport) -> None:
             stopwatch.timings.steps.append(report.seconds)
+            if config.nonfinite == "each_step":
+                check_step(report, sources)
             if callback is not None:
                 callback(report)
 
@@ -302,17 +312,26 @@ class WanPipeline:
                 on_step,
                 meanwhile,
             )
+        denoised = fetch(final)
+        check_latents(denoised, config, sources)
         pixels = None
         if decode:
             with stopwatch.measure("decode"):
                 self.components.arrange(fit.placement["decode"].places)
-                pixels = self.decode(final, stripe_rows=fit.stripe_rows.decode)
+                pixels = decode_latents(
+                    self.components.vae,
+                    self.programs,
+                    final,
+                    "uint8",
+                    fit.stripe_rows.decode,
+                    finite=config.nonfinite != "keep",
+                )
         memory = Memory(
             nbytes(contexts.made) if config.use_kv_cache else None, run.memory.cache_bytes, fit
         )
         return Video(
             pixels,
-            fetch(final),
+            denoised,
             plan,
             stopwatch.timings,
             config.fps,
