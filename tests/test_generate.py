@@ -163,7 +163,7 @@ def cut(path):
         (lambda f: (f / "text_encoder/model.safetensors").write_text("no"), "no safetensors file"),
         (lambda f: (f / "transformer_2/config.json").unlink(), r"config.json is missing"),
         (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "tokenizer.json is missing"),
-        (lambda f: (f / "vae/config.json").write_text('{"is_residual": true}'), "is_residual=True"),
+        (lambda f: (f / "vae/config.json").write_text('{"is_residual": true}'), "does not hold"),
         (lambda f: (f / "model_index.json").write_text("{}"), "_class_name is missing"),
     ],
     ids=["cut short", "no checkpoint", "no config", "no tokenizer", "other vae", "other pipeline"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(folder: Path, *args: str) -> int:
-    return main(["generate", f"model={folder}", *SMALL_RUN, PROMPT, "output=ball.mp4", *args])
+    code = main(["generate", f"model={folder}", *SMALL_RUN, PROMPT, "output=ball.mp4", *args])
+    for thread in threading.enumerate():  # compiling ahead; of a process this is the end
+        if thread.name in ("_until_latents", "_decode"):
+            thread.join()
+    return code
 
 
 def damaged(folder: Path, component: str, name: str) -> Path:

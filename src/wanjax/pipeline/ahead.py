@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -34,12 +35,14 @@ def compile_ahead(pipe: WanPipeline, run: Run) -> list[threading.Thread]:
 
 
 def _until_latents(pipe: WanPipeline, run: Run) -> None:
-    compiling = _compiling(pipe, run)
-    compiling.denoise(*compiling.condition(compiling.text()))
+    with suppress(Exception):  # the run comes to the same program, and fails there or before
+        compiling = _compiling(pipe, run)
+        compiling.denoise(*compiling.condition(compiling.text()))
 
 
 def _decode(pipe: WanPipeline, run: Run) -> None:
-    _compiling(pipe, run).decode()
+    with suppress(Exception):  # as above
+        _compiling(pipe, run).decode()
 
 
 def _compiling(pipe: WanPipeline, run: Run) -> Compiling:
