@@ -83,25 +83,9 @@ ROWS = (
 )
 
 
-# What `wanjax compile` does, but decoding.
-_STEPS = """
-from wanjax.parallel.targets import parse_target, set_environment
-set_environment()
-import json, sys
-from wanjax.checkpoints.configs import model_configs
-from wanjax.cli.compile import to_dict
-from wanjax.config.resolve import resolve
-from wanjax.pipeline.compiling import compile_run
-from wanjax.pipeline.machine import machine
-from wanjax.planning.run import prepare
-config = resolve(sys.argv[1:], "compile")
-run, configs = prepare(config), model_configs(str(config.model))
-target, mesh = machine(config, run.plan, parse_target(config.target))
-print(json.dumps(to_dict(compile_run(run, target, configs, mesh, print_name, decode=False))))
-""".replace("print_name", "lambda line: print(line, file=sys.stderr, flush=True)")
-
-
 def main(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["--print-steps"]:
+        return print_steps(arguments[1:])
     names = [argument for argument in arguments if not argument.startswith("--")]
     for row in ROWS:
         wanted = not names or row.target in names or row.file.stem in names
@@ -112,20 +96,16 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def compile_row(row: Row, steps_alone: bool) -> None:
-    command = ["wanjax", "compile", *row.arguments, "json=True"]
-    print(" ".join(command), file=sys.stderr, flush=True)
-    code = ["-c", _STEPS, *row.arguments] if steps_alone else ["-m", *command]
+    print(" ".join(command(row)), file=sys.stderr, flush=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *code], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
-    )
+    found = compiled(row, steps_alone)
     seconds = time.perf_counter() - began
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if not done.stdout:  # a mistake or a failure, which stands above
+    if found is None:  # a mistake or a failure, which stands above
         return
     about = {
-        "command": " ".join(command),
+        "command": " ".join(command(row)),
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(seconds, 1),
         "processor_seconds": round(_processor(used) - _processor(before), 1),
@@ -133,8 +113,42 @@ def compile_row(row: Row, steps_alone: bool) -> None:
         "packages": dict(versions()),
     }
     HERE.mkdir(exist_ok=True)
-    found = about | json.loads(done.stdout)
-    row.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    row.file.write_text(json.dumps(about | found, indent=1) + "\n", encoding="utf-8")
+
+
+def command(row: Row) -> list[str]:
+    return ["wanjax", "compile", *row.arguments, "json=True"]
+
+
+def compiled(row: Row, steps_alone: bool) -> dict[str, Any] | None:
+    """What another process prints, or None where it printed nothing."""
+    code = [__file__, "--print-steps", *row.arguments] if steps_alone else ["-m", *command(row)]
+    done = subprocess.run(
+        [sys.executable, *code], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
+    )
+    found: dict[str, Any] | None = json.loads(done.stdout) if done.stdout else None
+    return found
+
+
+def print_steps(arguments: Sequence[str]) -> None:
+    """What `wanjax compile` does and prints, but decoding."""
+    from wanjax.config.resolve import resolve
+    from wanjax.parallel.targets import parse_target, set_environment
+
+    config = resolve(arguments, "compile")
+    set_environment()  # before anything imports JAX
+    from wanjax.checkpoints.configs import model_configs
+    from wanjax.cli.compile import to_dict
+    from wanjax.pipeline.compiling import compile_run
+    from wanjax.pipeline.machine import machine
+    from wanjax.planning.run import prepare
+
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    run, configs = prepare(config), model_configs(str(config.model))
+    target, mesh = machine(config, run.plan, parse_target(str(config.target)))
+    print(json.dumps(to_dict(compile_run(run, target, configs, mesh, tell, decode=False))))
 
 
 def versions() -> Iterator[tuple[str, str]]:

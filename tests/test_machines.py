@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from wanjax.planning.run import prepare
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
-from compiled import ROWS, moved, table  # noqa: E402
+from compiled import ROWS, T2V, compiled, moved, table  # noqa: E402
 
 GIB, MIB = 2**30, 2**20
 COMPILED = [row for row in ROWS if row.file.exists()]
@@ -80,28 +78,21 @@ def test_the_page_has_the_figures_that_were_compiled():
     assert table() in (ROOT / "docs/machines.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def compiled_now():
-    """Of some targets, compiled by this environment."""
-    for module in ("libtpu", "jax_cuda13_plugin"):
-        pytest.importorskip(module, reason="needs the extras `tpu` and `cuda13`")
-    script = Path(__file__).with_name("steps_on_targets.py")
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["h100", "h100:8", "v6e:2x4"])
-def test_full_size_for_a_machine_that_is_not_here(compiled_now, target):
-    """As the table says, to what another version of the compiler may make of it."""
-    found = compiled_now[target]
-    stored = next(r for r in COMPILED if r.target == target and "t2v-a14b" in r.preset).read()
+def test_full_size_for_a_machine_that_is_not_here(target):
+    """As in the table, and not more than it says; another version's compiler may need less.
+
+    Of a TPU without decoding, over whose program its compiler spends minutes.
+    """
+    pytest.importorskip("libtpu" if target.startswith("v") else "jax_cuda13_plugin")
+    row = next(row for row in COMPILED if row.target == target and row.preset == T2V)
+    found, stored = compiled(row, steps_alone=target.startswith("v")), row.read()
+    assert found is not None
     assert found["fits"]
     assert found["mesh"] == stored["mesh"]
     for name in ("computed_step", "skipped_step"):
         now, then = found["programs"][name], stored["programs"][name]
         assert now["kernels"] == then["kernels"]
-        assert set(now["collectives"]) == set(then["collectives"])
-        assert moved(now) == pytest.approx(moved(then), rel=0.05)
+        assert moved(now) <= 1.05 * moved(then)
         assert now["temporary_bytes"] <= 1.1 * then["temporary_bytes"]
