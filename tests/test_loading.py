@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 from toy_checkpoint import RULES, tensors, toy
 
+import wanjax
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import TRANSFORMS, Entry, checkpoint_tensors
 from wanjax.checkpoints.pieces import OnDevice, OnHost, Parameter, make
@@ -96,6 +98,26 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is cut short: it was whole"):
         load_parameters(toy(), RULES, files)
+
+
+# The bar
+
+
+PARTS = ("text_encoder", "transformer", "transformer_2", "vae")
+
+
+def test_a_bar_of_bytes_for_each_part(small_folder, capsys, monkeypatch):
+    monkeypatch.setattr("wanjax.pipeline.progress._MOMENT", 0)
+    wanjax.WanPipeline.from_pretrained(small_folder, progress=True)
+    text = capsys.readouterr().err
+    for part in PARTS:
+        assert re.search(rf"loading {part}: 100%.*[\d.]+k/[\d.]+k \[.*B/s\]", text), text
+
+
+def test_what_loads_in_a_moment_shows_no_bar(small_folder, capsys, monkeypatch):
+    monkeypatch.setattr("wanjax.pipeline.progress._MOMENT", 60)
+    wanjax.WanPipeline.from_pretrained(small_folder, progress=True)
+    assert "loading vae" not in capsys.readouterr().err
 
 
 # Several hosts

@@ -33,7 +33,7 @@ class AbstractFolder(Folder):
     @classmethod
     def of(cls, model: str, configs: ModelConfigs) -> AbstractFolder:
         """`model` is the name for error texts."""
-        return cls(Path(model), configs.index, configs.components)
+        return cls(Path(model), configs.index, configs=configs.components)
 
     def model_configs(self) -> ModelConfigs:
         return ModelConfigs(self.index, self.configs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -35,12 +35,21 @@ from wanjax.validation import Parsed
 Model = TypeVar("Model", bound=nnx.Module)
 
 
+class LoadReport(NamedTuple):
+    """How far a part of a model is loaded; `part` is the name of its folder."""
+
+    part: str
+    bytes: int  # of `total`, read and in their place
+    total: int  # what this process reads
+
+
 @dataclass(frozen=True)
 class Folder:
-    """`path` with what its `model_index.json` says."""
+    """`path` with what its `model_index.json` says; `progress` is told of all that is loaded."""
 
     path: Path
     index: ModelIndex
+    progress: Callable[[LoadReport], None] | None = None
 
     @classmethod
     def open(cls, path: Path) -> Folder:
@@ -141,4 +150,12 @@ class Folder:
         mesh: Mesh | None = None,
         unused: Sequence[str] = (),
     ) -> Model:
-        return load_parameters(make(), rules, files(), dtype=dtype, mesh=mesh, unused=unused)
+        found = files()
+
+        def report(done: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(LoadReport(found.folder.name, done, total))
+
+        return load_parameters(
+            make(), rules, found, dtype=dtype, mesh=mesh, unused=unused, report=report
+        )

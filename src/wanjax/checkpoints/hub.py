@@ -2,26 +2,82 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    DryRunError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
+from tqdm.auto import tqdm
 
+from wanjax.checkpoints.locate import ModelIndex, parse
+from wanjax.checkpoints.presence import require_layout, require_parts
 from wanjax.errors import CheckpointError
 
 _PATTERNS = ["*.json", "*.safetensors", "*.model"]
+_SPARE_BYTES = 10**9  # that a download leaves free
 
 
-def download(repo_id: str) -> Path:
-    """The folder of a Hub repository, downloaded (with a progress bar) where it is not yet here.
+class _Silent(tqdm):  # type: ignore[type-arg]  # it takes none when it runs
+    """A progress bar that shows nothing."""
 
-    Raises `CheckpointError` where that fails, with what to do instead.
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options | {"disable": True})
+
+
+def download(repo_id: str, *, quiet: bool = False) -> Path:
+    """The folder of a Hub repository, downloaded where it is not yet here; `quiet`: without bars.
+
+    A repository that is no model of ours is refused before anything large is fetched, as is one
+    for which the disk has no room. Without a connection what the Hub's cache has is taken. Raises
+    `CheckpointError`, with what to do instead.
     """
+    bars = _Silent if quiet else None
     try:
-        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=_PATTERNS))
+        _check(repo_id)
+        return Path(
+            huggingface_hub.snapshot_download(repo_id, allow_patterns=_PATTERNS, tqdm_class=bars)
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"model={repo_id!r} could not be fetched from the Hub ({reason}). On a machine with "
             f"access: `hf download {repo_id} --local-dir FOLDER`; then model=FOLDER"
         ) from error
+
+
+def _check(repo_id: str) -> None:
+    """Raise `CheckpointError` for a repository that should not be downloaded."""
+    try:
+        files: Sequence[Any] = huggingface_hub.snapshot_download(
+            repo_id, dry_run=True, tqdm_class=_Silent
+        )
+    except DryRunError:
+        return  # no connection: it is here already, or `snapshot_download` says what is wrong
+    names = {file.filename for file in files}
+    require_layout(repo_id, names)
+    index = Path(huggingface_hub.hf_hub_download(repo_id, "model_index.json"))
+    require_parts(repo_id, names, parse(ModelIndex, index))
+    wanted = [f for f in files if any(fnmatch(f.filename, pattern) for pattern in _PATTERNS)]
+    missing = sum(file.file_size or 0 for file in wanted if file.will_download)
+    _check_space(repo_id, missing)
+
+
+def _check_space(repo_id: str, missing: int) -> None:
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(path for path in (cache, *cache.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if missing and missing + _SPARE_BYTES > free:
+        raise CheckpointError(
+            f"model={repo_id!r}: {missing / 1e9:.1f} GB are to be downloaded, and the disk of "
+            f"{cache} has {free / 1e9:.1f} GB free. Make room, or set HF_HOME to a folder on "
+            "another disk"
+        )

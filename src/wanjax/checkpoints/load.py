@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,6 @@ from wanjax.parallel.sharding import parameter_sharding
 Model = TypeVar("Model", bound=nnx.Module)
 
 _LISTED = 8  # names in an error text
-
-
-class LoadReport(NamedTuple):
-    """How far a part of a model is loaded."""
-
-    part: str
-    bytes: int  # of `total`, that have been read and placed
-    total: int  # that this process reads
 
 
 def load_parameters(

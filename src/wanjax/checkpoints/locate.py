@@ -23,6 +23,7 @@ class ModelIndex(FromJSON):
     _class_name: Literal["WanPipeline", "WanImageToVideoPipeline"]
     transformer: Component = None
     transformer_2: Component = None
+    image_encoder: Component = None
     boundary_ratio: Fraction | None = None
 
     def __post_init__(self) -> None:
@@ -34,6 +35,13 @@ class ModelIndex(FromJSON):
     @property
     def num_experts(self) -> int:
         return 2 if any(self.transformer_2 or ()) else 1
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Folders of all that has weights."""
+        experts = ("transformer", "transformer_2")[: self.num_experts]
+        images = ("image_encoder",) if any(self.image_encoder or ()) else ()
+        return ("text_encoder", *images, *experts, "vae")
 
 
 @checked(CheckpointError)
@@ -65,16 +73,6 @@ def locate(model: str) -> Path | None:
     except (OSError, RuntimeError) as error:  # too long a name, the home of nobody
         raise CheckpointError(f"model={model[:200]} can be no folder: {error}") from error
     return path if there or not _HUB_ID.fullmatch(model) else None
-
-
-def require_folder(model: str) -> None:
-    """Raise `CheckpointError` where `model` names a folder that is not there or no model."""
-    folder = locate(model)
-    if folder is None:
-        return
-    if not folder.is_dir():
-        raise CheckpointError(f"model={model}: there is no folder {folder}")
-    parse(ModelIndex, folder / "model_index.json")
 
 
 def folder_values(folder: Path) -> dict[str, Any]:

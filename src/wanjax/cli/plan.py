@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from wanjax.checkpoints.presence import presence
 from wanjax.cli.text import plan_text
 from wanjax.files import json_text
 from wanjax.planning.run import prepare
@@ -39,7 +40,8 @@ def run(args: Sequence[str]) -> None:
         named = {name or run.name: run for name, run in runs.items()}
         draw_plans(Path(first.plot).expanduser(), named)
     if first.json:
-        facts = {name: run.to_dict() for name, run in runs.items()}
+        here = presence(str(first.model)).state
+        facts = {name: run.to_dict() | {"model_is": here} for name, run in runs.items()}
         print(json_text(facts if len(facts) > 1 or "" not in facts else facts[""]))
         return
     for name, prepared in runs.items():

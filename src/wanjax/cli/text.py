@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from wanjax.caching import Plan
 from wanjax.caching.actions import Keeps
 from wanjax.caching.plan import Prediction
+from wanjax.checkpoints.presence import presence
 from wanjax.config.keys import Config
 from wanjax.parallel.mesh import MeshShape
 from wanjax.planning.memory import Fit
@@ -41,7 +42,7 @@ def plan_text(run: Run) -> str:
         lines.append(f"keeps      {_kept(plan.keeps, run.memory.cache_bytes)}")
     if config.use_kv_cache:
         lines.append(f"kv cache   {_kv_cache(run.memory.kv_cache_bytes)}")
-    lines += _memory(run.memory.fit)
+    lines += [*_weights(run), *_memory(run.memory.fit)]
     if plan.boundary_step is not None:
         lines.insert(2, f"boundary   {_boundary(config, plan)}")
     lines += [f"warning    {warning}" for warning in plan.warnings]
@@ -86,6 +87,20 @@ def _kv_cache(held: int | None) -> str:
     if held is None:
         return "of unknown size: the model is not at hand"
     return f"{held / 1e6:,.1f} MB, for one video"
+
+
+def _weights(run: Run) -> list[str]:
+    """Gigabytes of the model, and whether it is here."""
+    held = run.memory.weight_bytes
+    if held is None:
+        return []
+    found = presence(str(run.config.model))
+    where = {
+        "here": "here",
+        "in part": f"in part in {found.folder}: {len(found.lacking)} files are lacking",
+        "not here": "not here, downloaded at first use",
+    }
+    return [f"weights    {held / 1e9:.3g} GB in {run.config.weights_dtype}, {where[found.state]}"]
 
 
 def _memory(fit: Fit | None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from wanjax.caching import METHODS
 from wanjax.caching.method import keys_of
-from wanjax.checkpoints.locate import require_folder
+from wanjax.checkpoints.presence import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.config.own_files import check_own_files
 from wanjax.errors import UsageError

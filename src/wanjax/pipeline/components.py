@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,9 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from wanjax.checkpoints.folder import Folder
+from wanjax.checkpoints.folder import Folder, LoadReport
 from wanjax.checkpoints.hub import download
 from wanjax.checkpoints.locate import locate
+from wanjax.checkpoints.presence import require_weights
 from wanjax.config.keys import Config
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
@@ -27,6 +29,7 @@ from wanjax.parallel.layouts import laid_out
 from wanjax.planning.placement import Place
 
 Part = TypeVar("Part")
+LoadProgress = Callable[[LoadReport], None]
 
 
 class Components:
@@ -38,6 +41,7 @@ class Components:
     """
 
     def __init__(self, folder: Folder, config: Config, mesh: Mesh | None = None):
+        folder = replace(folder, progress=self._tell)
         self.folder, self.mesh = folder, mesh
         self.transformer_config = folder.transformer_config()
         self.vae_config = folder.vae_config()
@@ -58,6 +62,7 @@ class Components:
             self._load["image_encoder"] = lambda: folder.load_image_encoder(
                 dtype=dtype, mesh=mesh, kernel=kernel
             )
+        self._progress: LoadProgress | None = None
         self._parts: dict[str, Any] = {}
         self._resting: dict[str, Any] = {}  # and where the parameters lay on the mesh
         self._arriving: set[str] = set()  # of the resting: some parameters are on the device
@@ -67,7 +72,10 @@ class Components:
         """Of the configuration's model, which is downloaded where it is a Hub id."""
         assert config.model is not None
         path = locate(config.model)
-        folder = Folder.open(download(config.model) if path is None else path)
+        if path is None:
+            path = download(config.model, quiet=config.quiet)
+        folder = Folder.open(path)
+        require_weights(path)
         return cls(folder, config, mesh)
 
     @property
@@ -78,20 +86,28 @@ class Components:
     def load(
         self,
         places: Mapping[str, Place] | None = None,
-        progress: Callable[[Sequence[str]], Iterable[str]] = iter,
+        progress: LoadProgress | None = None,
     ) -> None:
         """Load all parts that are not here yet: to the device, or where `places` says.
 
-        Those that wait on the host are loaded first, by way of the device. `progress` hands their
-        names on, one by one.
+        Those that wait on the host are loaded first, by way of the device. `progress` is told
+        what is loaded, piece by piece.
         """
         places = places or {}
         wanted = [name for name in self._load if places.get(name) != "files"]
         wanted.sort(key=lambda name: places.get(name) != "pinned_host")
-        for name in progress(wanted):
-            self._part(name, object)
-            if places.get(name) == "pinned_host":
-                self.rest(name)
+        self._progress = progress
+        try:
+            for name in wanted:
+                self._part(name, object)
+                if places.get(name) == "pinned_host":
+                    self.rest(name)
+        finally:
+            self._progress = None
+
+    def _tell(self, report: LoadReport) -> None:
+        if self._progress is not None:
+            self._progress(report)
 
     def arrange(self, places: Mapping[str, Place]) -> None:
         """Send to the host what has its place there; others come when they are asked for."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from wanjax.caching.plan import Plan
+from wanjax.checkpoints.folder import LoadReport
 from wanjax.sampling.denoise import StepReport
 from wanjax.sampling.programs import Programs
+
+_MOMENT = 0.5  # seconds
 
 
 class Progress:
@@ -28,14 +31,13 @@ class Progress:
             self._bar.close()
             self._bar = None
 
-    def loading(self, names: Sequence[str]) -> Iterator[str]:
-        """The parts of a model, one by one."""
-        self._open("loading", len(names), "part")
-        for name in names:
-            self._say(name)
-            yield name
-            self._advance()
-        self.close()
+    def loading(self, report: LoadReport) -> None:
+        """A bar of bytes for each part of a model; what is there in a moment shows none."""
+        if self._bar is None:
+            self._open(f"loading {report.part}", report.total, "B", unit_scale=True, delay=_MOMENT)
+        self._advance(to=report.bytes)
+        if report.bytes == report.total:
+            self.close()
 
     @contextmanager
     def compiling(self, name: str) -> Iterator[None]:
@@ -74,19 +76,19 @@ class Progress:
 
         return step
 
-    def _open(self, what: str, total: int | None, unit: str, leave: bool = True) -> None:
+    def _open(self, what: str, total: int | None, unit: str, **how: Any) -> None:
         if self.shown:
             from tqdm.auto import tqdm  # looks for a notebook, which takes a moment
 
-            self._bar = tqdm(desc=what, total=total, unit=unit, leave=leave)
+            self._bar = tqdm(desc=what, total=total, unit=unit, **how)
 
     def _say(self, text: str) -> None:
         if self._bar is not None:
             self._bar.set_postfix_str(text)
 
-    def _advance(self) -> None:
+    def _advance(self, to: int | None = None) -> None:
         if self._bar is not None:
-            self._bar.update()
+            self._bar.update(1 if to is None else to - self._bar.n)
 
 
 def watched() -> bool:

@@ -15,7 +15,7 @@ from wanjax.parallel.mesh import MeshShape, parse_mesh
 from wanjax.parallel.targets import HERE, Target, parse_target
 from wanjax.planning.footprint import Footprint
 from wanjax.planning.placement import USABLE, PlacedStage, Placement, place, stage_names
-from wanjax.planning.weights import component_bytes
+from wanjax.planning.weights import component_bytes, weight_bytes
 
 # A plan without a target: one device of which nothing is known.
 ANY_DEVICE = Target("one device", "cpu", "any", 1, None)
@@ -69,17 +69,20 @@ class Fit:
 class Memory:
     """Bytes that a run of one video holds; None for what is off, or of an unknown model.
 
-    `kv_cache_bytes`: the keys and values of all experts' cross-attention; `cache_bytes`: what
-    the plan keeps of computed steps, on one device.
+    `weight_bytes`: all of the model's weights, as they are kept; `kv_cache_bytes`: the keys and
+    values of all experts' cross-attention; `cache_bytes`: what the plan keeps of computed steps,
+    on one device.
     """
 
     kv_cache_bytes: int | None = None
     cache_bytes: int | None = None
     fit: Fit | None = None
+    weight_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         fit = {} if self.fit is None else self.fit.to_dict()
-        bytes_ = {"kv_cache_bytes": self.kv_cache_bytes, "cache_bytes": self.cache_bytes}
+        names = ("weight_bytes", "kv_cache_bytes", "cache_bytes")
+        bytes_ = {name: getattr(self, name) for name in names}
         return bytes_ | fit
 
 
@@ -101,9 +104,10 @@ def estimate(config: Config, plan: Plan) -> Memory:
         kv_cache = Footprint(config, plan, configs, target, MeshShape()).contexts
         kept = Footprint(config, plan, configs, target, fit.mesh)
         cache = kept.cache(kept.branches)
+        weights = weight_bytes(configs, config.weights_dtype)
     except (KeyError, TypeError):
         return Memory()  # whoever loads the model says what is wrong with it
-    return Memory(kv_cache if config.use_kv_cache else None, cache, fit)
+    return Memory(kv_cache if config.use_kv_cache else None, cache, fit, weights)
 
 
 def mesh_shape(config: Config, plan: Plan, target: Target) -> MeshShape | None:

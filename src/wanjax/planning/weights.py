@@ -47,6 +47,11 @@ def component_bytes(configs: ModelConfigs, dtype: str, mesh: MeshShape) -> dict[
     return found
 
 
+def weight_bytes(configs: ModelConfigs, dtype: str) -> int:
+    """Bytes of all components' weights, whole."""
+    return sum(component_bytes(configs, dtype, MeshShape()).values())
+
+
 def layer_bytes(transformer: Values, dtype: str, mesh: MeshShape) -> int:
     """Those of one transformer block, as it lies on a device."""
     parameters = _block(transformer)

@@ -1,0 +1,205 @@
+"""Models refused by their files' names, before they are read or fetched; what is already here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError
+
+from wanjax.checkpoints.hub import download
+from wanjax.checkpoints.presence import presence, require_folder, require_weights
+from wanjax.cli.main import main
+from wanjax.errors import CheckpointError
+
+WAN = {
+    "model_index.json": json.dumps({"_class_name": "WanPipeline", "transformer": ["d", "W"]}),
+    "tokenizer/tokenizer.json": "{}",
+} | {
+    f"{part}/{name}": ""
+    for part in ("transformer", "vae", "text_encoder")
+    for name in ("config.json", "model.safetensors")
+}
+OTHERS = {
+    "the original layout": (["Wan2.1_VAE.pth", "config.json"], "-Diffusers at its end"),
+    "two original experts": (
+        ["high_noise_model/model.safetensors", "models_t5_umt5-xxl-enc-bf16.pth"],
+        "the original layout of Wan-AI",
+    ),
+    "ComfyUI": (["split_files/vae/wan.safetensors"], "shows ComfyUI's layout"),
+    "GGUF": (["wan2.2-Q4_K_M.gguf"], "wan2.2-Q4_K_M.gguf shows GGUF"),
+    "anything": (["model.safetensors"], "there is no model_index.json"),
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+@dataclass
+class FakeHub:
+    """A repository on a Hub, and what was fetched of it."""
+
+    folder: Path
+    files: dict[str, str] = field(default_factory=lambda: dict(WAN))
+    sizes: dict[str, int] = field(default_factory=dict)
+    reachable: bool = True
+    fetched: list[str] = field(default_factory=list)
+
+    def snapshot_download(self, repo_id, *, allow_patterns=None, dry_run=False, tqdm_class=None):
+        if dry_run:
+            if not self.reachable:
+                raise DryRunError("no connection")
+            return [
+                SimpleNamespace(
+                    filename=name,
+                    file_size=self.sizes.get(name, len(text)),
+                    will_download=not (self.folder / name).exists(),
+                )
+                for name, text in self.files.items()
+            ]
+        if not self.reachable and not self.folder.exists():
+            raise LocalEntryNotFoundError("no connection, and nothing here")
+        self.fetched += self.files
+        return str(write(self.folder, self.files))
+
+    def hf_hub_download(self, repo_id, filename):
+        self.fetched.append(filename)
+        write(self.folder, {filename: self.files[filename]})
+        return str(self.folder / filename)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path / "snapshot")
+    for name in ("snapshot_download", "hf_hub_download"):
+        monkeypatch.setattr(huggingface_hub, name, getattr(fake, name))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return fake
+
+
+def test_a_repository_of_ours_is_fetched(hub):
+    assert download("someone/wan") == hub.folder
+    assert set(hub.fetched) == set(WAN)
+
+
+@pytest.mark.parametrize(("names", "text"), OTHERS.values(), ids=OTHERS)
+def test_another_layout_is_refused_with_nothing_fetched(hub, names, text):
+    hub.files = dict.fromkeys(names, "")
+    with pytest.raises(CheckpointError, match=text):
+        download("someone/wan")
+    assert hub.fetched == []
+
+
+def test_another_pipeline_is_refused_by_its_index_alone(hub):
+    hub.files |= {"model_index.json": json.dumps({"_class_name": "FluxPipeline"})}
+    with pytest.raises(CheckpointError, match=r"_class_name.*FluxPipeline"):
+        download("someone/flux")
+    assert hub.fetched == ["model_index.json"]
+
+
+def test_a_repository_that_lacks_a_part_is_refused(hub):
+    del hub.files["vae/model.safetensors"]
+    hub.files["vae/model.bin"] = ""
+    with pytest.raises(CheckpointError, match=r"someone/wan is not whole: it lacks vae/\*\.safe"):
+        download("someone/wan")
+    assert hub.fetched == ["model_index.json"]
+
+
+def test_a_download_that_the_disk_has_no_room_for(hub, monkeypatch):
+    hub.sizes = {"transformer/model.safetensors": 57 * 10**9}
+    usage = shutil.disk_usage("/")._replace(free=40 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(CheckpointError, match=r"57\.0 GB are to be .* has 40\.0 GB free.*HF_HOME"):
+        download("someone/wan")
+    assert hub.fetched == ["model_index.json"]
+
+
+def test_what_is_here_needs_no_room(hub, monkeypatch):
+    hub.sizes = {"transformer/model.safetensors": 57 * 10**9}
+    write(hub.folder, WAN)
+    usage = shutil.disk_usage("/")._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert download("someone/wan") == hub.folder
+
+
+def test_without_a_connection_what_is_here_is_taken(hub):
+    write(hub.folder, WAN)
+    hub.reachable = False
+    assert download("someone/wan") == hub.folder
+
+
+def test_without_a_connection_and_nothing_here(hub):
+    hub.reachable = False
+    with pytest.raises(CheckpointError, match="hf download someone/wan --local-dir"):
+        download("someone/wan")
+
+
+# Folders
+
+
+@pytest.mark.parametrize(("names", "text"), OTHERS.values(), ids=OTHERS)
+def test_a_folder_of_another_layout(tmp_path, names, text):
+    with pytest.raises(CheckpointError, match=text):
+        require_folder(str(write(tmp_path, dict.fromkeys(names, ""))))
+
+
+def test_shards_that_are_not_there_are_listed_before_anything_is_read(tmp_path):
+    """As an interrupted download leaves them."""
+    shards = {f"tensor{i}": f"model-{i}.safetensors" for i in range(3)}
+    index = {"vae/model.safetensors.index.json": json.dumps({"weight_map": shards})}
+    folder = write(tmp_path, WAN | index | {"vae/model-1.safetensors": ""})
+    with pytest.raises(CheckpointError) as error:
+        require_weights(folder)
+    assert str(error.value) == (
+        f"model={folder} is not whole: it lacks vae/model-0.safetensors, vae/model-2.safetensors"
+    )
+
+
+# What is here
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The Hub's cache with all of a model but one file, as the Hub's own client lays it out."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--Wan-AI--Wan2.1-T2V-1.3B-Diffusers"
+    snapshot = write(repository / "snapshots" / "0123abc", WAN)
+    (snapshot / "vae/model.safetensors").unlink()
+    write(repository, {"refs/main": "0123abc"})
+    return snapshot
+
+
+def test_how_much_of_a_model_is_in_the_cache(cache):
+    model = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    found = presence(model)
+    assert (found.state, found.lacking) == ("in part", ("vae/*.safetensors",))
+    (cache / "vae/model.safetensors").touch()
+    assert presence(model).state == "here"
+    assert presence("Wan-AI/Wan2.1-T2V-14B-Diffusers").state == "not here"
+
+
+def test_presets_and_plans_say_what_is_here_and_how_large_it_is(cache, capsys):
+    (cache / "vae/model.safetensors").touch()
+    assert main(["presets"]) == 0
+    lines = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    rows = {line[0]: line[-3:-1] for line in lines}
+    assert rows["wan2.1-t2v-1.3b"] == ["14.7", "here"]
+    assert rows["wan2.2-t2v-a14b"] == ["69.1", "not here"]
+    assert rows["tiny-t2v"][1] == "here"
+    assert main(["plan", "wan2.2-t2v-a14b"]) == 0
+    assert "weights    69.1 GB in bfloat16, not here, dow" in capsys.readouterr().out
+    assert main(["plan", "wan2.1-t2v-1.3b", "json=True"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["model_is"] == "here"
+    assert facts["weight_bytes"] == pytest.approx(14.7e9, rel=0.005)
