@@ -360,6 +360,16 @@ def test_the_worst_video_comes_first_and_opens(page):
     assert "a blue cross" in second
 
 
+def test_speed_as_measured_or_as_counted(page):
+    """The made-up times have what no step takes, so that less is realised than counted."""
+    place = "document.querySelector('#scatter .dot').getAttribute('cx')"
+    measured = float(page.evaluate(place))
+    assert "the measured speedup" in page.inner_text("#scatter figcaption")
+    page.select_option("#speed-of", "ideal")
+    assert float(page.evaluate(place)) != measured
+    assert "counting transformer blocks" in page.inner_text("#scatter figcaption")
+
+
 def test_variants_by_their_worst_video(page):
     heads = "[...document.querySelectorAll('#quality tbody tr:not(.kind) th')]"
     names = heads + ".map((head) => head.innerText.split('\\n')[0])"

@@ -132,7 +132,7 @@ def _cost_rows(comparison: Comparison) -> list[list[str]]:
     heads = ["variant", "steps computed", "plan", "denoise (s)", "step computed / skipped (ms)"]
     heads += ["total (s)", "speedup", "of the ideal", "step memory (MB)", "cache (MB)"]
     rows = [heads]
-    for variant in comparison.variants:
+    for variant in sorted(comparison.variants, key=comparison.exact.__contains__):
         time, memory = comparison.time(variant), comparison.memory(variant)
         plan = comparison.plan(variant)
         if time is None or memory is None or plan is None:
@@ -140,7 +140,7 @@ def _cost_rows(comparison: Comparison) -> list[list[str]]:
         steps = [time["step_seconds"].get(kind) for kind in ("computed", "skipped")]
         rows.append(
             [
-                variant,
+                f"{variant} (exact)" if variant in comparison.exact else variant,
                 f"{plan['computed']} of {plan['steps']}",
                 f"`{plan['strip'].replace('|', ' ')}`",  # a bar would end the cell
                 f"{time['seconds']['denoise']:.3g}",

@@ -24,4 +24,5 @@ drawCost();
 drawAbout();
 drawAll();
 by("reference").addEventListener("change", drawAll);
+by("speed-of").addEventListener("change", () => drawScatter(by("scatter"), state.reference));
 addEventListener("resize", drawAll);
