@@ -181,7 +181,8 @@ function drawScatter(figure, reference) {
   write(main, "name", colorOf(main), x(1), bottom - 8, 40);
   const titled = lines.map(({ line, points }) => ({ line, point: points.at(-1) })).sort((a, b) => b.point.speed - a.point.speed);
   for (const { line, point } of titled) {
-    write(line === FEWER ? "fewer steps" : line, "name", colorOf(point.name), x(point.speed), y(point.mean), 150);
+    const texts = line === FEWER ? ["fewer steps"] : [line, line.split(",")[0]]; // the long one first
+    texts.some((text) => write(text, "name", colorOf(point.name), x(point.speed), y(point.mean), 220));
   }
   for (const { line, points } of lines) {
     if (line === FEWER || points.length < 2) continue;
