@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 from PIL import Image
 from small_folder import SMALL_RUN, make_small_folder
@@ -56,3 +62,30 @@ def test_undrawn_parameters_are_those_of_a_traced_initialisation():
     assert traced[0] == undrawn[0]
     assert jax.tree.leaves(traced[1]) == jax.tree.leaves(undrawn[1])
     assert jax.tree.structure(traced[1]) == jax.tree.structure(undrawn[1])
+
+
+_ON_A_MESH = """
+import sys
+from pathlib import Path
+from test_ahead import made_ahead
+from small_folder import make_small_folder
+from PIL import Image
+
+folder = make_small_folder(Path(sys.argv[1]), image=True)
+ahead, itself, _ = made_ahead(folder, "mesh=fsdp:2,context:2", image=Image.new("RGB", (48, 32)))
+assert "run_step" in ahead, ahead
+assert itself == [], itself
+"""
+
+
+@pytest.mark.slow
+def test_on_a_mesh_too_what_comes_from_the_host_lies_where_the_run_has_it(tmp_path):
+    """Regression: ids were compiled for as lying on the mesh, and then once more as they are."""
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [sys.executable, "-c", _ON_A_MESH, str(tmp_path / "i2v")],
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parent,
+    )

@@ -141,7 +141,7 @@ class Compiling:
 
     def text(self) -> tuple[Any, ...]:
         since = len(self.programs.made)
-        ids = self.like((1, self.run.config.max_sequence_length), jnp.int32)
+        ids = from_host((1, self.run.config.max_sequence_length), jnp.int32)
         embeds = encode_ids(self.components.text_encoder, self.programs, ids, ids)
         self.add("text", ["text_encoder"], (ids, ids, embeds), since)
         return (embeds,) * max(len(step.actions) for step in self.run.plan.steps)
@@ -178,7 +178,7 @@ class Compiling:
         vae, config = self.components.vae, self.run.config
         factor, (z, t, h, w) = vae.config.temporal_factor, self.shape[1:]
         frames = [1] + [factor] * min(t - 1, 1)
-        chunks = [self.like((1, n, config.height, config.width, 3), jnp.float32) for n in frames]
+        chunks = [from_host((1, n, config.height, config.width, 3), jnp.float32) for n in frames]
         since = len(self.programs.made)
         network, rows = VAENetwork(vae, self.programs), self.rows.encode
         starts, *_ = rounds(rows, h, network.devices)
@@ -197,7 +197,7 @@ class Compiling:
         encoder = self.components.image_encoder
         assert encoder is not None
         size, count = encoder.config.image_size, 1 + self.pipe.takes_two_images
-        pixels = self.like((count, size, size, 3), jnp.float32)
+        pixels = from_host((count, size, size, 3), jnp.float32)
         return encode_pixels(encoder, self.programs, pixels)
 
     def denoise(self, experts: Experts, condition: Any) -> None:
@@ -233,6 +233,11 @@ class Compiling:
         list(network.stripes("decode_stripe", starts, rows, h, [features] * min(t, 2)))
         held = (latents, [features] * t, self.largest_cache(since))
         self.add("decode", ["vae"], held, since)
+
+
+def from_host(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """As NumPy's arrays come: they go wherever the program wants them."""
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def device_bytes(tree: Any) -> int:
