@@ -3,7 +3,7 @@
 PYTHON ?= python
 SHELL := bash
 
-.PHONY: help check test slow compile parity docs wheel bench
+.PHONY: help check test slow compile parity docs site wheel bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand --tabs=10
@@ -29,6 +29,9 @@ parity: ## the comparison with torch and diffusers (the extra `parity`)
 
 docs: ## what the documentation says: links, commands, imports, numbers, exported names
 	$(PYTHON) -m pytest tests/test_docs.py tests/test_exports.py
+
+site: ## the documentation as a site in site/ (the extra `docs`); a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 wheel: ## build the wheel, install it in a fresh environment elsewhere, and run it there
 	rm -rf dist

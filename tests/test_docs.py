@@ -104,8 +104,9 @@ def test_budgets():
             assert about == f"{counts}, {plan.ideal_speedup:.2f}x"
 
 
-def test_the_plan_that_the_readme_shows(capsys):
-    shown = (ROOT / "README.md").read_text().partition("$ wanjax plan ")[2].partition("```")[0]
+def test_the_plan_that_the_first_hour_shows(capsys):
+    page = (ROOT / "docs/first_hour.md").read_text()
+    shown = page.partition("$ wanjax plan ")[2].partition("```")[0]
     command, _, output = shown.partition("\n")
     assert main(["plan", *shlex.split(command)]) == 0
     assert capsys.readouterr().out.strip() == output.strip()

@@ -32,6 +32,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     run("train_text.py", "--out", T2V)
     run("train_vae.py", "--out", T2V / "vae")
+    run("fit_preview.py", T2V)
     write_index("t2v")
     run("train_experts.py", "t2v", "--root", T2V)
     for shared in ("vae", "text_encoder", "tokenizer"):

@@ -26,6 +26,7 @@ from wanjax.models.transformer import WanTransformer
 from wanjax.models.umt5 import UMT5Encoder
 from wanjax.models.vae import WanVAE
 from wanjax.parallel.layouts import laid_out
+from wanjax.pipeline.preview import Preview
 from wanjax.planning.placement import Place
 
 Part = TypeVar("Part")
@@ -63,6 +64,8 @@ class Components:
                 dtype=dtype, mesh=mesh, kernel=kernel
             )
         self._progress: LoadProgress | None = None
+        fit = folder.path / "vae/preview.json"
+        self.preview = Preview.load(fit) if fit.exists() else None  # of latents, without the VAE
         self._parts: dict[str, Any] = {}
         self._resting: dict[str, Any] = {}  # and where the parameters lay on the mesh
         self._arriving: set[str] = set()  # of the resting: some parameters are on the device

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
+from PIL import Image
 
 from wanjax.caching import Step
 from wanjax.caching.method import Measure
 from wanjax.checkpoints.folder import Folder
 from wanjax.config.keys import Config, active_methods, config_class, keys
 from wanjax.config.resolve import resolve
-from wanjax.errors import UsageError
+from wanjax.errors import CheckpointError, UsageError
 from wanjax.media.images import fit_size, to_batch
 from wanjax.models.transformer import WanTransformer
 from wanjax.parallel.hosts import fetch
@@ -42,6 +43,7 @@ from wanjax.pipeline.inputs import (
 )
 from wanjax.pipeline.machine import machine
 from wanjax.pipeline.notices import notice
+from wanjax.pipeline.preview import Preview, sample_latents
 from wanjax.pipeline.progress import Progress
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
@@ -357,6 +359,38 @@ class WanPipeline:
         mesh's devices each its share.
         """
         return decode_latents(self.components.vae, self.programs, latents, dtype, stripe_rows)
+
+    def preview(
+        self, report: StepReport, *, video: int = 0, frame: int | None = None
+    ) -> Image.Image:
+        """A small picture of what a step takes the end to be, at next to no cost.
+
+        Of the latent frame `frame`, or the middle one. It is a linear map of the latents, fitted
+        once per VAE: colours and places are right, edges are not. Raises `CheckpointError` for a
+        VAE that has no fit yet (`fit_preview`).
+        """
+        if self.components.preview is None:
+            raise CheckpointError(
+                "preview: there is no linear fit of this VAE; pipe.fit_preview() makes one, from "
+                "random latents that it decodes, and fit_preview(video) from a video of yours"
+            )
+        latents = report.denoised[video]
+        at = latents.shape[1] // 2 if frame is None else frame
+        return self.components.preview.picture(latents[:, at])
+
+    def fit_preview(self, video: Video | None = None) -> Preview:
+        """Fit what `preview` shows for this VAE, and keep it for this pipeline.
+
+        From random latents, which the VAE decodes, and the frames of `video`, if given: the more
+        it shows, the better. `.save(FOLDER / "vae/preview.json")` keeps the fit with the model.
+        """
+        vae = self.components.vae_config
+        samples = sample_latents(vae.z_dim, 2)
+        fits = [(samples, self.decode(samples, "float32"))]
+        if video is not None:
+            fits.append((video.latents, video.array().astype(np.float32) / 255))
+        self.components.preview = Preview.fit_all(fits)
+        return self.components.preview
 
     def fit(self, run: Run) -> Fit:
         """Where the parts of the model are in each stage; for one video.
