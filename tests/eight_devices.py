@@ -1,6 +1,6 @@
 """Run by tests/test_sharding.py in a process of eight CPU devices: prints facts as JSON.
 
-python tests/eight_devices.py FOLDER transformer|videos|programs MESH ...
+python tests/eight_devices.py FOLDER transformer|videos|batches|programs MESH ...
 """
 
 from __future__ import annotations
@@ -42,15 +42,32 @@ from wanjax.sampling.step import run_step
 STEPS = 8
 MAGCACHE = MagCache(retention_ratio=0.1, mag_ratios_base=[1.0] * (2 * STEPS))
 LINEAR = MagCache(retention_ratio=0.2, mag_ratios_base=[1.0] * (2 * STEPS), estimate="linear")
-OTHER_CACHES = {
+CACHES = {
+    "magcache": MAGCACHE,
+    "linear": LINEAR,  # a forecast
+    # the branches part: one computes where the other one's residual is taken
+    "official": MagCache(
+        retention_ratio=0.1,
+        mag_ratios_base=[1.0, 1.0, *[1.0, 0.97] * (STEPS - 1)],
+        thresh=0.05,
+        rule="official",
+    ),
     "cfg_cache": CFGCache(start=2),
     "sen_cache": SenCache(epsilon=10.0),
     "easycache": EasyCache(thresh=10.0, start=1),
 }
+PROMPTS = ["a red ball moving left", "a blue square"]
+DIVIDED = {"height": 64, "width": 160}  # 80 tokens
+UNDIVIDED = {"height": 48, "width": 160}  # 60 tokens: eight devices have them filled up
 
 
 def main(folder: Path, what: str, *meshes: str) -> None:
-    kinds = {"transformer": transformer_facts, "videos": video_facts, "programs": program_facts}
+    kinds = {
+        "transformer": transformer_facts,
+        "videos": partial(video_facts, PROMPTS[:1], DIVIDED),
+        "batches": partial(video_facts, PROMPTS, UNDIVIDED),
+        "programs": program_facts,
+    }
     facts = kinds[what]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
@@ -146,49 +163,52 @@ def part(x: jax.Array) -> jax.Array:
 # whole videos --------------------------------------------------------------------------
 
 
-def video_facts(folder: Path, meshes: dict[str, Mesh]) -> dict[str, Any]:
-    """Of each mesh: the errors of runs by each method, and what a skipped step moves."""
-    expected, _ = videos(folder, None)
+def video_facts(
+    prompts: list[str], size: dict[str, int], folder: Path, meshes: dict[str, Mesh]
+) -> dict[str, Any]:
+    """Of each mesh: the errors of runs by each method, and what a step moves of what."""
+    expected, _ = videos(prompts, size, folder, None)
     facts = {}
     for name, mesh in meshes.items():
-        found, shapes = videos(folder, mesh)
+        found, moves = videos(prompts, size, folder, mesh)
         errors = {key: relative_error(found[key], expected[key]) for key in expected}
-        facts[name] = {"errors": errors, "moved": shapes}
+        facts[name] = {"errors": errors, "moved": moves}
     return {"meshes": facts}
 
 
-Shapes = list[list[int]]
+Moves = list[tuple[str, list[int]]]
 
 
-def videos(folder: Path, mesh: Mesh | None) -> tuple[dict[str, np.ndarray], dict[str, Shapes]]:
-    """Latents of two videos at once by each method, and the dense ones' frames.
+def videos(
+    prompts: list[str], size: dict[str, int], folder: Path, mesh: Mesh | None
+) -> tuple[dict[str, np.ndarray], dict[str, Moves]]:
+    """Latents of the prompts' videos at once by each method, and the dense ones' frames.
 
-    Also the shapes of the arrays that a skipped step moves between devices, repeated as by
-    MagCache and forecast.
+    Also what steps move between devices: one computed with MagCache, one skipped by it, and
+    one that is forecast.
     """
     config = resolve([f"model={folder}", *SMALL_RUN], "show")
     pipe = WanPipeline(Components.of(config, mesh), config, Programs(mesh))
-    arguments: dict[str, Any] = {"height": 64, "width": 128}  # 64 tokens
-    if pipe.takes_image:
-        arguments["image"] = Image.linear_gradient("L")
-    prompts = ["a red ball moving left", "a blue square"]
-    run = partial(pipe, prompts, num_inference_steps=STEPS, **arguments)
+    image = {"image": Image.linear_gradient("L")} if pipe.takes_image else {}
+    run = partial(pipe, prompts, num_inference_steps=STEPS, **size, **image)
     steps: list[str] = []
     pipe.programs.watch = lambda function, _, program: (
         steps.append(program.as_text()) if function is run_step else None
     )
     dense = run(cache=None)
     found = {"dense": dense.latents, "frames": dense.frames}
-    shapes = {}
-    for name, cache in {"magcache": MAGCACHE, "linear": LINEAR}.items():
+    moves = {}
+    for name, cache in CACHES.items():
         steps.clear()
         found[name] = of(run, cache)
-        shapes[name] = moved(min(steps, key=len))  # of the skipped step
+        if name == "magcache":
+            moves["computed"] = moved(max(steps, key=len))
+            moves["skipped"] = moved(min(steps, key=len))
+        elif name == "linear":
+            moves["forecast"] = moved(min(steps, key=len))
     pipe.programs.watch = None
-    if not pipe.takes_image:
-        found |= {name: of(run, cache) for name, cache in OTHER_CACHES.items()}
     check_resting(pipe, run)
-    return found, shapes
+    return found, moves
 
 
 def of(run: Callable[..., Video], cache: Any) -> np.ndarray:
@@ -207,11 +227,15 @@ def check_resting(pipe: WanPipeline, run: Callable[..., Video]) -> None:
     assert len(pipe.programs) == before
 
 
-def moved(program: str) -> list[list[int]]:
-    """Shapes of the results of a compiled program's collectives."""
+def moved(program: str) -> Moves:
+    """The collectives of a compiled program: what each does, and the shapes of its results."""
     kinds = "all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
-    found = re.findall(rf"= \w+\[([\d,]*)\]\S* (?:{kinds})\(", program)
-    return [[int(size) for size in shape.split(",") if size] for shape in found]
+    found = re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program)
+    return [
+        (kind, [int(size) for size in shape.split(",") if size])
+        for results, kind in found
+        for shape in re.findall(r"\w+\[([\d,]*)\]", results)
+    ]
 
 
 # what `wanjax compile` compiles --------------------------------------------------------

@@ -22,6 +22,8 @@ from wanjax.errors import UsageError, printable
 
 _COUNT = re.compile(r"[1-9][0-9]{0,5}")
 
+SMALL = ("videos",)  # axes which it is no loss not to divide
+
 # Logical axes of arrays (models name them) to the mesh axes that share them, outermost first.
 Rules = Mapping[str, tuple[str, ...]]
 PARAMETER_RULES: Rules = {
@@ -32,6 +34,7 @@ PARAMETER_RULES: Rules = {
 }
 ACTIVATION_RULES: Rules = {
     "batch": ("data",),  # guidance branches times videos
+    "videos": ("data",),  # of latents, which are small: each device may have them all
     "tokens": ("fsdp", "context"),
     "heads": ("tensor",),
     "mlp": ("tensor",),

@@ -21,6 +21,7 @@ from wanjax.parallel.mesh import (
     ACTIVATION_RULES,
     MESH_AXES,
     PARAMETER_RULES,
+    SMALL,
     MeshShape,
     Rules,
     check_devices,
@@ -67,7 +68,8 @@ def partition_spec(
     """
     shared, undivided = share(axes, shape, rules, mesh.shape)
     for note in undivided:
-        warnings.warn(str(note), UndividedWarning, stacklevel=1)  # one place, so that it is once
+        if note.axis not in SMALL:
+            warnings.warn(str(note), UndividedWarning, stacklevel=1)  # one place: it is said once
     while shared and not shared[-1]:  # no trailing None, as JAX writes it: equal ones compare equal
         shared.pop()
     return PartitionSpec(*map(_entry, shared))
@@ -107,6 +109,12 @@ def place(arrays: Tree, mesh: Mesh | None, *axes: str | None) -> Tree:
         return x if sharding is None else put(x, sharding)
 
     return arrays if mesh is None else jax.tree.map(on_mesh, arrays)
+
+
+def axis_size(axis: str) -> int:
+    """Devices along an axis of the mesh under which a program is compiled; 1 without."""
+    size: int = jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+    return size
 
 
 def constrain(x: Array, *axes: str | None) -> Array:

@@ -216,7 +216,7 @@ class Footprint:
         keeps: Keeps = self.plan.keeps
         width = transformer_width(self.transformer)
         latents = keeps.outputs + keeps.samples + keeps.branches * branches + keeps.previous
-        return keeps.residuals * branches * self.hidden(1, width) + latents * self.sample
+        return keeps.residuals * self.hidden(branches, width) + latents * self.sample
 
     # what programs hold while they run ------------------------------------------------------
 

@@ -10,10 +10,10 @@ _EPS = 1e-8
 
 
 def residual_change(
-    residual: Float[Array, "branches batch tokens width"],
-    previous: Float[Array, "branches batch tokens width"],
-) -> Float[Array, "branches batch 3"]:
-    """Per video: mean over tokens of ||r|| / ||r_previous||, its spread, and cosine distance.
+    residual: Float[Array, "rows tokens width"],
+    previous: Float[Array, "rows tokens width"],
+) -> Float[Array, "rows 3"]:
+    """Of each row: mean over tokens of ||r|| / ||r_previous||, its spread, and cosine distance.
 
     The ratio is MagCache's gamma (arXiv 2506.09045, equation 3); the spread is the standard
     deviation over tokens, the distance `1 - cos(r, r_previous)`, a mean over tokens.

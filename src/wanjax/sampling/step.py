@@ -17,18 +17,19 @@ from jaxtyping import Array, Float
 from wanjax.caching.actions import WITHOUT_MODEL, Keeps, Source
 from wanjax.caching.method import Measure
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
-from wanjax.parallel.sharding import activation_sharding, constrain
+from wanjax.parallel.sharding import activation_sharding, axis_size, constrain
 from wanjax.sampling.change import output_change, residual_change, sampled_elements
 from wanjax.sampling.predict import predict_unconditional
 
 Latents = Float[Array, "batch z t h w"]
 Outputs = Float[Array, "branches batch z t h w"]
-Hidden = Float[Array, "branches batch tokens width"]
+Hidden = Float[Array, "rows tokens width"]  # a branch's videos after another's
 
 # Their axes on a mesh. A step returns what it takes where it took it, so that the next can too.
-LATENTS = ("batch", None, None, None, None)
+# The devices along `data` share rows: videos or, of a single one, its guidance branches.
+LATENTS = ("videos", None, None, None, None)
 OUTPUTS = (None, *LATENTS)
-HIDDEN = (None, "batch", "tokens", None)
+HIDDEN = ("batch", "tokens", None)
 
 CACHE_AXES = (  # of the fields of `Cache`
     (None, *HIDDEN),
@@ -54,7 +55,7 @@ class SamplerState(NamedTuple):
 class Cache(NamedTuple):
     """What later steps may go by, newest first; None for what the run's plan never looks at."""
 
-    residuals: Float[Array, "n branches batch tokens width"] | None = None
+    residuals: Float[Array, "n rows tokens width"] | None = None
     outputs: Float[Array, "n batch z t h w"] | None = None  # guided
     samples: Float[Array, "n batch z t h w"] | None = None
     branches: Float[Array, "n branches batch z t h w"] | None = None  # before guidance
@@ -155,7 +156,7 @@ def cache_like(
 ) -> Cache:
     """The cache of steps with so many guidance branches, as `jax.ShapeDtypeStruct`."""
     size = tuple(sample.shape)
-    shapes = ((branches, size[0], *settings.tokens), size, size, (branches, *size), size)
+    shapes = ((branches * size[0], *settings.tokens), size, size, (branches, *size), size)
     found: dict[str, Any] = {}
     for name, shape, count, axes in zip(
         Cache._fields, shapes, settings.keeps, CACHE_AXES, strict=True
@@ -177,12 +178,13 @@ def _remember(
     velocity: Latents,
 ) -> Cache:
     """The cache with what this step computed; outputs count where all branches computed."""
-    kept = _push(cache.residuals, residuals)
-    for branch, source in enumerate(kind):
-        if kept is not None and source != "blocks":  # its history stays as it is
-            assert cache.residuals is not None
-            kept = kept.at[:, branch].set(cache.residuals[:, branch])
-    cache = cache._replace(residuals=kept)
+    if cache.residuals is not None and residuals is not None and "blocks" in kind:
+        kept = jnp.concatenate([residuals[None], cache.residuals[:-1]])
+        for branch, source in enumerate(kind):
+            if source != "blocks":  # its history stays as it is
+                rows = _rows(branch, kept.shape[1] // len(kind))
+                kept = kept.at[:, rows].set(cache.residuals[:, rows])
+        cache = cache._replace(residuals=kept)
     if set(kind) != {"blocks"}:
         return cache
     return cache._replace(
@@ -241,12 +243,23 @@ def evaluate(
     model = nnx.merge(settings.graph, expert.params)
     x = model_input(state.sample, condition, settings.dtype)
     grid = model.grid(x.shape)
-    tokens, time = model.embed(x, inputs.timestep[None])
     evaluated = [b for b, source in enumerate(kind) if source != "branch"]
+    if axis_size("data") > 1:  # each device embeds its own rows: tokens would have to travel
+        x = constrain(jnp.concatenate([x] * len(evaluated)), "batch", *LATENTS[1:])
+    tokens, time = model.embed(x, inputs.timestep[None])
     hidden, residuals = _run_branches(
-        settings, model, tokens, time, expert.context, grid, kind, cache.residuals, inputs.weights
+        settings,
+        model,
+        tokens,
+        time,
+        expert.context,
+        grid,
+        len(state.sample),
+        kind,
+        cache.residuals,
+        inputs.weights,
     )
-    outputs = model.head(hidden.reshape(-1, *hidden.shape[2:]), time, grid).astype(jnp.float32)
+    outputs = model.head(hidden, time, grid).astype(jnp.float32)
     outputs = outputs.reshape(len(evaluated), -1, *outputs.shape[1:])
     if "branch" in kind:
         assert cache.branches is not None
@@ -277,7 +290,8 @@ def _measure(
     if what == "residual":
         assert residuals is not None
         assert cache.residuals is not None
-        return residual_change(residuals, cache.residuals[0])
+        changed = residual_change(residuals, cache.residuals[0])
+        return changed.reshape(len(kind), -1, changed.shape[-1])
     assert cache.outputs is not None
     timestep_before, sigma_before = inputs.before
     mixed = inputs._replace(timestep=timestep_before)
@@ -297,55 +311,90 @@ def model_input(sample: Latents, condition: Array | None, dtype: str) -> Array:
 def _run_branches(
     settings: Settings,
     model: WanTransformer,
-    tokens: Float[Array, "batch tokens width"],
+    tokens: Float[Array, "some tokens width"],
     time: Time,
     context: Context | KeysValues,
     grid: Grid,
+    batch: int,
     kind: tuple[Source, ...],
-    history: Float[Array, "n branches batch tokens width"] | None,
+    history: Float[Array, "n rows tokens width"] | None,
     weights: Float[Array, "branches most"],
-) -> tuple[Float[Array, "evaluated batch tokens width"], Hidden | None]:
-    """Tokens after the blocks, computed or by earlier residuals, and the residuals if kept."""
-    hidden: dict[int, Array] = {}
-    kept: dict[int, Array] = {} if history is None else dict(enumerate(history[0]))
+) -> tuple[Float[Array, "evaluated tokens width"], Hidden | None]:
+    """Tokens after the blocks, computed or by earlier residuals, and the residuals if kept.
+
+    `tokens` are those of `batch` videos, or of these in each branch that is evaluated. Where all
+    branches do the same, none is taken out of the others: they may lie on other devices.
+    """
     computed = [b for b, source in enumerate(kind) if source == "blocks"]
+    out: Array | None = None
     if computed:
-        out = _run_blocks(settings, model, tokens, time, context, grid, computed, len(kind))
-        hidden = dict(zip(computed, out, strict=True))
-    for b, source in enumerate(kind):
-        if source == "residual":
-            assert history is not None
-            hidden[b] = tokens + _combine(weights[b], history[:, b]).astype(tokens.dtype)
-        elif source == "blocks" and history is not None:
-            # only here: a reused residual taken from the sum again would gather rounding
-            kept[b] = hidden[b] - tokens
-    residuals = jnp.stack([kept[b] for b in sorted(kept)]) if kept else None
-    return jnp.stack([hidden[b] for b in sorted(hidden)]), residuals
+        out = _run_blocks(settings, model, tokens, time, context, grid, batch, computed, len(kind))
+    if len(computed) == len(kind):
+        assert out is not None
+        return out, None if history is None else _add(out, -tokens)
+    if set(kind) == {"residual"}:
+        assert history is not None
+        by_row = jnp.repeat(weights.T, batch, axis=1)[..., None, None]
+        return _add(_combine(by_row, history).astype(tokens.dtype), tokens), history[0]
+    hidden: dict[int, Array] = {}
+    kept: dict[int, Array] = {}
+    for number, b in enumerate(b for b, source in enumerate(kind) if source != "branch"):
+        own = tokens if len(tokens) == batch else tokens[_rows(number, batch)]
+        before = None if history is None else history[:, _rows(b, batch)]
+        if kind[b] == "residual":
+            assert before is not None
+            hidden[b] = own + _combine(weights[b], before).astype(tokens.dtype)
+            kept[b] = before[0]
+        else:
+            assert out is not None
+            hidden[b] = out[_rows(computed.index(b), batch)]
+            kept[b] = hidden[b] - own
+    if history is None:
+        return jnp.concatenate(list(hidden.values())), None
+    for b in set(range(len(kind))) - set(kept):
+        kept[b] = history[0, _rows(b, batch)]
+    residuals = jnp.concatenate([kept[b] for b in sorted(kept)])
+    return jnp.concatenate(list(hidden.values())), residuals
 
 
 def _run_blocks(
     settings: Settings,
     model: WanTransformer,
-    tokens: Float[Array, "batch tokens width"],
+    tokens: Float[Array, "some tokens width"],
     time: Time,
     context: Context | KeysValues,
     grid: Grid,
+    batch: int,
     branches: Sequence[int],
     total: int,
 ) -> Hidden:
     """Run the blocks for some of the `total` branches that `context` has."""
     if not settings.batch_guidance:
         apart: Hidden = jax.lax.map(
-            lambda b: model.run_blocks(tokens, time, context.branch(b, total), grid),
+            lambda b: model.run_blocks(tokens[:batch], time, context.branch(b, total), grid),
             np.array(branches),
         )
-        return apart
+        return apart.reshape(-1, *apart.shape[2:])
     if len(branches) < total:
         (branch,) = branches
-        context = context.branch(branch, total)
-    repeated = jnp.concatenate([tokens] * len(branches))
-    out = model.run_blocks(repeated, time, context, grid)
-    return out.reshape(len(branches), -1, *out.shape[1:])
+        return model.run_blocks(tokens[:batch], time, context.branch(branch, total), grid)
+    rows = tokens if len(tokens) > batch else jnp.concatenate([tokens] * total)
+    return model.run_blocks(rows, time, context, grid)
+
+
+def _rows(branch: int, batch: int) -> slice:
+    """Those of one branch."""
+    return slice(branch * batch, (branch + 1) * batch)
+
+
+def _add(
+    rows: Float[Array, "rows tokens width"], tokens: Float[Array, "some tokens width"]
+) -> Float[Array, "rows tokens width"]:
+    """The sum with the tokens of each row, or with those that all branches share."""
+    if len(rows) == len(tokens):
+        return rows + tokens
+    added: Array = rows.reshape(-1, *tokens.shape) + tokens
+    return added.reshape(rows.shape)
 
 
 def _guide(outputs: Outputs, scale: Float[Array, ""]) -> Latents:
@@ -367,7 +416,7 @@ def _sampler_step(state: SamplerState, velocity: Latents, inputs: StepInputs) ->
 
 
 def _combine(
-    weights: Float[Array, " n"], arrays: Sequence[Float[Array, "..."]] | Float[Array, "n ..."]
+    weights: Float[Array, "n ..."], arrays: Sequence[Float[Array, "..."]] | Float[Array, "n ..."]
 ) -> Float[Array, "..."]:
     """The weighted sum in the weights' precision; what one of the two has more does not count.
 
