@@ -100,6 +100,23 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path):
         load_parameters(toy(), RULES, files)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_memory_beyond_the_parameters(tmp_path):
+    """At most 1.3 times the largest parameter, here 170 MB; 0.63 was measured."""
+    script = TESTS.parent / "benchmarks/loading.py"
+    size = ["--heads", "16", "--ffn", "5200", "--layers", "8", "--repeats", "1"]
+    done = subprocess.run(
+        [sys.executable, script, *size, "--keep", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found["largest_bytes"] == 8 * 2048 * 5200 * 2
+    assert found["over_largest"] < 1.3
+
+
 # The bar
 
 
