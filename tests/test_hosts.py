@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -125,6 +126,36 @@ def test_several_processes_take_all_devices_on_a_cpu_too():
     together = mesh_shape(config, plan, Target("here", "cpu", "cpu", 8, None, processes=2))
     assert together is not None
     assert together.devices == 8
+
+
+IN_CHILD = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+from wanjax.cli.interrupts import ended_by_signals
+from wanjax.cli.together import _in_child
+def part():
+    print("begun", flush=True)
+    time.sleep(60)
+    return 0
+with ended_by_signals():
+    sys.exit(_in_child(part, 10))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a command runs in no child here")
+def test_an_interrupt_from_the_terminal_ends_parent_and_child():
+    """Which gives it to both: one line, exit code 130, and at once."""
+    with subprocess.Popen(
+        [sys.executable, "-c", IN_CHILD],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.strip()) == (130, "wanjax: interrupted")
 
 
 # two of them ---------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from wanjax.cli.interrupts import ended_by_signals
 from wanjax.config.keys import Config
 from wanjax.config.saved import digests
 from wanjax.errors import RunError, UsageError
+from wanjax.files import remove_partial
 from wanjax.media.examples import picture_digest
 from wanjax.media.prompts import load_prompts
 from wanjax.parallel.launch import Launch, find_launch
@@ -35,6 +36,7 @@ _OWN = {"process_id", "coordinator", "num_processes", "heartbeat_timeout"}
 _OWN |= {"output", "overwrite", "quiet", "verbose", "json", "compilation_cache"}
 _FILES = {"image", "last_image", "prompts"}  # compared by what is in them
 
+_INTERRUPTED = 130
 _GRACE = 1.0  # seconds that process 0 stays for others to say what is wrong: with it all end
 _UNHEARD = re.compile(r"unhealthy \(stopped sending heartbeats\):\s*([\d, ]*\d)")
 _UNREACHED = ("Failed to send RPC to coordination service", "leader task")
@@ -97,8 +99,7 @@ def _take_part(launch: Launch, config: Config, command: Command, drawn: bool) ->
         print(f"{name}: failed: {error}", file=said, flush=True)
         code = 1
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=said, flush=True)
-        code = 130
+        code = _INTERRUPTED
     except Exception as error:
         if _is_of_another(error):
             line = str(error).strip().splitlines()[0]
@@ -140,6 +141,8 @@ def _in_child(part: Callable[[], int], heartbeat_timeout: int) -> int:
         if code < 0:
             log.seek(0)
             _say_why(-code, log.read().decode(errors="replace"), heartbeat_timeout)
+        elif code == _INTERRUPTED:  # the child's own line went to the log
+            print("wanjax: interrupted", file=sys.stderr)
     return code if code >= 0 else 1
 
 
@@ -162,6 +165,7 @@ def _be_child(part: Callable[[], int], parent: int, log: IO[bytes]) -> None:
 
 def _end_with(parent: int) -> None:
     os.read(parent, 1)  # nothing comes but the end
+    remove_partial()
     os._exit(1)
 
 
