@@ -27,6 +27,8 @@ from wanjax.models.vae import VAEConfig, WanVAE
 Z, TEXT_DIM = 4, 32
 WORDS = "a red blue ball square moving left right on the dark light background , ."
 
+RESIDUAL = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
+
 # What a run over a small folder needs besides `model=`; arguments of the command line.
 SMALL_RUN = [
     "height=32",
@@ -45,10 +47,14 @@ def make_small_folder(
     *,
     two_experts: bool = True,
     image: bool = False,
+    expand: bool = False,
     flow_shift: float = 5.0,
     boundary_ratio: float = 0.8,
 ) -> Path:
-    """Write a text- or image-to-video model with one or two experts to `path`; returns it."""
+    """Write a text- or image-to-video model with one or two experts to `path`; returns it.
+
+    `expand`: one for both, as Wan 2.2's 5B model, with its form of the VAE.
+    """
     transformer = TransformerConfig(
         num_attention_heads=2,
         attention_head_dim=16,
@@ -68,6 +74,7 @@ def make_small_folder(
         num_res_blocks=1,
         latents_mean=(0.1, -0.2, 0.3, 0.0),
         latents_std=(1.5, 0.8, 1.0, 1.2),
+        **(RESIDUAL if expand else {}),
     )
     _save(WanVAE, vae, 8, vae_keys.rules(vae), path / "vae")
     text = UMT5Config(vocab_size=64, d_model=TEXT_DIM, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
@@ -78,6 +85,7 @@ def make_small_folder(
     index = {
         "_class_name": "WanImageToVideoPipeline" if image else "WanPipeline",
         "boundary_ratio": boundary_ratio if two_experts else None,
+        "expand_timesteps": expand,
     }
     write_json(path / "model_index.json", index | components)
     return path

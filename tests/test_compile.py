@@ -146,6 +146,7 @@ def test_published_models_need_no_folder(preset):
     """Their configurations are in the package: the transformers have the known sizes."""
     sizes = {"wan2.1-t2v-1.3b": 1_418_996_800, "wan2.1-t2v-14b": 14_288_491_584}
     sizes |= {"wan2.2-t2v-a14b": 14_288_491_584, "wan2.2-i2v-a14b": 14_288_901_184}
+    sizes |= {"wan2.2-ti2v-5b": 4_999_787_712, "wan2.1-flf2v-14b-720p": 16_395_536_704}
     sizes |= dict.fromkeys(["wan2.1-i2v-14b-480p", "wan2.1-i2v-14b-720p"], 16_394_878_784)
     config = load_preset(preset)
     configs = model_configs(config.model)
@@ -154,7 +155,8 @@ def test_published_models_need_no_folder(preset):
     for name in folder.experts:
         parameters = nnx.state(folder.load_transformer(name))
         assert sum(x.size for x in jax.tree.leaves(parameters)) == sizes[preset]
-    assert (folder.transformer_config().in_channels > 16) == (config.task == "i2v")
+    assert (folder.transformer_config().in_channels == 36) == (config.task == "i2v")
+    assert bool(folder.index.expand_timesteps) == (config.task == "ti2v")
     assert ("image_encoder" in configs.components) == (
         folder.transformer_config().image_dim is not None
     )

@@ -17,12 +17,15 @@ A14B: dict = {}  # the defaults: 40 layers, width 5120
 SMALL = {"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960}
 IMAGE = {"in_channels": 36}
 CLIP = {"image_dim": 1280, "added_kv_proj_dim": 5120}
+TI2V = {"num_layers": 30, "num_attention_heads": 24, "ffn_dim": 14336}
+TI2V |= {"in_channels": 48, "out_channels": 48}
 # The published models' configurations and numbers of parameters (of each expert).
 PUBLISHED = {
     "wan2.1-t2v-1.3b": (SMALL, 1_418_996_800),
     "wan2.2-t2v-a14b": (A14B, 14_288_491_584),
     "wan2.2-i2v-a14b": (A14B | IMAGE, 14_288_901_184),
     "wan2.1-i2v-14b": (A14B | IMAGE | CLIP, 16_394_878_784),
+    "wan2.2-ti2v-5b": (TI2V, 4_999_787_712),
     "wan2.1-flf2v-14b": (A14B | IMAGE | CLIP | {"pos_embed_seq_len": 514}, 16_395_536_704),
 }
 

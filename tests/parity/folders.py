@@ -35,19 +35,25 @@ def make_folder(
     two_experts: bool = True,
     image: bool = False,
     clip: bool = False,
+    last: bool = False,
+    expand: bool = False,
     flow_shift: float = 5.0,
     boundary_ratio: float = 0.8,
     save_options: dict | None = None,
 ):
-    """Write a folder to `path`; returns the reference pipeline, loaded and in float32."""
+    """Write a folder to `path`; returns the reference pipeline, loaded and in float32.
+
+    `last`: CLIP's view of two images; `expand`: Wan 2.2's 5B model, whose folder is one for text
+    and image.
+    """
     transformers = [
-        randomize(_transformer(2 * Z + 4 if image else Z, clip), seed)
+        randomize(_transformer(2 * Z + 4 if image and not expand else Z, clip, last), seed)
         for seed in range(1 + two_experts)
     ]
     components = {
         "tokenizer": _tokenizer(path),
         "text_encoder": randomize(_text_encoder(), 7),
-        "vae": randomize(_vae(), 8),
+        "vae": randomize(_vae(expand), 8),
         "scheduler": UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift
         ),
@@ -60,16 +66,19 @@ def make_folder(
             "image_encoder": randomize(_image_encoder(), 9) if clip else None,
             "image_processor": _image_processor() if clip else None,
         }
+    if expand:
+        components["expand_timesteps"] = True
     pipeline = (WanImageToVideoPipeline if image else WanPipeline)(**components)
     pipeline.save_pretrained(path, **(save_options or {}))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _transformer(in_channels: int, clip: bool) -> WanTransformer3DModel:
+def _transformer(in_channels: int, clip: bool, last: bool) -> WanTransformer3DModel:
     return WanTransformer3DModel(
         image_dim=CLIP_DIM if clip else None,
         added_kv_proj_dim=32 if clip else None,
+        pos_embed_seq_len=2 * 5 if last else None,
         num_attention_heads=2,
         attention_head_dim=16,
         in_channels=in_channels,
@@ -101,8 +110,10 @@ def _image_processor() -> CLIPImageProcessor:
     )
 
 
-def _vae() -> AutoencoderKLWan:
+def _vae(residual: bool) -> AutoencoderKLWan:
+    patches = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
     return AutoencoderKLWan(
+        **(patches | {"scale_factor_spatial": 16} if residual else {}),
         base_dim=4,
         z_dim=Z,
         num_res_blocks=1,

@@ -18,6 +18,8 @@ SIZE = {"height": 32, "width": 48, "num_frames": 9}
 FORMS = {
     "wan 2.2": {"two_experts": True, "clip": False},
     "wan 2.1": {"two_experts": False, "clip": True},
+    "wan 2.1, last frame too": {"two_experts": False, "clip": True, "last": True},
+    "wan 2.2 5B": {"two_experts": False, "expand": True},
 }
 
 
@@ -28,20 +30,29 @@ def picture(seed: int = 0) -> Image.Image:
     return Image.fromarray(small).resize((96, 64), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_image_to_video(tmp_path, form):
+CASES = [(form, "last frame" in form) for form in FORMS] + [("wan 2.2", True)]
+
+
+@pytest.mark.parametrize(("form", "last"), CASES)
+def test_image_to_video(tmp_path, form, last):
     reference = make_folder(tmp_path, image=True, **FORMS[form])
+    pixels = 16 if "5B" in form else 8
+    size = {"height": 4 * pixels, "width": 6 * pixels, "num_frames": 9}
     noise = np.random.default_rng(0).normal(size=(1, Z, 3, 4, 6)).astype(np.float32)
     prompts = ("a red ball moving left", "dark")
     options = {"num_inference_steps": 8, "guidance_scale": 4.0}
     if FORMS[form]["two_experts"]:
         options["guidance_scale_2"] = 3.0
     arguments = {"latents": torch.tensor(noise), "max_sequence_length": 512}
+    images = {"image": picture()} | ({"last_image": picture(1)} if last else {})
     with torch.no_grad():
         latents, frames = (
             np.asarray(
                 reference(
-                    picture(), *prompts, **SIZE, **options, **arguments, output_type=output_type
+                    prompt=prompts[0],
+                    negative_prompt=prompts[1],
+                    **images | size | options | arguments,
+                    output_type=output_type,
                 ).frames
             )
             for output_type in ("latent", "np")
@@ -49,7 +60,7 @@ def test_image_to_video(tmp_path, form):
     pipe = wanjax.WanPipeline.from_pretrained(
         tmp_path, weights_dtype="float32", activations_dtype="float32"
     )
-    video = pipe(*prompts, image=picture(), latents=noise, **SIZE, **options)
+    video = pipe(*prompts, **images, latents=noise, **size, **options)
     assert relative_error(video.latents, latents) < 1e-4
     error = video.frames.astype(np.float64) / 255 - frames
     assert -10 * np.log10(np.mean(error**2)) > 50

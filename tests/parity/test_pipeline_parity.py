@@ -19,7 +19,13 @@ def run_both(path, reference, *, guidance=(4.0, 3.0), max_sequence_length=16, **
     prompts = ("a red ball moving left", "dark")
     two = reference.transformer_2 is not None
     low = {"guidance_scale_2": guidance[1]} if two else {}
-    shared = SIZE | {"guidance_scale": guidance[0]} | low
+    expand = reference.config.expand_timesteps
+    shared = (
+        SIZE
+        | ({"height": 64, "width": 96} if expand else {})
+        | {"guidance_scale": guidance[0]}
+        | low
+    )
     result = {}
     for output_type in ("latent", "np"):
         with torch.no_grad():
@@ -56,6 +62,11 @@ def test_text_to_video(tmp_path, two_experts, guidance):
     if two_experts:
         assert 0 < video.plan.boundary_step < 8
     assert_same(video, latents, frames)
+
+
+def test_text_to_video_of_the_model_for_text_and_image(tmp_path):
+    reference = make_folder(tmp_path, two_experts=False, expand=True)
+    assert_same(*run_both(tmp_path, reference))
 
 
 def test_branches_one_by_one(tmp_path):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from wanjax import files
 from wanjax.errors import CheckpointError
-from wanjax.validation import Fraction, FromJSON, Parsed, Positive, Size, checked, named
+from wanjax.validation import Flag, Fraction, FromJSON, Parsed, Positive, Size, checked, named
 
 Component = tuple[str | None, str | None] | None  # library and class; null where there is none
 
@@ -16,17 +16,41 @@ _PACKAGE = "wanjax/tiny/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
+# Forms of Wan that are not implemented, by what their files say they are.
+_OTHER_FORMS = {
+    "VACE": "VACE, made for control by videos, masks and reference pictures",
+    "Animate": "Wan-Animate, made for moving a character as in another video",
+    "VideoToVideo": "video to video",
+    "S2V": "speech to video",
+    "control": "Wan Fun Control, made for control by depth, pose or camera",
+}
+_PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+_USE = "take a Wan 2.1 or 2.2 folder for text or image to video"
+
+
+def _refuse_other_forms(class_name: str | None) -> None:
+    for form, what in _OTHER_FORMS.items():
+        if form in (class_name or ""):
+            raise ValueError(f"{class_name} is {what}, a form that is not implemented; {_USE}")
+
+
 @checked(CheckpointError)
 class ModelIndex(FromJSON):
     """What is read of `model_index.json`. Old ones leave `transformer_2` out, or say null."""
 
-    _class_name: Literal["WanPipeline", "WanImageToVideoPipeline"]
+    _class_name: str
     transformer: Component = None
     transformer_2: Component = None
     image_encoder: Component = None
     boundary_ratio: Fraction | None = None
+    expand_timesteps: Flag | None = None  # a timestep for each token: Wan 2.2's 5B model
 
     def __post_init__(self) -> None:
+        _refuse_other_forms(self._class_name)
+        if self._class_name not in _PIPELINES:
+            raise ValueError(
+                f"_class_name={self._class_name!r}: must be {' or '.join(map(repr, _PIPELINES))}"
+            )
         if not any(self.transformer or ()):
             raise ValueError("transformer is missing: there is no model without")
         if self.num_experts == 2 and self.boundary_ratio is None:
@@ -50,6 +74,19 @@ class _Channels(FromJSON):
 
     in_channels: Size = 16
     out_channels: Size = 16
+    _class_name: str | None = None
+    model_type: str | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_other_forms(self._class_name)
+        _refuse_other_forms(self.model_type)
+        latents, beside = self.out_channels, self.in_channels - self.out_channels
+        if beside not in (0, latents + 4):  # an image's latents, and a mask of four channels
+            raise ValueError(
+                f"in_channels={self.in_channels} with out_channels={latents}: text to video has "
+                f"{latents}, image to video {2 * latents + 4}; others, such as the Fun models that "
+                f"follow a control video or camera, are not implemented; {_USE}"
+            )
 
 
 @checked(CheckpointError)
@@ -86,11 +123,17 @@ def folder_values(folder: Path) -> dict[str, Any]:
     scheduler = parse(_Scheduler, folder / "scheduler/scheduler_config.json")
     values: dict[str, Any] = {
         "model": str(folder),
-        "task": "i2v" if transformer.in_channels > transformer.out_channels else "t2v",
+        "task": _task(index, transformer),
         "boundary_ratio": index.boundary_ratio if index.num_experts == 2 else None,
     }
     shift = scheduler.flow_shift or scheduler.shift
     return values if shift is None else values | {"flow_shift": shift}
+
+
+def _task(index: ModelIndex, transformer: _Channels) -> str:
+    if index.expand_timesteps:
+        return "ti2v"
+    return "i2v" if transformer.in_channels > transformer.out_channels else "t2v"
 
 
 def parse(kind: type[Parsed], path: Path) -> Parsed:

@@ -18,7 +18,7 @@ from wanjax.config.resolve import load_preset, preset_names
 from wanjax.errors import UsageError
 from wanjax.planning.weights import weight_bytes
 
-_TASKS = {"t2v": "text to video", "i2v": "image to video"}
+_TASKS = {"t2v": "text to video", "i2v": "image to video", "ti2v": "text or image to video"}
 
 
 def run(args: Sequence[str]) -> None:

@@ -119,6 +119,8 @@ def _check_image(config: Config) -> None:
                 f"image={config.image}: {config.preset or config.model} takes no image; "
                 "take an i2v preset (`wanjax presets`)"
             )
+    elif config.image is None and config.task == "ti2v":
+        return
     elif config.image is None:
         raise UsageError(
             f"image is missing: {config.preset or config.model} is image to video; "

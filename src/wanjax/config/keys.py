@@ -43,8 +43,8 @@ class Config:
         also=("checkpoint", "ckpt", "ckpt_dir", "model_path", "model_id", "path"),
         path=True,
     )
-    task: Literal["t2v", "i2v"] = setting(
-        "t2v", "text to video or image to video; goes with the model"
+    task: Literal["t2v", "i2v", "ti2v"] = setting(
+        "t2v", "text or image to video, or a model of both (ti2v: by whether there is an image)"
     )
 
     prompt: str = setting(

@@ -65,7 +65,7 @@ def resolve(
         if layer.get("guidance_scale") is not None:  # over what earlier layers gave each expert
             layer = {"guidance_scale_high": None, "guidance_scale_low": None} | layer
         merged |= layer
-    if _kind(merged) != _kind(layers[0]):
+    if not _is_of(merged, layers[0]):
         raise UsageError(
             f"{preset or merged['model']} is {_kind(layers[0])}: task and boundary_ratio=null go "
             f"with the model; asked for {_kind(merged)}"
@@ -171,6 +171,12 @@ def _base_layer(preset: str | None, asked: Mapping[str, Any]) -> dict[str, Any]:
             "name another preset or folder"
         )
     return values
+
+
+def _is_of(asked: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether the model does what is asked; one of text and image alike also does either."""
+    both = own.get("task") == "ti2v"
+    return _kind(asked) == _kind({**own, "task": asked.get("task")} if both else own)
 
 
 def _kind(values: Mapping[str, Any]) -> str:

@@ -176,7 +176,8 @@ def _check(
         except UsageError as error:
             raise UsageError(f"variant {name}: {error}") from error
     for clip in clips:
-        if (clip.prompt.image is None) != (dense.task == "t2v"):
+        given = {"t2v": (False,), "i2v": (True,)}.get(dense.task, (False, True))
+        if (clip.prompt.image is not None) not in given:
             raise UsageError(
                 f"prompt {clip.prompt.text!r} has no image: write `image.png | prompt` in the file"
                 if dense.task == "i2v"

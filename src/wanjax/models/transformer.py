@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.attention import AttentionKernel, as_choice, attention, is_for_tpu
@@ -115,10 +115,21 @@ def _part(x: Array, index: int | Array, total: int, axis: int) -> Array:
 
 
 class Time(NamedTuple):
-    """Timestep embedding, one for all tokens (`n` = 1) or one each."""
+    """Timestep embedding, one for all tokens (`n` = 1) or one each.
+
+    With `given` there are two, of which these tokens have the second.
+    """
 
     embedding: Float[Array, "#batch n width"]
     modulation: Float[Array, "#batch n 6 width"]
+    given: Bool[Array, " tokens"] | None = None
+
+    def of_tokens(self, values: Float[Array, "#batch n width"]) -> Float[Array, "#batch m width"]:
+        """What was made of the embeddings, one for all tokens or one each."""
+        if self.given is None:
+            return values
+        # no gather: a compiler makes a selection part of whatever reads it
+        return jnp.where(self.given[:, None], values[:, 1:], values[:, :1])
 
 
 class WanTransformer(nnx.Module):
@@ -154,26 +165,39 @@ class WanTransformer(nnx.Module):
     def embed_context(
         self,
         text: Float[Array, "batch text text_dim"],
-        image: Float[Array, "batch image image_dim"] | None = None,
+        image: Float[Array, "images image image_dim"] | None = None,
     ) -> Context:
-        """Project text (and image) embeddings; the same for all steps of a run."""
+        """Project text (and image) embeddings; the same for all steps of a run.
+
+        There is an image for each video, or a first and a last one after one another.
+        """
         return self.condition_embedder.context(text, image)
 
     def embed(
         self,
         latents: Float[Array, "batch channels frames height w"],
         timestep: Float[Array, "#batch *n"],
+        given_frames: int = 0,
     ) -> tuple[Float[Array, "batch tokens width"], Time]:
-        """Tokens of the latents, and the timestep's embedding."""
+        """Tokens of the latents, and the timestep's embedding.
+
+        The first `given_frames` latent frames are without noise, at timestep 0 whatever the
+        (one) timestep of the others.
+        """
         tokens = constrain(self.patch_embedding(latents), "batch", "tokens", None)
-        return tokens, self.condition_embedder.time(timestep, latents.dtype)
+        if not given_frames:
+            return tokens, self.condition_embedder.time(timestep, latents.dtype)
+        of_frame = tokens.shape[1] // self.grid(latents.shape)[0]
+        given = jnp.arange(tokens.shape[1]) < given_frames // self.config.patch_size[0] * of_frame
+        both = jnp.stack([timestep, jnp.zeros_like(timestep)], axis=-1)
+        return tokens, self.condition_embedder.time(both, latents.dtype)._replace(given=given)
 
     def modulated_input(
         self, tokens: Float[Array, "batch tokens width"], time: Time
     ) -> Float[Array, "batch tokens width"]:
         """What the first block's self-attention gets: normalised, shifted and scaled by time."""
         table = self.blocks.scale_shift_table[...][0]
-        shift, scale = (table[:, i] + time.modulation[:, :, i] for i in (0, 1))
+        shift, scale = (time.of_tokens(table[:, i] + time.modulation[:, :, i]) for i in (0, 1))
         return layer_norm(tokens, self.config.eps) * (1 + scale) + shift
 
     def keys_values(self, context: Context) -> KeysValues:
@@ -198,7 +222,7 @@ class WanTransformer(nnx.Module):
             if keys_values is None:
                 assert isinstance(context, Context)
                 keys_values = block.attn2.keys_values(context)
-            return block(tokens, time.modulation, keys_values, rope)
+            return block(tokens, time, keys_values, rope)
 
         cached = context if isinstance(context, KeysValues) else None
         return scan_layers(self.blocks, run, tokens, cached)
@@ -207,7 +231,7 @@ class WanTransformer(nnx.Module):
         self, tokens: Float[Array, "batch tokens width"], time: Time, grid: Grid
     ) -> Float[Array, "batch out frames height w"]:
         modulation = self.scale_shift_table[...] + time.embedding.astype(jnp.float32)[:, :, None]
-        shift, scale = modulation[:, :, 0], modulation[:, :, 1]
+        shift, scale = (time.of_tokens(modulation[:, :, i]) for i in (0, 1))
         x = layer_norm(tokens, self.config.eps) * (1 + scale) + shift
         # named before the latents are put together: they are small, the tokens are not
         x = constrain(self.proj_out(x.astype(tokens.dtype)), "batch", "tokens", None)
@@ -314,7 +338,7 @@ class ImageEmbedder(nnx.Module):
             else None
         )
 
-    def __call__(self, image: Float[Array, "batch image dim"]) -> Float[Array, "batch image width"]:
+    def __call__(self, image: Float[Array, "images n dim"]) -> Float[Array, "videos m width"]:
         if self.pos_embed is not None:  # first and last frame, one after the other
             image = image.reshape(-1, 2 * image.shape[1], image.shape[2])
             image = image + self.pos_embed[...].astype(image.dtype)
@@ -336,12 +360,14 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "batch tokens width"],
-        modulation: Float[Array, "#batch n 6 width"],
+        time: Time,
         context: KeysValues,
         rope: tuple[Array, Array],
     ) -> Float[Array, "batch tokens width"]:
-        m = self.scale_shift_table[...] + modulation.astype(jnp.float32)
-        shift1, scale1, gate1, shift2, scale2, gate2 = (m[:, :, i] for i in range(6))
+        m = self.scale_shift_table[...] + time.modulation.astype(jnp.float32)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            time.of_tokens(m[:, :, i]) for i in range(6)
+        )
         y = self.attn1(self._modulate(x, shift1, scale1), rope)
         x = _add_gated(x, y, gate1)
         x = x + self.attn2(self.norm2(x), context)

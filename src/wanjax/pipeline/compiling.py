@@ -33,6 +33,7 @@ from wanjax.planning.memory import Fit, advice, fit_on
 from wanjax.planning.placement import Placement, Stage, place, stage_names
 from wanjax.planning.run import Run
 from wanjax.sampling.abstract import AbstractPrograms, Figures
+from wanjax.sampling.condition import FirstFrames
 from wanjax.sampling.denoise import compile_steps
 from wanjax.sampling.step import LATENTS, SamplerState, cache_like
 
@@ -149,7 +150,7 @@ class Compiling:
     def condition(self, embeds: tuple[Any, ...]) -> tuple[Experts, Any]:
         config, since = self.run.config, len(self.programs.made)
         uses, condition, cache, image = [], None, None, None
-        if self.pipe.takes_image:
+        if config.task == "i2v":
             condition, cache = self.image_latents()
             uses.append("vae")
         if self.components.image_encoder is not None:
@@ -173,10 +174,12 @@ class Compiling:
     def transformer(self, number: int) -> WanTransformer:
         return self.components.transformers[number]
 
-    def image_latents(self) -> tuple[jax.ShapeDtypeStruct, Any]:
+    def image_latents(self) -> tuple[Any, Any]:
         """The VAE's view of the first frame, and the mask beside it; the VAE's cache."""
         vae, config = self.components.vae, self.run.config
         factor, (z, t, h, w) = vae.config.temporal_factor, self.shape[1:]
+        given = self.pipe.may_take_image  # the first latent frame, and no other is looked at
+        t = 1 if given else t
         frames = [1] + [factor] * min(t - 1, 1)
         chunks = [from_host((1, n, config.height, config.width, 3), jnp.float32) for n in frames]
         since = len(self.programs.made)
@@ -185,8 +188,12 @@ class Compiling:
         part, *_ = network.stripes("encode_stripe", starts, rows, h, chunks)
         features = self.like((*part.shape[:2], h, *part.shape[3:]), part.dtype)
         list(network.middle("encode_middle", encoder_middle(vae.config), [features]))
-        condition = self.like((1, factor + z, t, h, w), jnp.float32, *LATENTS)
-        return condition, ([features] * t, self.largest_cache(since))
+        channels = z if given else factor + z
+        latents: Any = self.like((1, channels, t, h, w), jnp.float32, *LATENTS)
+        return FirstFrames(latents) if given else latents, (
+            [features] * t,
+            self.largest_cache(since),
+        )
 
     def largest_cache(self, since: int) -> Any:
         """What the VAE hands from chunk to chunk; one cache at a time is alive."""

@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 
 from wanjax.models.vae import WanVAE
 from wanjax.pipeline.vae_stream import encode_video
+from wanjax.sampling.condition import FirstFrames
 from wanjax.sampling.programs import Programs
 
 
@@ -36,6 +37,18 @@ def image_condition(
     mask = _pack_mask(given, vae.config.temporal_factor)[None, :, :, None, None]
     mask = np.broadcast_to(mask, (len(first), *mask.shape[1:3], *latents.shape[3:]))
     return np.concatenate([mask, latents], axis=1)
+
+
+def given_frame(
+    vae: WanVAE,
+    programs: Programs,
+    stripe_rows: int | None,
+    first: UInt8[np.ndarray, "batch h w 3"],
+) -> FirstFrames:
+    """Latents of the first frame, which take the place of the sample's first ones."""
+    video = first[:, None].astype(np.float32) / 127.5 - 1
+    encoded = encode_video(vae, video, programs, stripe_rows)
+    return FirstFrames(jnp.moveaxis(vae.normalize(jnp.asarray(encoded)), -1, 1))
 
 
 def _pack_mask(given: Float[np.ndarray, " frames"], factor: int) -> Float[np.ndarray, "factor t"]:

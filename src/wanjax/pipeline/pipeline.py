@@ -26,7 +26,7 @@ from wanjax.parallel.hosts import fetch
 from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.targets import Target
 from wanjax.pipeline.components import Components
-from wanjax.pipeline.conditioning import image_condition
+from wanjax.pipeline.conditioning import given_frame, image_condition
 from wanjax.pipeline.decode import decode_latents
 from wanjax.pipeline.encode import Contexts, embed_prompts, encode_images, encode_prompts
 from wanjax.pipeline.experts import Experts, last_computed_before_boundary
@@ -48,8 +48,9 @@ from wanjax.pipeline.progress import Progress
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
 from wanjax.planning.memory import ANY_DEVICE, Fit, Memory, advice, fit_on, no_room
-from wanjax.planning.run import FROM_CONFIG, Caching, Run, prepare
+from wanjax.planning.run import FROM_CONFIG, Caching, Run, of_one_task, prepare
 from wanjax.sampling.compilation_cache import use_compilation_cache
+from wanjax.sampling.condition import Condition
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Settings, keeps_of
@@ -128,7 +129,11 @@ class WanPipeline:
     def __repr__(self) -> str:
         config, count = self.config, len(self.components.folder.experts)
         facts = [
-            "image to video" if self.takes_image else "text to video",
+            "text or image to video"
+            if self.may_take_image
+            else "image to video"
+            if self.takes_image
+            else "text to video",
             "two experts" if count == 2 else "one expert",
             f"{config.width}x{config.height}",
             f"{config.num_frames} frames",
@@ -146,6 +151,11 @@ class WanPipeline:
     def takes_image(self) -> bool:
         """Whether this is image to video."""
         return self.components.transformer_config.in_channels > self.components.vae_config.z_dim
+
+    @property
+    def may_take_image(self) -> bool:
+        """Whether this is text or image to video: an image is the first latent frame."""
+        return bool(self.components.folder.index.expand_timesteps)
 
     @property
     def takes_two_images(self) -> bool:
@@ -201,7 +211,7 @@ class WanPipeline:
         frames = self.frames(image, last_image)
         if height is None and width is None and self.config.fit_image and frames.first:
             pixels = self.config.height * self.config.width
-            height, width = fit_size(frames.first[0], pixels, 16)
+            height, width = fit_size(frames.first[0], pixels, self.size_units()[0])
         config = self._with(
             height=height,
             width=width,
@@ -210,7 +220,7 @@ class WanPipeline:
             sampler=sampler,
             **self._guidance(guidance_scale, guidance_scale_2),
         )
-        run = prepare(config, cache)
+        run = prepare(of_one_task(config, bool(frames.first)), cache)
         prompts = Prompts(
             prompt, negative_prompt, prompt_embeds, negative_prompt_embeds, num_videos_per_prompt
         )
@@ -416,11 +426,15 @@ class WanPipeline:
 
     def check_size(self, config: Config) -> None:
         """Raise `UsageError` for a video of a size that the model cannot make."""
-        patch = self.components.transformer_config.patch_size
-        vae = self.components.vae_config
-        for name, unit in (("height", patch[1]), ("width", patch[2])):
-            check_multiple(name, getattr(config, name), unit * vae.spatial_factor)
-        vae.check_frames(config.num_frames)
+        for name, unit in zip(("height", "width"), self.size_units(), strict=True):
+            check_multiple(name, getattr(config, name), unit)
+        self.components.vae_config.check_frames(config.num_frames)
+
+    def size_units(self) -> tuple[int, int]:
+        """What height and width are multiples of: the pixels of a token."""
+        _, rows, columns = self.components.transformer_config.patch_size
+        factor = self.components.vae_config.spatial_factor
+        return rows * factor, columns * factor
 
     def _guidance(self, high: float | None, low: float | None) -> dict[str, float | None]:
         if len(self.components.folder.experts) == 1:
@@ -436,6 +450,10 @@ class WanPipeline:
     ) -> Frames:
         """First and last frames; raises `UsageError` for what the model cannot use."""
         frames = Frames(as_images(image), as_images(last_image))
+        if self.may_take_image:
+            if frames.last:
+                raise UsageError("this model takes a first frame alone; leave last_image out")
+            return frames
         if self.takes_image != bool(frames.first):
             raise UsageError(
                 "this model animates a picture: give image=FILE"
@@ -451,11 +469,13 @@ class WanPipeline:
 
     def _condition(
         self, ends: Sequence[Sequence[Any]], config: Config, stripe_rows: int
-    ) -> Float[Array, "batch c t h w"] | None:
-        """What is concatenated to the latents' channels."""
+    ) -> Condition | None:
+        """What the images add to the latents."""
         if not ends:
             return None
         frames = [to_batch(images, config.height, config.width) for images in ends]
+        if self.may_take_image:
+            return given_frame(self.components.vae, self.programs, stripe_rows, *frames)
         made = image_condition(
             self.components.vae, config.num_frames, self.programs, stripe_rows, *frames
         )

@@ -67,6 +67,12 @@ class VAEForm:
         return int(self.patch * 2 ** (len(self.dim_mult) - 1))
 
 
+def pixels_of_token(configs: ModelConfigs) -> int:
+    """Rows (and columns) of pixels that are one token."""
+    patch: int = configs.components["transformer"]["patch_size"][1]
+    return patch * VAEForm.of(configs.components["vae"]).spatial_factor
+
+
 @dataclass(frozen=True)
 class Footprint:
     """A run of one video of a model, on a mesh of a target's devices."""
@@ -109,7 +115,12 @@ class Footprint:
 
     @property
     def takes_image(self) -> bool:
-        return bool(self.transformer["in_channels"] > self.vae.z_dim)
+        return self.config.task == "i2v"
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether an image is a latent frame of its own, and no channels beside them all."""
+        return self.takes_image and self.transformer["in_channels"] == self.vae.z_dim
 
     def part(self, size: int, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> int:
         """What one device holds of an activation of `size` bytes."""
@@ -186,6 +197,8 @@ class Footprint:
 
     @property
     def condition_latents(self) -> int:
+        if self.takes_frames:
+            return self.sample // self.latents[1]
         channels = self.transformer["in_channels"] - self.transformer["out_channels"]
         return int(channels * math.prod(self.latents[1:]) * _FLOAT32)
 
@@ -287,6 +300,8 @@ class Footprint:
     def vae_keeps(self, direction: vae_memory.Direction, rows: int) -> int:
         """All frames between the VAE's two parts, and the larger part's cache."""
         vae, (_, frames, height, width) = self.vae, self.latents
+        if direction == "encode" and self.takes_frames:
+            frames = 1
         if direction == "decode":
             whole, stripes = vae_stripes.decoder_middle(vae), vae_stripes.decoder_stripes(vae)
             channels = stripes[0].inputs

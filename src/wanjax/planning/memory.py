@@ -13,7 +13,7 @@ from wanjax.errors import UsageError
 from wanjax.models import vae_memory
 from wanjax.parallel.mesh import MeshShape, parse_mesh
 from wanjax.parallel.targets import HERE, Target, parse_target
-from wanjax.planning.footprint import Footprint
+from wanjax.planning.footprint import Footprint, pixels_of_token
 from wanjax.planning.placement import USABLE, PlacedStage, Placement, place, stage_names
 from wanjax.planning.weights import component_bytes, weight_bytes
 
@@ -108,6 +108,15 @@ def estimate(config: Config, plan: Plan) -> Memory:
     except (KeyError, TypeError):
         return Memory()  # whoever loads the model says what is wrong with it
     return Memory(kv_cache if config.use_kv_cache else None, cache, fit, weights)
+
+
+def size_unit(config: Config) -> int:
+    """What height and width are multiples of; of a model that is not known, Wan 2.1's."""
+    configs = _known_configs(config)
+    try:
+        return 16 if configs is None else pixels_of_token(configs)
+    except (KeyError, TypeError):
+        return 16  # whoever loads the model says what is wrong with it
 
 
 def mesh_shape(config: Config, plan: Plan, target: Target) -> MeshShape | None:

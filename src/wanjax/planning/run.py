@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from wanjax.caching import METHODS, Method, Plan, Schedule, dense_plan
+from wanjax.caching.method import keys_of
 from wanjax.config.keys import Config, method_of
 from wanjax.errors import UsageError
-from wanjax.planning.memory import Memory, estimate
+from wanjax.planning.memory import Memory, estimate, size_unit
 from wanjax.planning.schedule import schedule_for
 from wanjax.schedulers import SAMPLERS, SamplerTable, respaced
 from wanjax.settings import nearest
@@ -88,8 +89,21 @@ def conditions(config: Config) -> dict[str, Any]:
     }
 
 
+def of_one_task(config: Config, image: bool) -> Config:
+    """Of a model of both tasks the one that a run does: by whether it has an `image`.
+
+    `{task}` in a caching method's settings, as in the name of a curve, is that task's.
+    """
+    task = config.task if config.task != "ti2v" else "i2v" if image else "t2v"
+    keys = {key for method in METHODS.values() for key in keys_of(method).values()}
+    named = {key: value for key in keys if isinstance(value := getattr(config, key, None), str)}
+    own: dict[str, Any] = {key: value.replace("{task}", task) for key, value in named.items()}
+    return replace(config, task=task, **own)
+
+
 def fitted(config: Config) -> Config:
     """The configuration with the size that its image leads to; bad images are refused here."""
+    config = of_one_task(config, config.image is not None)
     paths = [path for path in (config.image, config.last_image) if path]
     if not paths:
         return config
@@ -98,7 +112,7 @@ def fitted(config: Config) -> Config:
     images = [load_image(path) for path in paths]
     if not config.fit_image:
         return config
-    height, width = fit_size(images[0], config.height * config.width, 16)
+    height, width = fit_size(images[0], config.height * config.width, size_unit(config))
     return replace(config, height=height, width=width, fit_image=False)
 
 

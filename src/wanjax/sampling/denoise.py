@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from wanjax.caching.actions import Source
 from wanjax.caching.plan import Plan, Step
 from wanjax.parallel.hosts import fetch
 from wanjax.parallel.sharding import place
+from wanjax.sampling.condition import Condition, hold
 from wanjax.sampling.probe import run_probe
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import (
@@ -65,17 +65,18 @@ def denoise(
     experts: Experts,
     settings: Settings,
     programs: Programs,
-    condition: Float[Array, "batch c t h w"] | None = None,
+    condition: Condition | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     meanwhile: Callable[[Step], None] | None = None,
 ) -> tuple[Latents, Plan]:
     """Denoise `latents` from pure noise as `plan` says; returns them and the plan as executed.
 
-    `condition` is concatenated to the latents' channels in every step. All programs are
+    `condition` is what a picture adds to the latents in every step. All programs are
     compiled, for the mesh of `programs`, before the first step runs. The executed plan differs
     from `plan` only where that leaves decisions to the run. `meanwhile(step)` is called while
     the device computes it.
     """
+    latents = hold(latents, condition)
     zeros = [jnp.zeros_like(latents) for _ in range(3)]
     state = place(SamplerState(latents, *zeros), programs.mesh, *LATENTS)
     condition = place(condition, programs.mesh, *LATENTS)
@@ -106,7 +107,7 @@ def denoise(
         if on_step is not None:
             seconds = time.perf_counter() - began
             on_step(StepReport(step, state.sample, seconds, changes, state.denoised))
-    return state.sample, plan.executed(executed)
+    return hold(state.sample, condition), plan.executed(executed)
 
 
 def compile_steps(
@@ -116,11 +117,11 @@ def compile_steps(
     settings: Settings,
     programs: Programs,
     state: SamplerState,
-    condition: Float[Array | jax.ShapeDtypeStruct, "batch c t h w"] | None,
+    condition: Any,
 ) -> tuple[dict[tuple[Source, ...], Any], dict[int, Any]]:
     """A plan's step programs by kind of step, and its probes by number of branches.
 
-    The arguments may be abstract (`jax.ShapeDtypeStruct`).
+    State and `condition` (a `Condition`) may be abstract (`jax.ShapeDtypeStruct`).
     """
     compiled, probes = {}, {}
     for step in plan.distinct_steps:

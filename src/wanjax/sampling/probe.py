@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from wanjax.sampling.condition import Condition, given_frames, model_input
 from wanjax.sampling.step import (
     Cache,
     Expert,
@@ -17,7 +18,6 @@ from wanjax.sampling.step import (
     SamplerState,
     Settings,
     StepInputs,
-    model_input,
 )
 
 
@@ -37,7 +37,7 @@ class Sight:
         state: SamplerState,
         cache: Cache,
         inputs: StepInputs,
-        condition: Float[Array, "batch c t h w"] | None,
+        condition: Condition | None,
     ):
         self.sample: Latents = state.sample
         self.previous = cache.previous
@@ -59,7 +59,7 @@ class Sight:
     ) -> Float[Array, "batch tokens width"]:
         model = nnx.merge(self._settings.graph, self._expert.params)
         x = model_input(sample, self._condition, self._settings.dtype)
-        tokens, time = model.embed(x, timestep[None])
+        tokens, time = model.embed(x, timestep[None], given_frames(self._condition))
         return model.modulated_input(tokens, time)
 
 
@@ -71,7 +71,7 @@ def run_probe(
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
-    condition: Float[Array, "batch c t h w"] | None,
+    condition: Condition | None,
 ) -> Any:
     """What `probe` makes of the values in sight."""
     return probe(Sight(settings, expert, state, cache, inputs, condition))

@@ -19,6 +19,7 @@ from wanjax.caching.method import Measure
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
 from wanjax.parallel.sharding import activation_sharding, axis_size, constrain
 from wanjax.sampling.change import output_change, residual_change, sampled_elements
+from wanjax.sampling.condition import Condition, given_frames, model_input, still
 from wanjax.sampling.predict import predict_unconditional
 
 Latents = Float[Array, "batch z t h w"]
@@ -107,7 +108,7 @@ def run_step(
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
-    condition: Float[Array, "batch c t h w"] | None,
+    condition: Condition | None,
 ) -> tuple[SamplerState, Cache, Changes]:
     """Carry out the actions of a `kind` of step (see `plan.Action`) and take the sampler's step.
 
@@ -119,6 +120,7 @@ def run_step(
     changes: Changes = {}
     if kind[0] in WITHOUT_MODEL:
         velocity = _estimate_output(kind[0], state.sample, cache, inputs.weights[0])
+        velocity = still(velocity, condition)
     else:
         assert expert is not None
         seen = (settings, kind, expert, state, cache, inputs, condition)
@@ -237,7 +239,7 @@ def evaluate(
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
-    condition: Float[Array, "batch c t h w"] | None,
+    condition: Condition | None,
 ) -> tuple[Outputs, Hidden | None]:
     """Model output of each branch, and the residuals that were computed for it."""
     model = nnx.merge(settings.graph, expert.params)
@@ -246,7 +248,7 @@ def evaluate(
     evaluated = [b for b, source in enumerate(kind) if source != "branch"]
     if axis_size("data") > 1:  # each device embeds its own rows: tokens would have to travel
         x = constrain(jnp.concatenate([x] * len(evaluated)), "batch", *LATENTS[1:])
-    tokens, time = model.embed(x, inputs.timestep[None])
+    tokens, time = model.embed(x, inputs.timestep[None], given_frames(condition))
     hidden, residuals = _run_branches(
         settings,
         model,
@@ -260,7 +262,7 @@ def evaluate(
         inputs.weights,
     )
     outputs = model.head(hidden, time, grid).astype(jnp.float32)
-    outputs = outputs.reshape(len(evaluated), -1, *outputs.shape[1:])
+    outputs = still(outputs.reshape(len(evaluated), -1, *outputs.shape[1:]), condition)
     if "branch" in kind:
         assert cache.branches is not None
         unconditional = predict_unconditional(outputs[0], cache.branches[0], inputs.weights[1])
@@ -276,7 +278,7 @@ def _measure(
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
-    condition: Float[Array, "batch c t h w"] | None,
+    condition: Condition | None,
     residuals: Hidden | None,
     velocity: Latents,
 ) -> Float[Array, "..."]:
@@ -301,11 +303,6 @@ def _measure(
     return output_change(
         before, _guide(between, inputs.guidance_scale), velocity, sample_before, state.sample
     )
-
-
-def model_input(sample: Latents, condition: Array | None, dtype: str) -> Array:
-    x = sample if condition is None else jnp.concatenate([sample, condition], axis=1)
-    return x.astype(dtype)
 
 
 def _run_branches(
