@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from wanjax.checkpoints.configs import ModelConfigs
 from wanjax.checkpoints.folder import Folder, Model
 from wanjax.checkpoints.load import kept_dtype
+from wanjax.checkpoints.loras import LoRA
 from wanjax.checkpoints.mapping import Rule
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.models.layers import logical_axes
@@ -37,6 +38,9 @@ class AbstractFolder(Folder):
 
     def model_configs(self) -> ModelConfigs:
         return ModelConfigs(self.index, self.configs)
+
+    def check_loras(self, name: str, loras: Sequence[LoRA]) -> None:
+        """There is nothing that they could be merged into."""
 
     def _config(self, kind: type[Parsed], name: str) -> Parsed:
         with named(self.path / name / "config.json"):

@@ -19,6 +19,8 @@ from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
 from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.locate import ModelIndex, parse
+from wanjax.checkpoints.lora_merge import MergedFiles
+from wanjax.checkpoints.loras import LoRA
 from wanjax.checkpoints.mapping import Rule
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
@@ -80,16 +82,25 @@ class Folder:
         dtype: DTypeLike = jnp.bfloat16,
         kernel: AttentionKernel = "auto",
         mesh: Mesh | None = None,
+        loras: Sequence[LoRA] = (),
     ) -> WanTransformer:
+        """One of `experts`, with LoRAs merged into its weights."""
         config = self.transformer_config(name)
         return self._load(
             lambda: WanTransformer(config, kernel=kernel, rngs=Undrawn()),
             transformer_keys.RULES,
-            lambda: TensorFiles(self.path / name),
+            lambda: self._transformer_files(name, loras),
             dtype=dtype,
             mesh=mesh,
             unused=transformer_keys.UNUSED,
         )
+
+    def check_loras(self, name: str, loras: Sequence[LoRA]) -> None:
+        """Raise `CheckpointError` for LoRAs that do not fit a transformer; reads them alone."""
+        self._transformer_files(name, loras)
+
+    def _transformer_files(self, name: str, loras: Sequence[LoRA]) -> TensorFiles:
+        return MergedFiles(self.path / name, loras) if loras else TensorFiles(self.path / name)
 
     def load_vae(self, *, mesh: Mesh | None = None, kernel: AttentionKernel = "auto") -> WanVAE:
         """The VAE, always in float32."""

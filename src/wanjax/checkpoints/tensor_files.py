@@ -36,7 +36,7 @@ class _Stored:
 
 
 class TensorFiles:
-    """All `*.safetensors` of a folder as one mapping from key to tensor, read on demand.
+    """A safetensors file, or all of a folder, as one mapping from key to tensor, read on demand.
 
     `aliases` maps names under which some checkpoints store a tensor to the name we ask for.
     `prefix` is dropped from keys that have it. Threads may read at the same time.
@@ -44,7 +44,7 @@ class TensorFiles:
 
     def __init__(self, folder: Path, aliases: Mapping[str, str] | None = None, prefix: str = ""):
         self.folder = folder
-        files = sorted(folder.glob("*.safetensors"))
+        files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
         if not files:
             raise CheckpointError(f"{folder}: no *.safetensors file")
         self._stored: dict[str, _Stored] = {}

@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from wanjax.config.keys import ABSENT, keys, unknown
+from wanjax.config.keys import keys, unknown
 from wanjax.config.saved import SUFFIXES
 from wanjax.errors import UsageError
 from wanjax.settings import called, nearest
@@ -80,7 +80,7 @@ def _position(arg: str, presets: Collection[str]) -> str:
     if arg in keys():
         raise UsageError(f"{arg}: its value is missing, as in {arg}=VALUE")
     near_key = nearest(arg, keys(), 0.75) and not nearest(arg, presets, 0.75)
-    if arg in ABSENT or called(arg, keys()) or near_key:
+    if called(arg, keys()) or near_key:
         raise UsageError(unknown(arg))
     begun = [name for name in presets if arg.lower() in name]
     hint = f"; did you mean {' or '.join(begun)}?" if begun else nearest(arg, presets)

@@ -10,6 +10,7 @@ from typing import Any
 
 from wanjax.caching import METHODS
 from wanjax.caching.method import keys_of
+from wanjax.checkpoints.loras import expert_loras
 from wanjax.checkpoints.presence import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.config.own_files import check_own_files
@@ -75,6 +76,7 @@ def _check_model(config: Config) -> None:
     if config.model is None:
         raise UsageError("model is missing: name a preset, a folder or a Hub id")
     require_folder(config.model)
+    expert_loras(config.lora, config.lora_high, config.lora_low, config.num_experts)
 
 
 def _check_one_cache(config: Config) -> None:

@@ -19,11 +19,6 @@ MAX_SIDE = 16_368  # the most that H.264 and WebP can have, in multiples of 16
 
 _COMPUTING = ("generate", "calibrate", "compare")  # the commands that several processes can share
 
-# What is asked for by name elsewhere and is no key here, with what to do instead.
-ABSENT: Mapping[str, str] = {
-    "lora": "no LoRA is loaded by this version: merge it into the checkpoint's weights",
-}
-
 
 def random_seed() -> int:
     """One of all seeds; the record says which."""
@@ -46,6 +41,14 @@ class Config:
     task: Literal["t2v", "i2v", "ti2v"] = setting(
         "t2v", "text or image to video, or a model of both (ti2v: by whether there is an image)"
     )
+
+    lora: str | None = setting(
+        None,
+        "LoRAs to merge into the weights, as FILE or FILE:STRENGTH with commas between",
+        also=("loras", "lora_path", "lora_weights", "adapter"),
+    )
+    lora_high: str | None = setting(None, "LoRAs of the high-noise expert alone")
+    lora_low: str | None = setting(None, "LoRAs of the low-noise expert alone")
 
     prompt: str = setting(
         "",
@@ -390,7 +393,7 @@ def groups() -> Mapping[str, Mapping[str, dataclasses.Field[Any]]]:
 
 def unknown(name: str) -> str:
     """What to say of a key that is none."""
-    return f"unknown key {name}{meant(name, keys())}" if name not in ABSENT else ABSENT[name]
+    return f"unknown key {name}{meant(name, keys())}"
 
 
 def active_methods(config: Config) -> list[type[Method]]:

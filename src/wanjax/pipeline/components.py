@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from wanjax.checkpoints.folder import Folder, LoadReport
 from wanjax.checkpoints.hub import download
 from wanjax.checkpoints.locate import locate
+from wanjax.checkpoints.loras import expert_loras
 from wanjax.checkpoints.presence import require_weights
 from wanjax.config.keys import Config
 from wanjax.media.clip_processor import ImageProcessor
@@ -54,9 +55,18 @@ class Components:
             "text_encoder": lambda: folder.load_text_encoder(dtype=dtype, mesh=mesh),
             "vae": lambda: folder.load_vae(mesh=mesh, kernel=kernel),
         }
-        for name in folder.experts:
+        given = (config.lora, config.lora_high, config.lora_low)
+        loras = expert_loras(*given, len(folder.experts))
+        for name, its_own in zip(folder.experts, loras, strict=True):
+            if its_own:  # before anything large is read
+                folder.check_loras(name, its_own)
             self._load[name] = partial(
-                folder.load_transformer, name, dtype=dtype, kernel=kernel, mesh=mesh
+                folder.load_transformer,
+                name,
+                dtype=dtype,
+                kernel=kernel,
+                mesh=mesh,
+                loras=its_own,
             )
         if self.transformer_config.image_dim is not None:
             self._load["image_processor"] = folder.load_image_processor
