@@ -37,6 +37,7 @@ from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.video import Video
 from wanjax.planning.run import prepare
 from wanjax.sampling.programs import Programs
+from wanjax.sampling.skipped import run_skipped
 from wanjax.sampling.step import run_step
 
 STEPS = 8
@@ -193,7 +194,7 @@ def videos(
     run = partial(pipe, prompts, num_inference_steps=STEPS, **size, **image)
     steps: list[str] = []
     pipe.programs.watch = lambda function, _, program: (
-        steps.append(program.as_text()) if function is run_step else None
+        steps.append(program.as_text()) if function in (run_step, run_skipped) else None
     )
     dense = run(cache=None)
     found = {"dense": dense.latents, "frames": dense.frames}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from fake_model import run_fake
 
 import wanjax
 from wanjax.caching import Curve, dense_plan, make_plan
-from wanjax.caching.actions import COMPUTE, PASS
+from wanjax.caching.actions import COMPUTE, PASS, Keeps
 from wanjax.caching.estimates import fitted, forecasts, lagrange, passed_on
 from wanjax.caching.methods.forecast_planner import Planner
 from wanjax.caching.resample import carried_inner_products
@@ -193,6 +195,62 @@ def test_the_output_follows_the_correction_of_its_sample():
             np.array(still[k])[:4] @ followed, np.array(moved[k])[:4] @ outputs
         )
         np.testing.assert_array_equal(still[k][4], 0.0)
+
+
+class CountingPrograms(Programs):
+    """Counts the calls of each program by its function's name."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def get(self, function, static, args):
+        program = super().get(function, static, args)
+
+        def call(*given):
+            self.calls[function.__name__] += 1
+            return program(*given)
+
+        return call
+
+
+def test_skipped_steps_in_a_row_are_one_call():
+    schedule = make_schedule(14, 5.0, 4.0, 3.0, 0.9)
+    boundary = schedule.boundary_step
+    computed = [i in (0, 1, 3, boundary, boundary + 4, 13) for i in range(14)]
+    made = forecasts(schedule, computed, order=1, correct=True)
+    plan = make_plan(schedule, made.actions, corrections=made.corrections)
+    together = [[step.index for step in steps] for steps in plan.runs if steps[0].skipped]
+    assert [i for run in together for i in run] == list(plan.skipped_steps)
+    assert [boundary - 1 in run and boundary not in run for run in together].count(True) == 1
+    assert len(together) == 4
+    programs, reports = CountingPrograms(), []
+    samples, _ = run_fake(plan, programs=programs, on_step=reports.append)
+    assert [report.step.index for report in reports] == list(range(14))
+    # the samples between were asked for here: one more call each
+    assert programs.calls == {"run_step": 6, "run_skipped": 8}
+    # and are those of a run which goes step by step
+    one_by_one = replace(plan, decisions=Never())
+    expected, _ = run_fake(one_by_one)
+    np.testing.assert_allclose(samples, expected, atol=1e-6)
+
+
+class Never:
+    """Decides on nothing, so that each step is a call of its own."""
+
+    keeps = Keeps()
+
+    def probe(self, sight):
+        return sight.sample
+
+    def options(self, step):
+        return ()
+
+    def start(self):
+        return None
+
+    def decide(self, state, step, read):
+        return step, state
 
 
 def test_a_respaced_run_is_one_of_the_sampler_on_these_levels():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from wanjax.media.video_files import read_video
 from wanjax.parallel.targets import Target
 from wanjax.planning.run import prepare
 from wanjax.planning.schedule import make_schedule
+from wanjax.sampling.skipped import run_skipped
 from wanjax.sampling.step import run_step
 
 PROMPTS = ("a red ball moving left", "dark")
@@ -56,7 +58,7 @@ def denoising_programs(pipe):
     used = {}
 
     def watch(function, args, program):
-        if function is run_step:
+        if function in (run_step, run_skipped):
             used[id(program)] = program
 
     pipe.programs.watch = watch
@@ -194,6 +196,14 @@ def test_an_expert_on_its_way_can_be_sent_back(small_folder):
     assert kinds == {"pinned_host"}
     assert components.transformers[1] is components.expert(1)
     assert components.where("transformer_2") == "device"
+
+
+def test_parameters_that_rest_leave_the_device(small_folder):
+    components = load(small_folder).components
+    one = weakref.ref(jax.tree.leaves(components.parameters(0))[0])
+    assert one() is not None
+    components.rest("transformer")
+    assert one() is None
 
 
 def test_a_run_without_room_is_refused_with_what_would_help(small_folder):

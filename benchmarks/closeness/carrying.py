@@ -20,7 +20,7 @@ import wanjax
 from wanjax.caching import Curve, Forecast
 from wanjax.caching.methods.forecast_planner import Planner
 from wanjax.caching.methods.magcache_rules import forced_steps
-from wanjax.caching.resample import carried_growth, carried_inner_products
+from wanjax.caching.resample import carried_inner_products, carried_moves
 from wanjax.caching.schedule import Schedule
 from wanjax.evaluate.calibrate import measure_run
 from wanjax.media.prompts import default_prompts
@@ -54,7 +54,7 @@ def main(preset: str) -> None:
         inside[[phase.start for phase in schedule.phases]] = False
         true, told = (neighbours(gram)[inside[1:]] for gram in (fresh, carried))
         distances = 100 * np.median(np.abs(told / true - 1))
-        moves = -np.diff(schedule.sigmas) * carried_growth(shipped, schedule)
+        moves = carried_moves(shipped, schedule)
         worse = plan_error(carried, fresh, moves, schedule) / plan_error(
             fresh, fresh, moves, schedule
         )

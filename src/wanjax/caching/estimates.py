@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wanjax.caching.actions import COMPUTE, Action
-from wanjax.caching.schedule import Schedule
+from wanjax.caching.schedule import Schedule, sampler_maps
 
 Gram = Float[np.ndarray, "steps steps"]
 # Pulls fitted weights to Lagrange's, relative to the mean square of the outputs: a matrix of few
@@ -145,11 +145,8 @@ def passed_on(schedule: Schedule, i: int, k: int) -> Float[np.ndarray, "4"]:
 
     All outputs in between are held; see `schedulers.SamplerTable` for the sampler's step.
     """
-    x = corrected = before = before_that = 0.0  # of x, x', m', m''
-    for step in range(i, k):
-        denoised = x - (schedule.sigmas[step] if step == i else 0.0)
-        state = (x, corrected, denoised, before, before_that)
-        corrected = float(np.dot(schedule.corrector[step], state))
-        x = float(np.dot(schedule.predictor[step], (corrected, denoised, before)))
-        before, before_that = denoised, before
-    return np.array([x, corrected, before, before_that])
+    maps = sampler_maps(schedule.corrector, schedule.predictor, schedule.sigmas)
+    state: Float[np.ndarray, "4"] = maps[i, :, 4]
+    for step in range(i + 1, k):
+        state = maps[step, :, :4] @ state
+    return state

@@ -58,8 +58,13 @@ class Step:
 
     @property
     def without_model(self) -> bool:
-        """Whether the guided output is estimated, so that nothing of the model runs."""
+        """Whether nothing of the model runs."""
         return self.kind[0] in WITHOUT_MODEL
+
+    @property
+    def estimated(self) -> bool:
+        """Whether the guided output is estimated and the sampler goes by that."""
+        return self.without_model and not self.passed
 
     @property
     def passed(self) -> bool:
@@ -206,6 +211,22 @@ class Plan:
             if not step.passed:
                 kinds.setdefault(step.kind, step)
         return tuple(kinds.values())
+
+    @cached_property
+    def runs(self) -> tuple[tuple[Step, ...], ...]:
+        """The steps, with those in a row that go by the same estimates together.
+
+        Nothing comes in between, so one call of a program does for all of them. A plan that is
+        decided during the run goes step by step.
+        """
+        runs: list[tuple[Step, ...]] = []
+        for step in self.steps:
+            joins = self.decisions is None and step.index not in (0, self.boundary_step)
+            if joins and step.estimated and runs[-1][-1].estimated:
+                runs[-1] += (step,)
+            else:
+                runs.append((step,))
+        return tuple(runs)
 
     @cached_property
     def keeps(self) -> Keeps:

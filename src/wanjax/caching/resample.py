@@ -76,6 +76,12 @@ def carried_growth(curve: Curve, schedule: Schedule) -> Float[np.ndarray, " step
     return growth
 
 
+def carried_moves(curve: Curve, schedule: Schedule) -> Float[np.ndarray, " steps"]:
+    """What an error of each step's output, of size one, comes to in the final latents."""
+    moves: Float[np.ndarray, " steps"] = -np.diff(schedule.sigmas) * carried_growth(curve, schedule)
+    return moves
+
+
 def _shares(curve: Curve, schedule: Schedule) -> Float[np.ndarray, "steps calibrated"]:
     """Each step's place between calibrated ones of its expert, linear in log-SNR."""
     assert curve.sigmas is not None

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
 
 from wanjax.errors import PlanError
 
 EXPERT_NAMES = ("high", "low")
+
+Rows = Sequence[Sequence[float]] | Float[np.ndarray, "steps _"]
 
 
 @dataclass(frozen=True)
@@ -84,3 +90,20 @@ class Schedule:
     def num_branches(self, step: int) -> int:
         """2 (conditional, unconditional) where guidance acts, else 1."""
         return 2 if self.guidance_scales[step] > 1 else 1
+
+
+def sampler_maps(
+    corrector: Rows, predictor: Rows, sigmas: Sequence[float] | Float[np.ndarray, " levels"]
+) -> Float[np.ndarray, "steps 4 5"]:
+    """Each step of a sampler as a matrix: from (x, x', m', m'', v) to the next (x, x', m', m'').
+
+    See `schedulers.SamplerTable` for the step; v is the model's output.
+    """
+    c, p = np.asarray(corrector, np.float64), np.asarray(predictor, np.float64)
+    steps = np.arange(len(c))
+    denoised, before = np.zeros((2, len(c), 5))
+    denoised[:, 0], denoised[steps, 4] = 1.0, -np.asarray(sigmas, np.float64)[steps]
+    before[:, 2] = 1.0
+    corrected = np.insert(c[:, [0, 1, 3, 4]], 4, 0.0, axis=1) + c[:, 2:3] * denoised
+    sample = p[:, 0:1] * corrected + p[:, 1:2] * denoised + p[:, 2:3] * before
+    return np.stack([sample, corrected, denoised, before], axis=1)

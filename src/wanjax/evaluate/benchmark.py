@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -225,6 +225,13 @@ class _Embeds:
         return embeds
 
 
+class _Timed(NamedTuple):
+    """What is left of a step's report: none of its arrays."""
+
+    step: Step
+    seconds: float
+
+
 class _Runs:
     """Dense and cached runs in turn, so that a slow moment does not meet one kind alone."""
 
@@ -234,8 +241,8 @@ class _Runs:
         picture = Image.fromarray(np.full((config.height, config.width, 3), 200, np.uint8))
         last = picture if pipe.takes_two_images else None
         self.frames = pipe.frames(picture if pipe.takes_image else None, last)
-        self.dense: list[list[StepReport]] = []
-        self.cached: list[list[StepReport]] = []
+        self.dense: list[list[_Timed]] = []
+        self.cached: list[list[_Timed]] = []
         self.videos: list[Video] = []
         steps = len(dense.plan.steps) + len(cached.plan.steps)
         with tqdm(total=(1 + repeats) * steps, unit="step") as self.bar:
@@ -247,30 +254,28 @@ class _Runs:
                     self.cached.append(cached_steps)
                     self.videos.append(video)
 
-    def _run(self, run: Run, *, decode: bool) -> tuple[list[StepReport], Video]:
-        reports: list[StepReport] = []
+    def _run(self, run: Run, *, decode: bool) -> tuple[list[_Timed], Video]:
+        reports: list[_Timed] = []
 
         def note(report: StepReport) -> None:
-            reports.append(report._replace(latents=None, changes={}))  # type: ignore[arg-type]
+            reports.append(_Timed(report.step, report.seconds))
             self.bar.update()
 
         prompts = Prompts(None, None, self.prompt, self.prompt)
         video = self.pipe.execute(run, prompts, self.frames, seed=0, decode=decode, callback=note)
         return reports, video
 
-    def steps(self) -> dict[str, list[StepReport]]:
+    def steps(self) -> dict[str, list[_Timed]]:
         """Of the first step's kind where all are computed, and of the first skipped one's."""
         found = {"computed_step": _alike(self.dense, lambda step: not step.skipped)}
         skipped = _alike(self.cached, lambda step: step.skipped)
         return found | ({"skipped_step": skipped} if skipped else {})
 
 
-def _alike(
-    runs: Sequence[Sequence[StepReport]], wanted: Callable[[Step], bool]
-) -> list[StepReport]:
+def _alike(runs: Sequence[Sequence[_Timed]], wanted: Callable[[Step], bool]) -> list[_Timed]:
     reports = [report for run in runs for report in run if wanted(report.step)]
     return [report for report in reports if report.step.kind == reports[0].step.kind]
 
 
-def _sums(runs: Sequence[Sequence[StepReport]]) -> tuple[float, ...]:
+def _sums(runs: Sequence[Sequence[_Timed]]) -> tuple[float, ...]:
     return tuple(sum(report.seconds for report in run) for run in runs)

@@ -169,7 +169,7 @@ class Compiling:
             contexts.of(number, self.transformer(number))
         held = (embeds, condition, cache, image, contexts.made)
         self.add("condition", uses, held, since)
-        return Experts(self.transformer, contexts), condition
+        return Experts(self.transformer, self.components.parameters, contexts), condition
 
     def transformer(self, number: int) -> WanTransformer:
         return self.components.transformers[number]

@@ -79,6 +79,9 @@ class Components:
         self._parts: dict[str, Any] = {}
         self._resting: dict[str, Any] = {}  # and where the parameters lay on the mesh
         self._arriving: set[str] = set()  # of the resting: some parameters are on the device
+        # taking a model apart takes as long as a tenth of a small one's step: once
+        self._graphs: dict[str, nnx.GraphDef[Any]] = {}
+        self._plain: dict[str, dict[str, Any]] = {}  # of parameters, while they stay
 
     @classmethod
     def of(cls, config: Config, mesh: Mesh | None = None) -> Components:
@@ -163,8 +166,8 @@ class Components:
 
     def free(self, name: str) -> None:
         """Forget a part; asked for again, it is loaded from its files."""
-        self._parts.pop(name, None)
-        self._resting.pop(name, None)
+        for known in (self._parts, self._resting, self._graphs, self._plain):
+            known.pop(name, None)
         self._arriving.discard(name)
 
     def where(self, name: str) -> str:
@@ -189,6 +192,13 @@ class Components:
         """0: for high noise, 1: for low noise."""
         return self._part(self.folder.experts[number], WanTransformer)
 
+    def parameters(self, number: int) -> dict[str, Any]:
+        """Those of an expert, on the device, as a plain dict of arrays."""
+        expert, name = self.expert(number), self.folder.experts[number]
+        if name not in self._plain:
+            self._plain[name] = nnx.to_pure_dict(nnx.state(expert))
+        return self._plain[name]
+
     @property
     def transformers(self) -> tuple[WanTransformer, ...]:
         """The experts: high noise, low noise."""
@@ -207,9 +217,11 @@ class Components:
 
     def graph(self, name: str) -> nnx.GraphDef[Any]:
         """A part's structure, wherever its parameters are."""
-        if name not in self._parts:
-            self._part(name, object)
-        return nnx.graphdef(self._parts[name])
+        if name not in self._graphs:
+            if name not in self._parts:
+                self._part(name, object)
+            self._graphs[name] = nnx.graphdef(self._parts[name])
+        return self._graphs[name]
 
     def _part(self, name: str, kind: type[Part]) -> Part:
         if name not in self._parts:
@@ -222,6 +234,7 @@ class Components:
         return part
 
     def _move(self, name: str, move: Callable[[Any], Any]) -> None:
+        self._plain.pop(name, None)  # else the device would keep them
         graph, parameters = nnx.split(self._parts[name])
         self._parts[name] = nnx.merge(graph, move(parameters))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from flax import nnx
+from typing import Any
 
 from wanjax.caching import Plan
 from wanjax.models.transformer import WanTransformer
@@ -16,12 +15,18 @@ class Experts:
     """By number: 0 for high noise, 1 for low noise. Holds the one asked for last.
 
     `transformer(number)` has its parameters on the device, and may send the other's away: so
-    whoever holds an expert lets it go before asking for the next.
+    whoever holds an expert lets it go before asking for the next. `parameters(number)` are the
+    same as a plain dict.
     """
 
-    def __init__(self, transformer: Callable[[int], WanTransformer], contexts: Contexts):
+    def __init__(
+        self,
+        transformer: Callable[[int], WanTransformer],
+        parameters: Callable[[int], dict[str, Any]],
+        contexts: Contexts,
+    ):
         self.contexts = contexts
-        self._transformer = transformer
+        self._transformer, self._parameters = transformer, parameters
         self._number: int | None = None
         self._expert: Expert | None = None
 
@@ -29,9 +34,8 @@ class Experts:
         if self._expert is None or number != self._number:
             self._expert = None  # its parameters are not held any more when they move
             transformer = self._transformer(number)
-            parameters = nnx.to_pure_dict(nnx.state(transformer))
             context = self.contexts.of(number, transformer)
-            self._number, self._expert = number, Expert(parameters, context)
+            self._number, self._expert = number, Expert(self._parameters(number), context)
         return self._expert
 
 

@@ -287,7 +287,8 @@ class WanPipeline:
                 config.activations_dtype,
                 config.use_kv_cache,
             )
-            experts, first = Experts(expert, contexts), run.plan.steps[0].expert
+            experts = Experts(expert, self.components.parameters, contexts)
+            first = run.plan.steps[0].expert
             contexts.compile(expert(first))
             contexts.of(first, expert(first))
         if config.low_memory and image_embeds is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,13 @@ import numpy as np
 
 from wanjax.caching.actions import Source
 from wanjax.caching.plan import Plan, Step
+from wanjax.caching.schedule import sampler_maps
 from wanjax.parallel.hosts import fetch
 from wanjax.parallel.sharding import place
 from wanjax.sampling.condition import Condition, hold
 from wanjax.sampling.probe import run_probe
 from wanjax.sampling.programs import Programs
+from wanjax.sampling.skipped import Kept, Skipped, empty_weights, run_skipped
 from wanjax.sampling.step import (
     LATENTS,
     Cache,
@@ -34,28 +37,44 @@ from wanjax.sampling.step import (
 from wanjax.schedulers import SamplerTable
 
 
-class StepReport(NamedTuple):
+@dataclass(frozen=True)
+class StepReport:
     """What a step did, in time for whoever looks at it now.
 
-    `latents` are those after the step; `denoised` is what the model takes the end to be, the
-    sample before the step minus sigma times its guided output, computed or estimated (of a step
-    that is passed, the last one's). Both are given to the next step, which consumes them:
+    Steps that run as one share its `seconds` evenly, and what is between two of them is worked
+    out where it is asked for. Arrays are given to the next step, which consumes them:
     `numpy.array(report.latents)` keeps them. `changes` are what the settings ask to measure; see
-    `step.Measure`.
+    `step.Measure`. `reach` gives the sampler's state after the step.
     """
 
     step: Step
-    latents: Latents
     seconds: float
     changes: Changes
-    denoised: Latents
+    reach: Callable[[], SamplerState]
+
+    @property
+    def latents(self) -> Latents:
+        """The sample after the step."""
+        return self._state.sample
+
+    @property
+    def denoised(self) -> Latents:
+        """What the model takes the end to be: the sample before minus sigma times the output.
+
+        Computed or estimated; of a step that is passed it is the last one's.
+        """
+        return self._state.denoised
+
+    @cached_property
+    def _state(self) -> SamplerState:
+        return self.reach()
 
 
 @runtime_checkable
 class Experts(Protocol):
     """By number, such as a list of them. Each is let go before the next one is asked for."""
 
-    def __getitem__(self, number: int, /) -> Expert | None: ...
+    def __getitem__(self, number: int, /) -> Expert: ...
 
 
 def denoise(
@@ -84,12 +103,14 @@ def denoise(
 
     def arguments(step: Step, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
         inputs = step_inputs(step, table, plan)
-        return expert_of(step, experts), state, cache, inputs, condition
+        return experts[step.expert], state, cache, inputs, condition
 
     compiled, probes = compile_steps(plan, table, experts, settings, programs, state, condition)
-    executed = []
-    for step in plan.steps:
+    maps = sampler_maps(table.corrector, table.predictor, table.sigmas)
+    executed: list[Step] = []
+    for steps in plan.runs:
         began = time.perf_counter()
+        step = steps[0]
         if step.index in (0, plan.boundary_step):  # a cache is of one expert's making
             cache, read = Cache(), None  # gone before there are new ones
             cache = empty_cache(settings, len(step.actions), state.sample, programs.mesh)
@@ -97,16 +118,25 @@ def denoise(
         if decisions is not None:
             read = partial(_read, probes[len(step.actions)], arguments(step, state, cache))
             step, decided = decisions.decide(decided, step, read)
+            steps = (step,)
+        reached: list[Callable[[], SamplerState]] = []  # the state after each but the last
         changes: Changes = {}
-        if not step.passed:
+        if step.estimated:
+            skipped = Skipped(compiled[step.kind], state, Kept.of(cache), maps, settings.keeps)
+            reached = [partial(skipped.after, steps[:n]) for n in range(1, len(steps))]
+            if settings.keeps.previous:
+                cache = cache._replace(previous=state.sample)
+            state = skipped.after(steps)
+            del skipped  # and with it, once all is told, the state before
+        elif not step.passed:
             state, cache, changes = compiled[step.kind](*arguments(step, state, cache))
         if meanwhile is not None:
             meanwhile(step)
         state.sample.block_until_ready()
-        executed.append(step)
+        executed += steps
         if on_step is not None:
             seconds = time.perf_counter() - began
-            on_step(StepReport(step, state.sample, seconds, changes, state.denoised))
+            _tell(on_step, steps, [*reached, partial(_itself, state)], seconds, changes)
     return hold(state.sample, condition), plan.executed(executed)
 
 
@@ -125,19 +155,18 @@ def compile_steps(
     """
     compiled, probes = {}, {}
     for step in plan.distinct_steps:
-        inputs = step_inputs(step, table, plan)
         cache = cache_like(settings, len(step.actions), state.sample, programs.mesh)
-        example = (expert_of(step, experts), state, cache, inputs, condition)
+        if step.without_model:
+            kept, weights = Kept.of(cache), empty_weights(settings.keeps)
+            compiled[step.kind] = programs.get(run_skipped, (), (state, kept, weights))
+            continue
+        inputs = step_inputs(step, table, plan)
+        example = (experts[step.expert], state, cache, inputs, condition)
         compiled[step.kind] = programs.get(run_step, (settings, step.kind), example)
-        if plan.decisions is not None and not step.without_model:
+        if plan.decisions is not None:
             probe = programs.get(run_probe, (settings, plan.decisions.probe), example)
             probes[len(step.actions)] = probe
     return compiled, probes
-
-
-def expert_of(step: Step, experts: Experts) -> Expert | None:
-    """Of a step that runs the model."""
-    return None if step.without_model else experts[step.expert]
 
 
 def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:
@@ -158,6 +187,21 @@ def step_inputs(step: Step, table: SamplerTable, plan: Plan) -> StepInputs:
         None if value is None else np.asarray(value, np.float32) for value in (*values, *rows)
     ]
     return StepInputs(*arrays)
+
+
+def _tell(
+    on_step: Callable[[StepReport], None],
+    steps: Sequence[Step],
+    reached: Sequence[Callable[[], SamplerState]],
+    seconds: float,
+    changes: Changes,
+) -> None:
+    for step, reach in zip(steps, reached, strict=True):
+        on_step(StepReport(step, seconds / len(steps), changes, reach))
+
+
+def _itself(state: SamplerState) -> SamplerState:
+    return state
 
 
 def _read(probe: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from wanjax.caching.actions import WITHOUT_MODEL, Keeps, Source
+from wanjax.caching.actions import Keeps, Source
 from wanjax.caching.method import Measure
 from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
 from wanjax.parallel.sharding import activation_sharding, axis_size, constrain
@@ -104,7 +104,7 @@ def keeps_of(measures: Sequence[Measure]) -> Keeps:
 def run_step(
     settings: Settings,
     kind: tuple[Source, ...],
-    expert: Expert | None,
+    expert: Expert,
     state: SamplerState,
     cache: Cache,
     inputs: StepInputs,
@@ -112,25 +112,18 @@ def run_step(
 ) -> tuple[SamplerState, Cache, Changes]:
     """Carry out the actions of a `kind` of step (see `plan.Action`) and take the sampler's step.
 
-    Kinds that do not run the model take no `expert`: handing over its many arrays would cost more
-    than such a step does.
-
-    Also returns the new cache and what `settings.measures` asks for.
+    For steps that run the model; `skipped` has the others. Also returns the new cache and what
+    `settings.measures` asks for.
     """
     changes: Changes = {}
-    if kind[0] in WITHOUT_MODEL:
-        velocity = _estimate_output(kind[0], state.sample, cache, inputs.weights[0])
-        velocity = still(velocity, condition)
-    else:
-        assert expert is not None
-        seen = (settings, kind, expert, state, cache, inputs, condition)
-        outputs, residuals = evaluate(*seen)
-        velocity = _guide(outputs, inputs.guidance_scale)
-        for what in settings.measures:
-            changes[what] = _measure(what, *seen, residuals, velocity)
-        if inputs.correction is not None:
-            state, velocity = _corrected(state, inputs.correction, velocity, cache)
-        cache = _remember(cache, kind, state.sample, residuals, outputs, velocity)
+    seen = (settings, kind, expert, state, cache, inputs, condition)
+    outputs, residuals = evaluate(*seen)
+    velocity = _guide(outputs, inputs.guidance_scale)
+    for what in settings.measures:
+        changes[what] = _measure(what, *seen, residuals, velocity)
+    if inputs.correction is not None:
+        state, velocity = _corrected(state, inputs.correction, velocity, cache)
+    cache = _remember(cache, kind, state.sample, residuals, outputs, velocity)
     if settings.keeps.previous:
         cache = cache._replace(previous=state.sample)
     state = _sampler_step(state, velocity, inputs)
@@ -218,18 +211,6 @@ def _corrected(
     moved = (weights * outputs).sum(axis=1)
     *corrected, velocity = (x + dx for x, dx in zip((*state, velocity), moved, strict=True))
     return SamplerState(*corrected), velocity
-
-
-def _estimate_output(
-    source: Source, sample: Latents, cache: Cache, weights: Float[Array, " n"]
-) -> Latents:
-    """The guided output from those of the last computed steps; see `plan.Action`."""
-    assert cache.outputs is not None
-    if source == "output":
-        return _combine(weights, cache.outputs)
-    assert cache.samples is not None
-    pairs = zip(cache.outputs, cache.samples, strict=False)
-    return sample + _combine(weights, [output - at for output, at in pairs])
 
 
 def evaluate(
@@ -332,7 +313,7 @@ def _run_branches(
     if set(kind) == {"residual"}:
         assert history is not None
         by_row = jnp.repeat(weights.T, batch, axis=1)[..., None, None]
-        return _add(_combine(by_row, history).astype(tokens.dtype), tokens), history[0]
+        return _add(combine(by_row, history).astype(tokens.dtype), tokens), history[0]
     hidden: dict[int, Array] = {}
     kept: dict[int, Array] = {}
     for number, b in enumerate(b for b, source in enumerate(kind) if source != "branch"):
@@ -340,7 +321,7 @@ def _run_branches(
         before = None if history is None else history[:, _rows(b, batch)]
         if kind[b] == "residual":
             assert before is not None
-            hidden[b] = own + _combine(weights[b], before).astype(tokens.dtype)
+            hidden[b] = own + combine(weights[b], before).astype(tokens.dtype)
             kept[b] = before[0]
         else:
             assert out is not None
@@ -407,12 +388,12 @@ def _sampler_step(state: SamplerState, velocity: Latents, inputs: StepInputs) ->
     """The sampler's linear combination; see `schedulers.SamplerTable`."""
     denoised = state.sample - inputs.sigma * velocity
     history = (state.sample, state.corrected, denoised, state.denoised, state.denoised_before)
-    corrected = _combine(inputs.corrector, history)
-    sample = _combine(inputs.predictor, (corrected, denoised, state.denoised))
+    corrected = combine(inputs.corrector, history)
+    sample = combine(inputs.predictor, (corrected, denoised, state.denoised))
     return SamplerState(sample, corrected, denoised, state.denoised)
 
 
-def _combine(
+def combine(
     weights: Float[Array, "n ..."], arrays: Sequence[Float[Array, "..."]] | Float[Array, "n ..."]
 ) -> Float[Array, "..."]:
     """The weighted sum in the weights' precision; what one of the two has more does not count.

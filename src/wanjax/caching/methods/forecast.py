@@ -31,7 +31,7 @@ from wanjax.caching.methods.budget import asked, refuse
 from wanjax.caching.methods.forecast_planner import Found, Planner
 from wanjax.caching.methods.magcache_rules import forced_steps
 from wanjax.caching.plan import Plan, make_plan
-from wanjax.caching.resample import carried_growth, carried_inner_products
+from wanjax.caching.resample import carried_inner_products, carried_moves
 from wanjax.caching.schedule import Schedule
 from wanjax.errors import CurveError
 from wanjax.settings import setting
@@ -87,7 +87,7 @@ class Forecast(Method):
         conditions = conditions or {}
         curve = self._calibrated(conditions.get("model"))
         gram = carried_inner_products(curve, schedule)
-        moves = -np.diff(schedule.sigmas) * carried_growth(curve, schedule)
+        moves = carried_moves(curve, schedule)
         found, order = self._cheapest(schedule, gram, moves)
         made = forecasts(
             schedule,

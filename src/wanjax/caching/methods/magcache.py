@@ -35,8 +35,8 @@ from wanjax.caching.plan import Plan, make_plan
 from wanjax.caching.resample import (
     Resample,
     angles_for,
-    carried_growth,
     carried_inner_products,
+    carried_moves,
     check_fit,
     ratios_for,
 )
@@ -198,7 +198,7 @@ class MagCache(Method):
         gains, _ = asked(schedule, self.target_speedup, self.skip_steps)
         return Planner(
             carried_inner_products(curve, schedule),
-            -np.diff(schedule.sigmas) * carried_growth(curve, schedule),
+            carried_moves(curve, schedule),
             schedule.phases,
             gains,
             forced_steps(schedule, self.retention_ratio),
