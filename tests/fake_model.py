@@ -30,7 +30,7 @@ class FakeModel(WanTransformer):
     def grid(self, shape):
         return shape[-3:]
 
-    def embed(self, x, timestep):
+    def embed(self, x, timestep, given_frames=0):
         return x.reshape(len(x), 1, -1), Time(timestep, timestep)
 
     def run_blocks(self, tokens, time, context, grid):
