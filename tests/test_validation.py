@@ -129,9 +129,11 @@ def test_whatever_pydantic_refuses_can_be_described():
     assert describe(caught.value, "file").startswith("file: a[1]='x': must be a valid integer")
 
 
-def test_every_error_is_a_usage_error():
+def test_every_error_is_a_users_to_mend_or_a_runs():
     classes = [kind for kind in vars(errors).values() if isinstance(kind, type)]
     kinds = [kind for kind in classes if issubclass(kind, Exception) and kind is not errors.Notice]
-    assert len(kinds) == 5
-    assert all(issubclass(kind, UsageError) and issubclass(kind, ValueError) for kind in kinds)
+    assert len(kinds) == 7
+    for kind in kinds:
+        usage = issubclass(kind, UsageError) and issubclass(kind, ValueError)
+        assert usage != (issubclass(kind, errors.RunError) and issubclass(kind, RuntimeError))
     assert all(kind.__name__ in errors.__doc__ for kind in kinds)
