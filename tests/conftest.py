@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import threading
 
 import jaxtyping
 import pytest
@@ -43,3 +44,12 @@ def small_folder(tmp_path_factory):
     from small_folder import make_small_folder
 
     return make_small_folder(tmp_path_factory.mktemp("models") / "small-t2v")
+
+
+@pytest.fixture(autouse=True)
+def compiled_ahead_ends():
+    """Threads that compile ahead end with their test, as they do with the process of a command."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name in ("_until_latents", "_decode"):
+            thread.join()
