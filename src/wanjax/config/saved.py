@@ -48,8 +48,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     text = files.read_text(path, largest=_LARGEST)
     try:
         with named(path):
-            _check_plain(text)
-        content = yaml.load(text, Loader=_Plain)
+            content = yaml.load(text, Loader=_Plain)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
@@ -68,6 +67,31 @@ class _Plain(yaml.SafeLoader):
     """
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own way; each class has its own)
+
+    depth = 0
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Of the one document that there may be."""
+        try:
+            node: yaml.Node | None = super().get_single_node()
+        except yaml.composer.ComposerError:  # its only one: aliases do not get that far
+            raise UsageError("holds two documents (---): keep one") from None
+        return node
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuses what YAML has beyond values: references, types, deep nesting."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            raise UsageError("anchors and aliases (&, *) are not read: write the value out")
+        if event.tag:
+            raise UsageError(f"types ({event.tag}) are not read: write the value alone")
+        inside = isinstance(event, yaml.CollectionStartEvent)
+        self.depth += inside
+        if self.depth > _DEEPEST:
+            raise UsageError(f"nested more than {_DEEPEST} deep: settings are `key: value` lines")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= inside
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         counts = Counter(str(key.value) for key, _ in node.value)
@@ -88,23 +112,6 @@ _CORE = {
 for _name, (_pattern, _first) in _CORE.items():
     _type = f"tag:yaml.org,2002:{_name}"
     _Plain.add_implicit_resolver(_type, re.compile(f"^(?:{_pattern})$"), _first)
-
-
-def _check_plain(text: str) -> None:
-    """Raise `UsageError` for what YAML has beyond values: references, types, more documents."""
-    depth = documents = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        documents += isinstance(event, yaml.DocumentStartEvent)
-        if documents > 1:
-            raise UsageError("holds two documents (---): keep one")
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise UsageError("anchors and aliases (&, *) are not read: write the value out")
-        if tag := getattr(event, "tag", None):
-            raise UsageError(f"types ({tag}) are not read: write the value alone")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST:
-            raise UsageError(f"nested more than {_DEEPEST} deep: settings are `key: value` lines")
 
 
 def kept(config: Config) -> dict[str, Any]:

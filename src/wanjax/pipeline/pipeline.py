@@ -331,12 +331,9 @@ class WanPipeline:
         if decode:
             with stopwatch.measure("decode"):
                 self.components.arrange(fit.placement["decode"].places)
-                pixels = decode_latents(
-                    self.components.vae,
-                    self.programs,
+                pixels = self.decode(
                     final,
-                    "uint8",
-                    fit.stripe_rows.decode,
+                    stripe_rows=fit.stripe_rows.decode,
                     finite=config.nonfinite != "keep",
                 )
         memory = Memory(
@@ -363,13 +360,16 @@ class WanPipeline:
         dtype: Literal["uint8", "float32"] = "uint8",
         *,
         stripe_rows: int | None = None,
+        finite: bool = True,
     ) -> Shaped[np.ndarray, "batch frames height width 3"]:
         """Pixels of denoised latents: from 0 to 255, or with "float32" from 0 to 1, unrounded.
 
         `stripe_rows` of latents at a time on each device; left out, whole frames, or of a
-        mesh's devices each its share.
+        mesh's devices each its share. Raises `NonFiniteError` where they are not `finite`, unless
+        they need not be.
         """
-        return decode_latents(self.components.vae, self.programs, latents, dtype, stripe_rows)
+        vae = self.components.vae
+        return decode_latents(vae, self.programs, latents, dtype, stripe_rows, finite=finite)
 
     def preview(
         self, report: StepReport, *, video: int = 0, frame: int | None = None
