@@ -171,6 +171,7 @@ def _end_with(parent: int) -> None:
 
 def _say_why(number: int, log: str, heartbeat_timeout: int) -> None:
     """One line on what ended the child; all that libraries printed where it is something else."""
+    print(file=sys.stderr)  # the child may have been within a line: its progress bar
     unheard = _UNHEARD.search(log)
     if unheard:
         which = f"process {unheard[1]} has ended (not heard of for {heartbeat_timeout} s)"
