@@ -103,7 +103,8 @@ def ours(case: dict[str, Any]) -> dict[str, Any]:
     """Steps of the pipeline's own loop, and the case as diffusers takes it."""
     import numpy as np
 
-    from wanjax.checkpoints.configs import ModelConfigs, model_configs
+    from wanjax.checkpoints.configs import model_configs
+    from wanjax.checkpoints.published_models import ModelConfigs
     from wanjax.checkpoints.random import RandomFolder
     from wanjax.config.resolve import resolve
     from wanjax.pipeline.inputs import Frames, Prompts

@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
+from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
-from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
@@ -40,7 +40,7 @@ def test_equals_stored_reference(prefixed, tmp_path):
     model = load_parameters(
         nnx.eval_shape(lambda: CLIPVisionModel(SMALL, rngs=nnx.Rngs(0))),
         clip_keys.RULES,
-        TensorFiles(tmp_path, prefix=clip_keys.PREFIX),
+        part_files("image_encoder", tmp_path),
         unused=clip_keys.unused(SMALL.num_hidden_layers),
     )
     assert np.abs(model(jnp.asarray(images)) - expected).max() <= 2e-5 * np.abs(expected).max()

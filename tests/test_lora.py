@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from wanjax.checkpoints.lora_merge import MergedFiles
 from wanjax.checkpoints.loras import LoRA, expert_loras
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 
 RANK, OUT, IN = 2, 6, 4
@@ -54,7 +55,7 @@ def folder(tmp_path):
 def merged(folder, tensors, strength=1.0, name="lora.safetensors"):
     path = folder.parent / name
     save_file({key: np.ascontiguousarray(x) for key, x in tensors.items()}, path)
-    return MergedFiles(folder, [LoRA(path, strength)])
+    return MergedFiles(TensorFiles(folder), [LoRA(path, strength)])
 
 
 def whole(files, key):
@@ -100,7 +101,7 @@ def test_several_add_up(folder):
     files = [{f"blocks.0.attn1.to_q.lora_{half}.weight": x for half, x in (("A", DOWN), ("B", UP))}]
     path = folder.parent / "one.safetensors"
     save_file(files[0], path)
-    both = MergedFiles(folder, [LoRA(path, 1.0), LoRA(path, -0.25)])
+    both = MergedFiles(TensorFiles(folder), [LoRA(path, 1.0), LoRA(path, -0.25)])
     key = "blocks.0.attn1.to_q.weight"
     np.testing.assert_allclose(whole(both, key), WEIGHTS[key] + 0.75 * CHANGE, atol=1e-6)
 

@@ -27,12 +27,14 @@ WAN = {
     for part in ("transformer", "vae", "text_encoder")
     for name in ("config.json", "model.safetensors")
 }
-OTHERS = {
+ORIGINALS = {
     "the original layout": (["Wan2.1_VAE.pth", "config.json"], "-Diffusers at its end"),
     "two original experts": (
         ["high_noise_model/model.safetensors", "models_t5_umt5-xxl-enc-bf16.pth"],
         "the original layout of Wan-AI",
     ),
+}
+OTHERS = {
     "ComfyUI": (["split_files/vae/wan.safetensors"], "shows ComfyUI's layout"),
     "GGUF": (["wan2.2-Q4_K_M.gguf"], "wan2.2-Q4_K_M.gguf shows GGUF"),
     "anything": (["model.safetensors"], "there is no model_index.json"),
@@ -56,7 +58,15 @@ class FakeHub:
     reachable: bool = True
     fetched: list[str] = field(default_factory=list)
 
-    def snapshot_download(self, repo_id, *, allow_patterns=None, dry_run=False, tqdm_class=None):
+    def snapshot_download(
+        self,
+        repo_id,
+        *,
+        allow_patterns=None,
+        ignore_patterns=None,
+        dry_run=False,
+        tqdm_class=None,
+    ):
         if dry_run:
             if not self.reachable:
                 raise DryRunError("no connection")
@@ -93,7 +103,9 @@ def test_a_repository_of_ours_is_fetched(hub):
     assert set(hub.fetched) == set(WAN)
 
 
-@pytest.mark.parametrize(("names", "text"), OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    ("names", "text"), [*ORIGINALS.values(), *OTHERS.values()], ids=[*ORIGINALS, *OTHERS]
+)
 def test_another_layout_is_refused_with_nothing_fetched(hub, names, text):
     hub.files = dict.fromkeys(names, "")
     with pytest.raises(CheckpointError, match=text):

@@ -9,7 +9,7 @@ from small_folder import SMALL_RUN, make_small_folder
 
 import wanjax
 from wanjax.caching import METHODS, CFGCache, MagCache, SenCache
-from wanjax.checkpoints.locate import folder_values
+from wanjax.checkpoints.folder_values import folder_values
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.files import write_json

@@ -11,9 +11,9 @@ from flax import nnx
 
 import wanjax.tiny
 from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
+from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.locate import read_json
-from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.tiny.world import ATTRIBUTES, caption, held_out_prompts, parse, sample_scene
@@ -31,7 +31,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="module")
 def encoder() -> nnx.Module:
     config = UMT5Config.from_dict(read_json(FOLDER / "text_encoder" / "config.json"))
-    files = TensorFiles(FOLDER / "text_encoder", umt5_keys.ALIASES)
+    files = part_files("text_encoder", FOLDER / "text_encoder")
     abstract = nnx.eval_shape(lambda: UMT5Encoder(config, rngs=nnx.Rngs(0)))
     return load_parameters(abstract, umt5_keys.RULES, files)
 

@@ -12,9 +12,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from wanjax.checkpoints.layouts.diffusers.umt5 import ALIASES, RULES
+from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import entries
-from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
 
@@ -34,7 +34,7 @@ def encoder(stored, tmp_path_factory) -> UMT5Encoder:
     weights["encoder.embed_tokens.weight"] = weights.pop("shared.weight")  # as some are saved
     save_file(weights, folder / "model.safetensors")
     abstract = nnx.eval_shape(lambda: UMT5Encoder(SMALL, rngs=nnx.Rngs(0)))
-    return load_parameters(abstract, RULES, TensorFiles(folder, ALIASES))
+    return load_parameters(abstract, RULES, part_files("text_encoder", folder))
 
 
 def run(encoder: UMT5Encoder, ids, mask, **options) -> jax.Array:

@@ -10,9 +10,9 @@ from flax import nnx
 from PIL import Image
 
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
+from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import entries
-from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
 
@@ -56,7 +56,7 @@ def load(folder: Path, config: CLIPVisionConfig) -> CLIPVisionModel:
     return load_parameters(
         nnx.eval_shape(lambda: CLIPVisionModel(config, rngs=nnx.Rngs(0))),
         clip_keys.RULES,
-        TensorFiles(folder, prefix=clip_keys.PREFIX),
+        part_files("image_encoder", folder),
         unused=clip_keys.unused(config.num_hidden_layers),
     )
 

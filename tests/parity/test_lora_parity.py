@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from wanjax.checkpoints.lora_merge import MergedFiles
 from wanjax.checkpoints.loras import LoRA
+from wanjax.checkpoints.tensor_files import TensorFiles
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.parity
@@ -45,7 +46,7 @@ def test_merged_weights_equal_diffusers(tmp_path, spelling, alpha):
     pipeline.load_lora_weights(str(file))
     pipeline.fuse_lora(lora_scale=STRENGTH)
     pipeline.unload_lora_weights()
-    merged = MergedFiles(tmp_path / "model" / "transformer", [LoRA(file, STRENGTH)])
+    merged = MergedFiles(TensorFiles(tmp_path / "model" / "transformer"), [LoRA(file, STRENGTH)])
     changed = 0
     with torch.no_grad():
         for key, value in pipeline.transformer.state_dict().items():

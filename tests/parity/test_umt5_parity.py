@@ -12,9 +12,9 @@ from flax import nnx
 
 import wanjax.tiny
 from wanjax.checkpoints.layouts.diffusers.umt5 import ALIASES, RULES
+from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import checkpoint_tensors, entries
-from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
 
@@ -127,7 +127,7 @@ def test_bundled_encoder_and_tokenizer_in_transformers():
     encoder = load_parameters(
         nnx.eval_shape(lambda: UMT5Encoder(config, rngs=nnx.Rngs(0))),
         RULES,
-        TensorFiles(folder / "text_encoder", ALIASES),
+        part_files("text_encoder", folder / "text_encoder"),
     )
     result = np.asarray(encoder(jnp.asarray(ids), jnp.asarray(mask)))
     assert np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()

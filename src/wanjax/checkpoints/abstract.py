@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +13,38 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from wanjax.checkpoints.configs import ModelConfigs
 from wanjax.checkpoints.folder import Folder, Model
-from wanjax.checkpoints.load import kept_dtype
-from wanjax.checkpoints.loras import LoRA
+from wanjax.checkpoints.load import NOTHING, kept_dtype
 from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.models.layers import logical_axes
 from wanjax.parallel.layouts import laid_out
 from wanjax.parallel.sharding import parameter_sharding
-from wanjax.validation import Parsed, named
 
 
 @dataclass(frozen=True)
 class AbstractFolder(Folder):
     """Loads each model as its real folder would, with `jax.ShapeDtypeStruct` for parameters."""
 
-    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
     @classmethod
     def of(cls, model: str, configs: ModelConfigs) -> AbstractFolder:
         """`model` is the name for error texts."""
         return cls(Path(model), configs.index, configs=configs.components)
 
-    def model_configs(self) -> ModelConfigs:
-        return ModelConfigs(self.index, self.configs)
-
-    def check_loras(self, name: str, loras: Sequence[LoRA]) -> None:
-        """There is nothing that they could be merged into."""
-
-    def _config(self, kind: type[Parsed], name: str) -> Parsed:
-        with named(self.path / name / "config.json"):
-            return kind.from_dict(self.configs[name])
+    def checking(self) -> None:
+        """There are no files that could be looked at."""
 
     def _load(
         self,
+        name: str,
         make: Callable[[], Model],
         rules: Sequence[Rule],
         files: Callable[[], TensorFiles],
         *,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
-        unused: Sequence[str] = (),
+        unused: Mapping[str, str] = NOTHING,
     ) -> Model:
         graph, parameters = nnx.split(make())
 

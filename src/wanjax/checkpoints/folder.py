@@ -1,27 +1,30 @@
-"""A checkpoint folder in the layout of diffusers: which models it has, and loading each."""
+"""A checkpoint folder, or parts from here and there: which models it has, and loading each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from wanjax.checkpoints.configs import ModelConfigs, model_configs
+from wanjax.checkpoints.configs import model_configs
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
 from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
 from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
-from wanjax.checkpoints.load import load_parameters
+from wanjax.checkpoints.layouts.original.folder import original_folder
+from wanjax.checkpoints.layouts.recognise import part_files
+from wanjax.checkpoints.load import NOTHING, Reading, check_files, load_parameters
 from wanjax.checkpoints.locate import ModelIndex, parse
 from wanjax.checkpoints.lora_merge import MergedFiles
 from wanjax.checkpoints.loras import LoRA
 from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
@@ -32,13 +35,16 @@ from wanjax.models.layers import Undrawn
 from wanjax.models.transformer import TransformerConfig, WanTransformer
 from wanjax.models.umt5 import UMT5Config, UMT5Encoder
 from wanjax.models.vae import VAEConfig, WanVAE
-from wanjax.validation import Parsed
+from wanjax.validation import Parsed, named
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
+NO_PARTS: Mapping[str, Path] = {}
+
+
 class LoadReport(NamedTuple):
-    """How far a part of a model is loaded; `part` is the name of its folder."""
+    """How far a part of a model is loaded; `part` is its name, as `transformer_2`."""
 
     part: str
     bytes: int  # of `total`, read and in their place
@@ -47,26 +53,48 @@ class LoadReport(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """`path` with what its `model_index.json` says; `progress` is told of all that is loaded."""
+    """`path` with what its index says; `progress` is told of all that is loaded.
+
+    `parts` says where parts lie that are not in a folder of their name. `configs` are the
+    components' configurations of a folder without their files.
+    """
 
     path: Path
     index: ModelIndex
     progress: Callable[[LoadReport], None] | None = None
+    parts: Mapping[str, Path] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path) -> Folder:
-        """Raises `CheckpointError` if `path` is not the folder of a Wan pipeline."""
+    def open(cls, path: Path, parts: Mapping[str, Path] = NO_PARTS) -> Folder:
+        """In diffusers' or the authors' layout, with some `parts` from elsewhere.
+
+        Raises `CheckpointError` if `path` is not the folder of a Wan pipeline.
+        """
         if not path.is_dir():
             raise CheckpointError(f"model={str(path)!r}: no such folder")
-        return cls(path, parse(ModelIndex, path / "model_index.json"))
+        if (original := original_folder(path)) is not None:
+            configs, files = original.configs, {**original.files, **parts}
+            return cls(path, configs.index, parts=files, configs=configs.components)
+        return cls(path, parse(ModelIndex, path / "model_index.json"), parts=parts)
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Folders of the transformers: high noise, then low noise."""
+        """Names of the transformers: high noise, then low noise."""
         return ("transformer", "transformer_2")[: self.index.num_experts]
+
+    def place(self, name: str) -> Path:
+        """The folder or file of a part."""
+        return self.parts.get(name, self.path / name)
+
+    def checking(self) -> Checking | None:
+        """What reads headers alone; None where there are no files."""
+        return Checking(self.path, self.index, parts=self.parts, configs=self.configs)
 
     def model_configs(self) -> ModelConfigs:
         """All components' configurations as their files have them."""
+        if self.configs:
+            return ModelConfigs(self.index, self.configs)
         return model_configs(str(self.path))
 
     def transformer_config(self, name: str = "transformer") -> TransformerConfig:
@@ -86,29 +114,29 @@ class Folder:
     ) -> WanTransformer:
         """One of `experts`, with LoRAs merged into its weights."""
         config = self.transformer_config(name)
+
+        def files() -> TensorFiles:
+            found = self._files(name, config)
+            return MergedFiles(found, loras) if loras else found
+
         return self._load(
+            name,
             lambda: WanTransformer(config, kernel=kernel, rngs=Undrawn()),
             transformer_keys.RULES,
-            lambda: self._transformer_files(name, loras),
+            files,
             dtype=dtype,
             mesh=mesh,
             unused=transformer_keys.UNUSED,
         )
 
-    def check_loras(self, name: str, loras: Sequence[LoRA]) -> None:
-        """Raise `CheckpointError` for LoRAs that do not fit a transformer; reads them alone."""
-        self._transformer_files(name, loras)
-
-    def _transformer_files(self, name: str, loras: Sequence[LoRA]) -> TensorFiles:
-        return MergedFiles(self.path / name, loras) if loras else TensorFiles(self.path / name)
-
     def load_vae(self, *, mesh: Mesh | None = None, kernel: AttentionKernel = "auto") -> WanVAE:
         """The VAE, always in float32."""
         config = self.vae_config()
         return self._load(
+            "vae",
             lambda: WanVAE(config, kernel=kernel, rngs=Undrawn()),
             vae_keys.rules(config),
-            lambda: TensorFiles(self.path / "vae"),
+            lambda: self._files("vae", config),
             mesh=mesh,
         )
 
@@ -117,9 +145,10 @@ class Folder:
     ) -> UMT5Encoder:
         config = self._config(UMT5Config, "text_encoder")
         return self._load(
+            "text_encoder",
             lambda: UMT5Encoder(config, rngs=Undrawn()),
             umt5_keys.RULES,
-            lambda: TensorFiles(self.path / "text_encoder", umt5_keys.ALIASES),
+            lambda: self._files("text_encoder", config),
             dtype=dtype,
             mesh=mesh,
         )
@@ -134,39 +163,69 @@ class Folder:
         """Of Wan 2.1 image to video."""
         config = self._config(CLIPVisionConfig, "image_encoder")
         return self._load(
+            "image_encoder",
             lambda: CLIPVisionModel(config, kernel=kernel, rngs=Undrawn()),
             clip_keys.RULES,
-            lambda: TensorFiles(self.path / "image_encoder", prefix=clip_keys.PREFIX),
+            lambda: self._files("image_encoder", config),
             dtype=dtype,
             mesh=mesh,
             unused=clip_keys.unused(config.num_hidden_layers),
         )
 
     def load_image_processor(self) -> ImageProcessor:
+        if self.configs:  # its values are the published ones
+            return ImageProcessor()
         return parse(ImageProcessor, self.path / "image_processor/preprocessor_config.json")
 
     def load_tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.path / "tokenizer")
+        return Tokenizer(self.place("tokenizer"))
 
     def _config(self, kind: type[Parsed], name: str) -> Parsed:
-        return parse(kind, self.path / name / "config.json")
+        if not self.configs:
+            return parse(kind, self.path / name / "config.json")
+        with named(self.path / name / "config.json"):
+            return kind.from_dict(self.configs[name])
+
+    def _files(self, name: str, config: Any) -> TensorFiles:
+        return part_files(name, self.place(name), config)
 
     def _load(
         self,
+        name: str,
         make: Callable[[], Model],
         rules: Sequence[Rule],
         files: Callable[[], TensorFiles],
         *,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
-        unused: Sequence[str] = (),
+        unused: Mapping[str, str] = NOTHING,
     ) -> Model:
-        found = files()
-
         def report(done: int, total: int) -> None:
             if self.progress is not None:
-                self.progress(LoadReport(found.folder.name, done, total))
+                self.progress(LoadReport(name, done, total))
 
         return load_parameters(
-            make(), rules, found, dtype=dtype, mesh=mesh, unused=unused, report=report
+            make(), rules, files(), dtype=dtype, mesh=mesh, unused=unused, report=report
         )
+
+
+@dataclass(frozen=True)
+class Checking(Folder):
+    """Loads no parameter: models have shapes alone. `readings` says what would be read."""
+
+    readings: dict[str, Reading] = field(default_factory=dict)
+
+    def _load(
+        self,
+        name: str,
+        make: Callable[[], Model],
+        rules: Sequence[Rule],
+        files: Callable[[], TensorFiles],
+        *,
+        dtype: DTypeLike = jnp.float32,
+        mesh: Mesh | None = None,
+        unused: Mapping[str, str] = NOTHING,
+    ) -> Model:
+        model = make()
+        self.readings[name] = check_files(model, rules, files(), unused)
+        return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ class _Silent(tqdm):  # type: ignore[type-arg]  # it takes none when it runs
         super().__init__(*args, **options | {"disable": True})
 
 
-def download(repo_id: str, *, quiet: bool = False) -> Path:
+def download(repo_id: str, *, quiet: bool = False, without: Collection[str] = ()) -> Path:
     """The folder of a Hub repository, downloaded where it is not yet here; `quiet`: without bars.
+
+    The weights of the parts in `without` stay there.
 
     A repository that is no model of ours is refused before anything large is fetched, as is one
     for which the disk has no room. Without a connection what the Hub's cache has is taken. Raises
@@ -42,9 +44,14 @@ def download(repo_id: str, *, quiet: bool = False) -> Path:
     """
     bars = _Silent if quiet else None
     try:
-        _check(repo_id)
+        _check(repo_id, without)
         return Path(
-            huggingface_hub.snapshot_download(repo_id, allow_patterns=_PATTERNS, tqdm_class=bars)
+            huggingface_hub.snapshot_download(
+                repo_id,
+                allow_patterns=_PATTERNS,
+                ignore_patterns=_weights(without),
+                tqdm_class=bars,
+            )
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -54,7 +61,11 @@ def download(repo_id: str, *, quiet: bool = False) -> Path:
         ) from error
 
 
-def _check(repo_id: str) -> None:
+def _weights(parts: Collection[str]) -> list[str]:
+    return [f"{part}/*.safetensors" for part in parts]
+
+
+def _check(repo_id: str, without: Collection[str]) -> None:
     """Raise `CheckpointError` for a repository that should not be downloaded."""
     try:
         files: Sequence[Any] = huggingface_hub.snapshot_download(
@@ -65,10 +76,16 @@ def _check(repo_id: str) -> None:
     names = {file.filename for file in files}
     require_layout(repo_id, names)
     index = Path(huggingface_hub.hf_hub_download(repo_id, "model_index.json"))
-    require_parts(repo_id, names, parse(ModelIndex, index))
-    wanted = [f for f in files if any(fnmatch(f.filename, pattern) for pattern in _PATTERNS)]
+    require_parts(repo_id, names, parse(ModelIndex, index), without)
+    unwanted = _weights(without)
+    wanted = [f for f in files if _is_any(f.filename, _PATTERNS)]
+    wanted = [f for f in wanted if not _is_any(f.filename, unwanted)]
     missing = sum(file.file_size or 0 for file in wanted if file.will_download)
     _check_space(repo_id, missing)
+
+
+def _is_any(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _check_space(repo_id: str, missing: int) -> None:

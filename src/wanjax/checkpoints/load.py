@@ -1,9 +1,11 @@
-"""Safetensors to parameters: what a model declares is looked for, checked, then read."""
+"""Tensors to parameters: what a model declares is looked for, checked, then read."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -15,14 +17,41 @@ from jax.typing import DTypeLike
 
 from wanjax.checkpoints.mapping import Entry, Rule, entries, flat_parameters
 from wanjax.checkpoints.pieces import PIECE_BYTES, Parameter, make, maker
-from wanjax.checkpoints.tensor_files import DTYPES, TensorFiles
+from wanjax.checkpoints.stored import DTYPES
+from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.models.layers import logical_axes
 from wanjax.parallel.sharding import parameter_sharding
 
 Model = TypeVar("Model", bound=nnx.Module)
 
+NOTHING: Mapping[str, str] = {}
 _LISTED = 8  # names in an error text
+_SHOWN = 3  # skipped keys in a line
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a part's files: every key is `used`, or `skipped` for a reason."""
+
+    place: Path
+    layout: str
+    dtypes: Mapping[str, int]
+    used: int
+    skipped: Mapping[str, str]  # why, by the key in the file
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{count} {dtype}" for dtype, count in sorted(self.dtypes.items()))
+        keys: dict[str, list[str]] = {}
+        for key, reason in self.skipped.items():
+            keys.setdefault(reason, []).append(key)
+        skipped = [
+            f"{len(names)} skipped, {reason} ({', '.join(names[:_SHOWN])}"
+            + ", ..." * (len(names) > _SHOWN)
+            + ")"
+            for reason, names in keys.items()
+        ]
+        return "; ".join([f"{self.place}: {self.layout}, {kinds}, {self.used} used", *skipped])
 
 
 def load_parameters(
@@ -32,7 +61,7 @@ def load_parameters(
     *,
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
-    unused: Sequence[str] = (),
+    unused: Mapping[str, str] = NOTHING,
     report: Callable[[int, int], None] = lambda done, total: None,
     piece_bytes: int = PIECE_BYTES,
     host_memory: bool | None = None,
@@ -40,7 +69,8 @@ def load_parameters(
     """The abstract `model` (made with `Undrawn` parameters) with its parameters read from `files`.
 
     Parameters declared `keep_float32` stay float32, the others become `dtype`. On a mesh
-    each device receives its own part. `unused` are patterns of tensors that may lie about.
+    each device receives its own part. `unused` are patterns of tensors that may lie about, and
+    why they are not read.
     `report` is told the bytes that are loaded, of how many. `host_memory` says whether the
     devices' memory is the host's, as it is of CPUs; `piece_bytes` is what is read at once.
     Raises `CheckpointError` listing every missing, unexpected and wrongly shaped tensor, and
@@ -48,7 +78,7 @@ def load_parameters(
     """
     graph, abstract = nnx.split(model)
     wanted = entries(abstract, rules)
-    _check(wanted, files, unused)
+    check_files(model, rules, files, unused)
     variables = dict(flat_parameters(abstract))
     parameters = [
         _parameter(entry, files, variables[entry.path], dtype, mesh, piece_bytes)
@@ -92,32 +122,55 @@ def _parameter(
     return Parameter(entry, files, shape, kept_as, sharding, piece_bytes)
 
 
-def _check(wanted: Sequence[Entry], files: TensorFiles, unused: Sequence[str]) -> None:
+def check_files(
+    model: nnx.Module,
+    rules: Sequence[Rule],
+    files: TensorFiles,
+    unused: Mapping[str, str] = NOTHING,
+) -> Reading:
+    """What will be read of `files`; looks at names, shapes and types of numbers alone.
+
+    Raises `CheckpointError` as `load_parameters` does.
+    """
+    wanted = entries(nnx.split(model)[1], rules)
     shapes = {key: entry.shape for entry in wanted for key in entry.keys}
     present = set(files.keys())
+    said = files.said
     missing = sorted(shapes.keys() - present)
-    allowed = re.compile("|".join(unused) or r"(?!)")
-    unexpected = sorted(k for k in present - shapes.keys() if not allowed.fullmatch(k))
+    reasons = {key: _reason(key, unused) for key in present - shapes.keys()}
+    unexpected = sorted(key for key, reason in reasons.items() if reason is None)
     misshapen = [
-        f"{key} is {list(files.shape(key))}, expected {list(shape)}"
+        f"{said(key)} is {list(files.shape(key))}, expected {list(shape)}"
         for key, shape in sorted(shapes.items())
         if key in present and files.shape(key) != shape
     ]
     unreadable = [
-        f"{key} is {files.dtype(key)}, expected {', '.join(DTYPES)}"
+        f"{said(key)} is {files.dtype(key)}, expected {', '.join(DTYPES)}"
         for key in sorted(shapes.keys() & present)
         if files.dtype(key) not in DTYPES
     ]
     faults = [
-        _listing("missing", [f"{key} {list(shapes[key])}" for key in missing]),
-        _listing("unexpected", [f"{key} {list(files.shape(key))}" for key in unexpected]),
+        _listing("missing", [f"{said(key)} {list(shapes[key])}" for key in missing]),
+        _listing("unexpected", [f"{said(key)} {list(files.shape(key))}" for key in unexpected]),
         _listing("wrong shape", misshapen),
         _listing("wrong type of numbers", unreadable),
     ]
     if any(faults):
         raise CheckpointError(
-            f"{files.folder} does not hold this model: " + "; ".join(filter(None, faults))
+            f"{files.place} does not hold this model: " + "; ".join(filter(None, faults))
         )
+    skipped = {said(key): str(reason) for key, reason in reasons.items()}
+    return Reading(
+        files.place,
+        files.arranged.layout,
+        files.stored_dtypes(),
+        len(shapes),
+        {**files.arranged.skipped, **skipped},
+    )
+
+
+def _reason(key: str, patterns: Mapping[str, str]) -> str | None:
+    return next((why for pattern, why in patterns.items() if re.fullmatch(pattern, key)), None)
 
 
 def _listing(title: str, names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Where a model lies, and what its folder says about sampling. Reads small JSON files alone."""
+"""Where a model lies, and what its index says. Reads small JSON files alone. No JAX."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from wanjax import files
 from wanjax.errors import CheckpointError
-from wanjax.validation import Flag, Fraction, FromJSON, Parsed, Positive, Size, checked, named
+from wanjax.validation import Flag, Fraction, FromJSON, Parsed, checked, named
 
 Component = tuple[str | None, str | None] | None  # library and class; null where there is none
 
@@ -17,7 +17,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 # Forms of Wan that are not implemented, by what their files say they are.
-_OTHER_FORMS = {
+OTHER_FORMS = {
     "VACE": "VACE, made for control by videos, masks and reference pictures",
     "Animate": "Wan-Animate, made for moving a character as in another video",
     "VideoToVideo": "video to video",
@@ -28,8 +28,9 @@ _PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 _USE = "take a Wan 2.1 or 2.2 folder for text or image to video"
 
 
-def _refuse_other_forms(class_name: str | None) -> None:
-    for form, what in _OTHER_FORMS.items():
+def refuse_other_forms(class_name: str | None) -> None:
+    """Raise ValueError for a form of Wan that is not implemented."""
+    for form, what in OTHER_FORMS.items():
         if form in (class_name or ""):
             raise ValueError(f"{class_name} is {what}, a form that is not implemented; {_USE}")
 
@@ -46,7 +47,7 @@ class ModelIndex(FromJSON):
     expand_timesteps: Flag | None = None  # a timestep for each token: Wan 2.2's 5B model
 
     def __post_init__(self) -> None:
-        _refuse_other_forms(self._class_name)
+        refuse_other_forms(self._class_name)
         if self._class_name not in _PIPELINES:
             raise ValueError(
                 f"_class_name={self._class_name!r}: must be {' or '.join(map(repr, _PIPELINES))}"
@@ -68,35 +69,6 @@ class ModelIndex(FromJSON):
         return ("text_encoder", *images, *experts, "vae")
 
 
-@checked(CheckpointError)
-class _Channels(FromJSON):
-    """Of `transformer/config.json`, what tells the task; the rest is the model's to read."""
-
-    in_channels: Size = 16
-    out_channels: Size = 16
-    _class_name: str | None = None
-    model_type: str | None = None
-
-    def __post_init__(self) -> None:
-        _refuse_other_forms(self._class_name)
-        _refuse_other_forms(self.model_type)
-        latents, beside = self.out_channels, self.in_channels - self.out_channels
-        if beside not in (0, latents + 4):  # an image's latents, and a mask of four channels
-            raise ValueError(
-                f"in_channels={self.in_channels} with out_channels={latents}: text to video has "
-                f"{latents}, image to video {2 * latents + 4}; others, such as the Fun models that "
-                f"follow a control video or camera, are not implemented; {_USE}"
-            )
-
-
-@checked(CheckpointError)
-class _Scheduler(FromJSON):
-    """Of `scheduler/scheduler_config.json`. Its key has been `shift` and is `flow_shift`."""
-
-    flow_shift: Positive | None = None
-    shift: Positive | None = None
-
-
 def locate(model: str) -> Path | None:
     """The folder of `model`, whether or not it exists; None for a Hub id.
 
@@ -110,30 +82,6 @@ def locate(model: str) -> Path | None:
     except (OSError, RuntimeError) as error:  # too long a name, the home of nobody
         raise CheckpointError(f"model={model[:200]} can be no folder: {error}") from error
     return path if there or not _HUB_ID.fullmatch(model) else None
-
-
-def folder_values(folder: Path) -> dict[str, Any]:
-    """The configuration's values that a folder in diffusers' layout fixes or suggests.
-
-    `task` and `boundary_ratio` (None with one expert) go with the model; `flow_shift` is its
-    scheduler's, which for the published models is not the official sampling value.
-    """
-    index = parse(ModelIndex, folder / "model_index.json")
-    transformer = parse(_Channels, folder / "transformer/config.json")
-    scheduler = parse(_Scheduler, folder / "scheduler/scheduler_config.json")
-    values: dict[str, Any] = {
-        "model": str(folder),
-        "task": _task(index, transformer),
-        "boundary_ratio": index.boundary_ratio if index.num_experts == 2 else None,
-    }
-    shift = scheduler.flow_shift or scheduler.shift
-    return values if shift is None else values | {"flow_shift": shift}
-
-
-def _task(index: ModelIndex, transformer: _Channels) -> str:
-    if index.expand_timesteps:
-        return "ti2v"
-    return "i2v" if transformer.in_channels > transformer.out_channels else "t2v"
 
 
 def parse(kind: type[Parsed], path: Path) -> Parsed:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from wanjax.checkpoints.layouts.names import inverted, renamed
+from wanjax.checkpoints.layouts.original.transformer import NAMES
 from wanjax.checkpoints.loras import LoRA
-from wanjax.checkpoints.tensor_files import DTYPES, Index, TensorFiles
+from wanjax.checkpoints.stored import DTYPES
+from wanjax.checkpoints.tensor_files import Index, TensorFiles
 from wanjax.errors import CheckpointError
 
 _LISTED = 4  # names in a text
@@ -30,30 +33,7 @@ _ENDS = {
     "diff_m": r"\.diff_m",
     "dora": r"\.(dora_scale|lora_magnitude_vector)(\.default)?(\.weight)?",
 }
-# diffusers' names to the authors', in this order
-_ORIGINAL = (
-    (r"condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
-    (r"condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
-    (r"condition_embedder\.text_embedder\.linear_1", "text_embedding.0"),
-    (r"condition_embedder\.text_embedder\.linear_2", "text_embedding.2"),
-    (r"condition_embedder\.time_proj", "time_projection.1"),
-    (r"condition_embedder\.image_embedder\.norm1", "img_emb.proj.0"),
-    (r"condition_embedder\.image_embedder\.ff\.net\.0\.proj", "img_emb.proj.1"),
-    (r"condition_embedder\.image_embedder\.ff\.net\.2", "img_emb.proj.3"),
-    (r"condition_embedder\.image_embedder\.norm2", "img_emb.proj.4"),
-    (r"attn1\.", "self_attn."),
-    (r"attn2\.", "cross_attn."),
-    (r"to_([qkv])$", r"\1"),
-    (r"to_out\.0", "o"),
-    (r"add_([kv])_proj", r"\1_img"),
-    (r"norm_added_k", "norm_k_img"),
-    (r"ffn\.net\.0\.proj", "ffn.0"),
-    (r"ffn\.net\.2", "ffn.2"),
-    (r"(blocks\.\d+)\.norm2", r"\1.norm3"),
-    (r"(blocks\.\d+)\.scale_shift_table", r"\1.modulation"),
-    (r"^scale_shift_table", "head.modulation"),
-    (r"^proj_out", "head.head"),
-)
+_ORIGINAL = inverted(NAMES)
 # Of models that see an image by CLIP. Others lack them, and a LoRA of Wan 2.1 may have them.
 _IMAGE = re.compile(r".*(k_img|v_img|img_emb|add_[kv]_proj|norm_added_[kq]|image_embedder).*")
 
@@ -79,27 +59,39 @@ class _Delta:
 
 
 class MergedFiles(TensorFiles):
-    """The tensors of a transformer's folder with LoRAs merged into them, as float32.
+    """The tensors of a transformer with LoRAs merged into them, as float32.
 
     Raises `CheckpointError` naming file and key for what does not fit the tensors, before any of
     them is read; warns of image modules that the model lacks.
     """
 
-    def __init__(self, folder: Path, loras: Sequence[LoRA]):
-        super().__init__(folder)
+    def __init__(self, files: TensorFiles, loras: Sequence[LoRA]):
+        self.files, self.place, self.arranged = files, files.place, files.arranged
         self._deltas: dict[str, list[_Delta]] = defaultdict(list)
-        shapes = {key: super(MergedFiles, self).shape(key) for key in self.keys()}
+        shapes = {key: files.shape(key) for key in files.keys()}  # noqa: SIM118 (no mapping)
         for lora in loras:
             for key, delta in _deltas(lora, shapes):
                 self._deltas[key].append(delta)
 
+    def keys(self) -> Iterable[str]:
+        return self.files.keys()
+
+    def said(self, name: str) -> str:
+        return self.files.said(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.files.shape(name)
+
     def dtype(self, name: str) -> str:
-        return "F32" if name in self._deltas else super().dtype(name)
+        return "F32" if name in self._deltas else self.files.dtype(name)
+
+    def stored_dtypes(self) -> Counter[str]:
+        return self.files.stored_dtypes()
 
     def read(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         if name not in self._deltas:
-            return super().read(name, index, out)
-        merged = super().read(name, index).astype(np.float32)
+            return self.files.read(name, index, out)
+        merged = self.files.read(name, index).astype(np.float32)
         for delta in self._deltas[name]:
             merged += delta.part(index)
         if out is None:
@@ -200,10 +192,7 @@ def _modules(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     spellings = {}
     for key in shapes:
         module = re.sub(r"\.(weight|bias)$", "", key)
-        original = module
-        for pattern, replacement in _ORIGINAL:
-            original = re.sub(pattern, replacement, original)
-        names = [module, original]
+        names = [module, renamed(module, _ORIGINAL) or module]
         if key.endswith(".scale_shift_table"):  # `blocks.0.diff_m` is its table's
             names.append(key.removesuffix(".scale_shift_table"))
         for name in names:

@@ -24,7 +24,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
 
 from wanjax.checkpoints.mapping import Entry, Transform
-from wanjax.checkpoints.tensor_files import DTYPES, Index, TensorFiles
+from wanjax.checkpoints.stored import DTYPES
+from wanjax.checkpoints.tensor_files import Index, TensorFiles
 from wanjax.parallel.layouts import laid_out
 
 PIECE_BYTES = 64 * 2**20

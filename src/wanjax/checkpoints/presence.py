@@ -12,20 +12,27 @@ from typing import Literal
 
 from huggingface_hub import constants
 
+from wanjax.checkpoints.layouts.original.folder import original_folder
 from wanjax.checkpoints.locate import ModelIndex, locate, parse, read_json
+from wanjax.checkpoints.published_models import published
 from wanjax.errors import CheckpointError
 
 _INDEX = "model_index.json"
 
 # What shows that files are laid out in another way, and what to do about it.
+_FILES = (
+    "; such files are given by their part, beside a preset: transformer=FILE, transformer_2=FILE, "
+    "vae=FILE, text_encoder=FILE"
+)
 _OTHER_LAYOUTS = (
     (
         ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"),
-        "the original layout of Wan-AI; the same model in diffusers' layout has the Hub id with "
-        "-Diffusers at its end, such as model=Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        "the original layout of Wan-AI, which is read from a folder on this machine; on the Hub, "
+        "the same model in diffusers' layout has the id with -Diffusers at its end, such as "
+        "model=Wan-AI/Wan2.2-T2V-A14B-Diffusers",
     ),
-    (("split_files/",), "ComfyUI's layout, of one file a part"),
-    ((".gguf",), "GGUF"),
+    (("split_files/",), "ComfyUI's layout, of one file a part" + _FILES),
+    ((".gguf",), "GGUF" + _FILES),
     (("adapter_model.safetensors", "lora.safetensors"), "a LoRA, which is no model of its own"),
 )
 
@@ -39,14 +46,16 @@ class Presence:
     lacking: tuple[str, ...] = ()
 
 
-def presence(model: str) -> Presence:
-    """Of a folder, or of a Hub id in the Hub's cache."""
+def presence(model: str, parts: Collection[str] = ()) -> Presence:
+    """Of a folder, or of a Hub id in the Hub's cache; `parts` are here, from elsewhere."""
     folder = locate(model)
     if folder is None:
         folder = cached(model)
-    if folder is None or not (folder / _INDEX).is_file():
+    if folder is None and model in published() and set(parts) >= needed(published()[model].index):
+        return Presence("here")
+    if folder is None or not _is_model(folder):
         return Presence("not here", folder)
-    lacking = tuple(lacks(folder))
+    lacking = tuple(lacks(folder, parts))
     return Presence("in part" if lacking else "here", folder, lacking)
 
 
@@ -60,15 +69,34 @@ def cached(repo_id: str) -> Path | None:
     return snapshot if snapshot.is_dir() else None
 
 
-def lacks(folder: Path) -> Iterator[str]:
-    """Names of what a folder lacks for its model, the shards of its weights included."""
+def needed(index: ModelIndex) -> set[str]:
+    """The parts that a run of the model reads from files."""
+    return {*index.parts, "tokenizer"}
+
+
+def lacks(folder: Path, parts: Collection[str] = ()) -> Iterator[str]:
+    """Names of what a folder lacks for its model, the shards of its weights included.
+
+    `parts` are not looked for: they are elsewhere.
+    """
+    if (original := original_folder(folder)) is not None:
+        for part in sorted(needed(original.configs.index) - set(parts)):
+            if part not in original.files or not original.files[part].exists():
+                yield part.replace("_", " ")
+        return
     index = parse(ModelIndex, folder / _INDEX)
     names = {path.relative_to(folder).as_posix() for path in folder.glob("*/*") if path.exists()}
-    yield from _lacking(names, index)
+    yield from _lacking(names, index, parts)
     for part in index.parts:
+        if part in parts:
+            continue
         for listing in sorted((folder / part).glob("*.safetensors.index.json")):
             shards = {f"{part}/{s}" for s in read_json(listing).get("weight_map", {}).values()}
             yield from sorted(shards - names)
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / _INDEX).is_file() or (folder.is_dir() and original_folder(folder) is not None)
 
 
 def require_folder(model: str) -> None:
@@ -81,14 +109,16 @@ def require_folder(model: str) -> None:
         return
     if not folder.is_dir():
         raise CheckpointError(f"model={model}: there is no folder {folder}")
+    if original_folder(folder) is not None:
+        return
     found = (*folder.glob("*"), *folder.glob("*/*"))
     require_layout(model, {path.relative_to(folder).as_posix() for path in found})
     parse(ModelIndex, folder / _INDEX)
 
 
-def require_weights(folder: Path) -> None:
+def require_weights(folder: Path, parts: Collection[str] = ()) -> None:
     """Raise `CheckpointError` listing what a folder lacks, before any of it is read."""
-    if lacking := list(lacks(folder)):
+    if lacking := list(lacks(folder, parts)):
         raise CheckpointError(f"model={folder} is not whole: it lacks {', '.join(lacking)}")
 
 
@@ -100,8 +130,9 @@ def require_layout(model: str, names: Collection[str]) -> None:
         found = next((n for n in sorted(names) if any(mark in f"/{n}" for mark in marks)), None)
         if found is not None:
             raise CheckpointError(
-                f"model={model} cannot be read: {found} shows {layout}. Read are folders and "
-                f"repositories in diffusers' layout, with {_INDEX}, transformer/, vae/, ..."
+                f"model={model} cannot be read as a model: {found} shows {layout}. Read are "
+                f"repositories in diffusers' layout, with {_INDEX}, transformer/, vae/, ..., and "
+                "folders in that or in the authors' layout"
             )
     raise CheckpointError(
         f"model={model} cannot be read: there is no {_INDEX}, so that it is no whole folder or "
@@ -109,17 +140,23 @@ def require_layout(model: str, names: Collection[str]) -> None:
     )
 
 
-def require_parts(model: str, names: Collection[str], index: ModelIndex) -> None:
-    """Raise `CheckpointError` listing what a repository lacks for the model of its index."""
-    if lacking := list(_lacking(names, index)):
+def require_parts(
+    model: str, names: Collection[str], index: ModelIndex, parts: Collection[str] = ()
+) -> None:
+    """Raise `CheckpointError` listing what a repository lacks for the model of its index.
+
+    `parts` are not looked for: they are elsewhere.
+    """
+    if lacking := list(_lacking(names, index, parts)):
         raise CheckpointError(f"model={model} is not whole: it lacks {', '.join(lacking)}")
 
 
-def _lacking(names: Collection[str], index: ModelIndex) -> Iterator[str]:
+def _lacking(names: Collection[str], index: ModelIndex, parts: Collection[str]) -> Iterator[str]:
     for part in index.parts:
         if f"{part}/config.json" not in names:
             yield f"{part}/config.json"
-        if not any(n.startswith(f"{part}/") and n.endswith(".safetensors") for n in names):
+        weights = (n for n in names if n.startswith(f"{part}/") and n.endswith(".safetensors"))
+        if part not in parts and not any(weights):
             yield f"{part}/*.safetensors"
-    if "tokenizer/tokenizer.json" not in names:
+    if "tokenizer" not in parts and "tokenizer/tokenizer.json" not in names:
         yield "tokenizer/tokenizer.json"

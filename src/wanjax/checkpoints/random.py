@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.folder import Model
+from wanjax.checkpoints.load import NOTHING
 from wanjax.checkpoints.mapping import Rule
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.media.clip_processor import ImageProcessor
@@ -32,15 +33,16 @@ class RandomFolder(AbstractFolder):
 
     def _load(
         self,
+        name: str,
         make: Callable[[], Model],
         rules: Sequence[Rule],
         files: Callable[[], TensorFiles],
         *,
         dtype: DTypeLike = jnp.float32,
         mesh: Mesh | None = None,
-        unused: Sequence[str] = (),
+        unused: Mapping[str, str] = NOTHING,
     ) -> Model:
-        abstract = super()._load(make, rules, files, dtype=dtype, mesh=mesh, unused=unused)
+        abstract = super()._load(name, make, rules, files, dtype=dtype, mesh=mesh, unused=unused)
         graph, parameters = nnx.split(abstract)
         leaves, structure = jax.tree.flatten(parameters)
         made = [_random(i, like) for i, like in enumerate(leaves)]

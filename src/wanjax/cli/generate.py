@@ -60,21 +60,24 @@ def _generate(config: Config, from_first: FromFirst) -> int:
     if not todo:
         return 0
     with progress:
-        pipe = _load(config, todo[0].run)
+        pipe = _load(config, todo[0].run, progress)
         if not is_batch(config):
             _make(pipe, todo[0], progress)
             return 0
         return _make_all(pipe, todo, progress)
 
 
-def _load(config: Config, run: Run) -> WanPipeline:
-    """With the programs of a run, which compile meanwhile."""
+def _load(config: Config, run: Run, progress: Progress) -> WanPipeline:
+    """With the programs of a run, which compile meanwhile. Says what is read of which files."""
     from wanjax.pipeline.ahead import compile_ahead  # imports JAX
     from wanjax.pipeline.pipeline import WanPipeline
 
     pipe = WanPipeline.without_weights(config)
     pipe.check_size(run.config)
     pipe.fit(run)
+    for name, reading in pipe.components.readings.items():
+        if progress.verbose or name in config.parts or reading.skipped:
+            progress.say(f"{name} from {reading}")
     compile_ahead(pipe, run)
     pipe.load(progress=False if config.quiet else None)
     return pipe

@@ -40,7 +40,7 @@ def run(args: Sequence[str]) -> None:
         named = {name or run.name: run for name, run in runs.items()}
         draw_plans(Path(first.plot).expanduser(), named)
     if first.json:
-        here = presence(str(first.model)).state
+        here = presence(str(first.model), first.parts).state
         facts = {name: run.to_dict() | {"model_is": here} for name, run in runs.items()}
         print(json_text(facts if len(facts) > 1 or "" not in facts else facts[""]))
         return

@@ -94,7 +94,7 @@ def _weights(run: Run) -> list[str]:
     held = run.memory.weight_bytes
     if held is None:
         return []
-    found = presence(str(run.config.model))
+    found = presence(str(run.config.model), run.config.parts)
     where = {
         "here": "here",
         "in part": f"in part in {found.folder}: {len(found.lacking)} files are lacking",

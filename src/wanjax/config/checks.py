@@ -76,6 +76,16 @@ def _check_model(config: Config) -> None:
     if config.model is None:
         raise UsageError("model is missing: name a preset, a folder or a Hub id")
     require_folder(config.model)
+    for part, place in config.parts.items():
+        if not place.exists():
+            raise UsageError(f"{part}={place}: there is no such file or folder")
+    if config.transformer_2 is not None and config.num_experts == 1:
+        raise UsageError(f"transformer_2={config.transformer_2}: this model has one expert")
+    if config.transformer is not None and config.num_experts == 2 and not config.transformer_2:
+        raise UsageError(
+            f"transformer={config.transformer}: this model has two experts, of which that is the "
+            "high-noise one's; give the other's as transformer_2="
+        )
     expert_loras(config.lora, config.lora_high, config.lora_low, config.num_experts)
 
 

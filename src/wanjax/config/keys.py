@@ -7,6 +7,7 @@ import functools
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Union
 
 from wanjax.caching import METHODS, Method
@@ -15,6 +16,8 @@ from wanjax.parallel.launch import HEARTBEAT
 from wanjax.settings import kinds_of, meant, setting
 
 LAST_SEED = 2**32 - 1
+# parts of a model that have a key of their own
+PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder", "tokenizer")
 MAX_SIDE = 16_368  # the most that H.264 and WebP can have, in multiples of 16
 
 _COMPUTING = ("generate", "calibrate", "compare")  # the commands that several processes can share
@@ -34,12 +37,49 @@ class Config:
     )
     model: str | None = setting(
         None,
-        "checkpoint in diffusers' layout: folder, or Hub id",
+        "checkpoint: folder in diffusers' or the authors' layout, Hub id, or file of a transformer",
         also=("checkpoint", "ckpt", "ckpt_dir", "model_path", "model_id", "path"),
         path=True,
     )
     task: Literal["t2v", "i2v", "ti2v"] = setting(
         "t2v", "text or image to video, or a model of both (ti2v: by whether there is an image)"
+    )
+
+    transformer: str | None = setting(
+        None,
+        "file or folder of the transformer, of two experts the high-noise one's; null: the model's",
+        also=("unet", "diffusion_model", "unet_name", "high_noise", "dit_path"),
+        path=True,
+    )
+    transformer_2: str | None = setting(
+        None,
+        "file or folder of the low-noise expert; null: the model's",
+        also=("low_noise", "unet_low"),
+        path=True,
+    )
+    vae: str | None = setting(
+        None,
+        "file or folder of the VAE; null: the model's",
+        also=("vae_path", "vae_name"),
+        path=True,
+    )
+    text_encoder: str | None = setting(
+        None,
+        "file or folder of the UMT5 encoder; null: the model's",
+        also=("clip", "clip_name", "t5", "t5_path", "umt5"),
+        path=True,
+    )
+    image_encoder: str | None = setting(
+        None,
+        "file or folder of CLIP, of Wan 2.1's image to video; null: the model's",
+        also=("clip_vision",),
+        path=True,
+    )
+    tokenizer: str | None = setting(
+        None,
+        "folder of UMT5's tokenizer.json; null: the model's",
+        also=("tokenizer_path",),
+        path=True,
     )
 
     lora: str | None = setting(
@@ -346,6 +386,12 @@ class Config:
     @property
     def num_experts(self) -> int:
         return 1 if self.boundary_ratio is None else 2
+
+    @property
+    def parts(self) -> dict[str, Path]:
+        """Where parts lie that are not the model's own."""
+        given = {name: getattr(self, name) for name in PARTS}
+        return {name: Path(value).expanduser() for name, value in given.items() if value}
 
 
 def keys() -> Mapping[str, dataclasses.Field[Any]]:

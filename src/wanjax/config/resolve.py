@@ -7,7 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wanjax.checkpoints.locate import folder_values, locate
+from wanjax.checkpoints.alike import models_like, models_of, parts_in
+from wanjax.checkpoints.configs import model_configs
+from wanjax.checkpoints.folder_values import folder_values
+from wanjax.checkpoints.layouts.original.folder import original_folder
+from wanjax.checkpoints.locate import locate
 from wanjax.config.arguments import canonical
 from wanjax.config.checks import check
 from wanjax.config.keys import Config, config_class, keys, unknown
@@ -55,6 +59,7 @@ def resolve(
         if layer.get("model") in preset_names():  # a preset's name stands for its model, too
             layer.setdefault("preset", layer.pop("model"))
         asked |= layer
+    _split_file(user, asked)
     if named and asked.get("preset") not in (None, named):
         raise UsageError(f"two presets: {named} and preset={asked['preset']}; name one")
     preset = named or asked.get("preset") or _implied_preset(asked)
@@ -142,10 +147,33 @@ def _typed(
     return typed
 
 
+def _split_file(layers: Sequence[dict[str, Any]], asked: dict[str, Any]) -> None:
+    """`model=FILE` is that file as the preset's transformer, and as the other parts it has."""
+    folder = locate(asked["model"]) if asked.get("model") else None
+    if folder is None or not folder.is_file():
+        return
+    parts = {name: str(file) for name, file in parts_in(folder).items()}
+    for layer in layers:
+        if layer.get("model") == asked["model"]:
+            layer.pop("model")
+            layer |= {name: file for name, file in parts.items() if not asked.get(name)}
+    del asked["model"]
+    asked |= parts | asked
+
+
 def _implied_preset(asked: Mapping[str, Any]) -> str | None:
     """The preset of a run that names none: the model's own, else the bundled model's."""
     if asked.get("model") is None:
+        if asked.get("transformer"):
+            return _preset_of_file(asked)
         return "tiny-i2v" if asked.get("image") else "tiny-t2v"
+    folder = locate(asked["model"])
+    if folder is not None and folder.is_dir() and original_folder(folder) is not None:
+        configs = model_configs(asked["model"])
+        fitting = _presets_of(models_like(configs.components["transformer"]))
+        experts = configs.index.num_experts
+        fitting = [name for name in fitting if load_preset(name).num_experts == experts]
+        return fitting[0] if len(fitting) == 1 else None
     for name in preset_names():
         if _preset_values(name).get("model") == asked["model"]:
             return name
@@ -156,6 +184,25 @@ def _implied_preset(asked: Mapping[str, Any]) -> str | None:
             + ", ".join(preset_names())
         )
     return None
+
+
+def _preset_of_file(asked: Mapping[str, Any]) -> str:
+    file = Path(asked["transformer"]).expanduser()
+    if not file.exists():
+        raise UsageError(f"transformer={file}: there is no such file or folder")
+    fitting = _presets_of(models_of(file))
+    if asked.get("transformer_2"):
+        fitting = [name for name in fitting if load_preset(name).num_experts == 2]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise UsageError(
+        f"transformer={file} fits {' and '.join(fitting) or 'no preset by its shapes'}: name one, "
+        f"as in `wanjax generate {(fitting or preset_names())[0]} transformer=...`"
+    )
+
+
+def _presets_of(models: Sequence[str]) -> list[str]:
+    return [name for name in preset_names() if _preset_values(name).get("model") in models]
 
 
 def _base_layer(preset: str | None, asked: Mapping[str, Any]) -> dict[str, Any]:

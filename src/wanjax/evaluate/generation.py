@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from wanjax.checkpoints.containers import CONTAINERS
 from wanjax.checkpoints.locate import locate
 from wanjax.config.keys import keys
 from wanjax.evaluate.clips import Clip
@@ -85,12 +86,20 @@ def decode(
     return frames
 
 
+def _weights(place: Path) -> list[Path]:
+    """Files that a model or a part of it may be read from."""
+    if place.is_file():
+        return [place]
+    return [file for file in place.rglob("*") if file.suffix in CONTAINERS]
+
+
 def fingerprint(run: Run, clip: Clip) -> str:
     """Changes with anything that could change the video or what it costs."""
     config, fields = run.config, keys()
     names = [n for n in fields if not fields[n].metadata["commands"] and n not in _ELSEWHERE]
     folder = locate(str(config.model))  # None on the Hub
-    weights = sorted(folder.rglob("*.safetensors")) if folder else []
+    places = [*([folder] if folder else []), *config.parts.values()]
+    weights = sorted(file for place in places for file in _weights(place))
     image = clip.prompt.image
     facts = {
         "config": {name: getattr(config, name) for name in names},

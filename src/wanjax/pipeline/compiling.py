@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from wanjax.checkpoints.abstract import AbstractFolder
-from wanjax.checkpoints.configs import ModelConfigs
+from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.models.transformer import WanTransformer
 from wanjax.models.vae_stripes import decoder_middle, encoder_middle, rounds
 from wanjax.parallel.mesh import MeshShape

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -15,10 +16,13 @@ from jax.sharding import Mesh
 
 from wanjax.checkpoints.folder import Folder, LoadReport
 from wanjax.checkpoints.hub import download
+from wanjax.checkpoints.load import Reading
 from wanjax.checkpoints.locate import locate
 from wanjax.checkpoints.loras import expert_loras
-from wanjax.checkpoints.presence import require_weights
+from wanjax.checkpoints.presence import needed, presence, require_weights
+from wanjax.checkpoints.published_models import published
 from wanjax.config.keys import Config
+from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.clip import CLIPVisionModel
@@ -43,36 +47,18 @@ class Components:
     """
 
     def __init__(self, folder: Folder, config: Config, mesh: Mesh | None = None):
-        folder = replace(folder, progress=self._tell)
-        self.folder, self.mesh = folder, mesh
+        self.mesh = mesh
+        self.folder = folder = replace(folder, progress=self._tell)
         self.transformer_config = folder.transformer_config()
         self.vae_config = folder.vae_config()
-        dtype = jnp.dtype(config.weights_dtype)
-        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
-        kernel = KernelChoice(DeviceKind.of(device), config.attention)
-        self._load: dict[str, Callable[[], Any]] = {
-            "tokenizer": folder.load_tokenizer,
-            "text_encoder": lambda: folder.load_text_encoder(dtype=dtype, mesh=mesh),
-            "vae": lambda: folder.load_vae(mesh=mesh, kernel=kernel),
-        }
-        given = (config.lora, config.lora_high, config.lora_low)
-        loras = expert_loras(*given, len(folder.experts))
-        for name, its_own in zip(folder.experts, loras, strict=True):
-            if its_own:  # before anything large is read
-                folder.check_loras(name, its_own)
-            self._load[name] = partial(
-                folder.load_transformer,
-                name,
-                dtype=dtype,
-                kernel=kernel,
-                mesh=mesh,
-                loras=its_own,
-            )
-        if self.transformer_config.image_dim is not None:
-            self._load["image_processor"] = folder.load_image_processor
-            self._load["image_encoder"] = lambda: folder.load_image_encoder(
-                dtype=dtype, mesh=mesh, kernel=kernel
-            )
+        self._load = self._loaders(folder, config)
+        # of all parts, before anything large is read of one
+        self.readings: dict[str, Reading] = {}
+        if (checking := folder.checking()) is not None:
+            for name, load in self._loaders(checking, config).items():
+                if name not in ("tokenizer", "image_processor"):
+                    load()
+            self.readings = checking.readings
         self._progress: LoadProgress | None = None
         fit = folder.path / "vae/preview.json"
         self.preview = Preview.load(fit) if fit.exists() else None  # of latents, without the VAE
@@ -83,15 +69,50 @@ class Components:
         self._graphs: dict[str, nnx.GraphDef[Any]] = {}
         self._plain: dict[str, dict[str, Any]] = {}  # of parameters, while they stay
 
+    def _loaders(self, folder: Folder, config: Config) -> dict[str, Callable[[], Any]]:
+        """What loads each part, by its name."""
+        mesh, dtype = self.mesh, jnp.dtype(config.weights_dtype)
+        device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+        kernel = KernelChoice(DeviceKind.of(device), config.attention)
+        loaders: dict[str, Callable[[], Any]] = {
+            "tokenizer": folder.load_tokenizer,
+            "text_encoder": lambda: folder.load_text_encoder(dtype=dtype, mesh=mesh),
+            "vae": lambda: folder.load_vae(mesh=mesh, kernel=kernel),
+        }
+        given = (config.lora, config.lora_high, config.lora_low)
+        loras = expert_loras(*given, len(folder.experts))
+        for name, its_own in zip(folder.experts, loras, strict=True):
+            loaders[name] = partial(
+                folder.load_transformer,
+                name,
+                dtype=dtype,
+                kernel=kernel,
+                mesh=mesh,
+                loras=its_own,
+            )
+        if self.transformer_config.image_dim is not None:
+            loaders["image_processor"] = folder.load_image_processor
+            loaders["image_encoder"] = lambda: folder.load_image_encoder(
+                dtype=dtype, mesh=mesh, kernel=kernel
+            )
+        return loaders
+
     @classmethod
     def of(cls, config: Config, mesh: Mesh | None = None) -> Components:
         """Of the configuration's model, which is downloaded where it is a Hub id."""
         assert config.model is not None
-        path = locate(config.model)
+        path, parts = locate(config.model), config.parts
+        if path is None and presence(config.model, parts).folder is None:
+            known = published().get(config.model)
+            if known is not None and needed(known.index) <= parts.keys():
+                place = Path(config.model)  # of which nothing is read
+                return cls(Folder(place, known.index, None, parts, known.components), config, mesh)
         if path is None:
-            path = download(config.model, quiet=config.quiet)
-        folder = Folder.open(path)
-        require_weights(path)
+            path = download(config.model, quiet=config.quiet, without=parts.keys())
+        folder = Folder.open(path, parts)
+        require_weights(path, parts.keys())
+        if other := parts.keys() - needed(folder.index):
+            raise CheckpointError(f"{min(other)}={parts[min(other)]}: this model has no such part")
         return cls(folder, config, mesh)
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wanjax.caching import Plan, Step
-from wanjax.checkpoints.configs import ModelConfigs
+from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.config.keys import Config
 from wanjax.models.vae_stripes import (
     Layer,

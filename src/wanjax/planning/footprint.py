@@ -14,7 +14,7 @@ from typing import Any
 
 from wanjax.caching import Plan
 from wanjax.caching.actions import Keeps
-from wanjax.checkpoints.configs import ModelConfigs
+from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.config.keys import Config
 from wanjax.models import vae_memory, vae_stripes
 from wanjax.parallel.mesh import ACTIVATION_RULES, MeshShape, share

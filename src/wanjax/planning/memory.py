@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from wanjax.caching import Plan, Schedule
-from wanjax.checkpoints.configs import ModelConfigs, model_configs
+from wanjax.checkpoints.configs import model_configs
+from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.models import vae_memory

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wanjax.checkpoints.configs import ModelConfigs
+from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.parallel.mesh import PARAMETER_RULES, MeshShape, share
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}

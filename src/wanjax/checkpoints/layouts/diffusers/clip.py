@@ -21,6 +21,7 @@ RULES: list[Rule] = [
 _AFTER = (r"visual_projection\..*", r"post_layernorm\..*", r"embeddings\.position_ids")
 
 
-def unused(num_hidden_layers: int) -> tuple[str, ...]:
-    """Patterns of the tensors (without `PREFIX`) which the model does not read."""
-    return (*_AFTER, rf"encoder\.layers\.{num_hidden_layers - 1}\..*")
+def unused(num_hidden_layers: int) -> dict[str, str]:
+    """Patterns of the tensors (without `PREFIX`) which the model does not read, and why."""
+    last = rf"encoder\.layers\.{num_hidden_layers - 1}\..*"
+    return dict.fromkeys((*_AFTER, last), "comes after the hidden states that Wan reads")

@@ -23,4 +23,4 @@ RULES: list[Rule] = [
 ]
 
 # Real image-to-video checkpoints carry a norm that the architecture never uses.
-UNUSED = (r"blocks\.\d+\.attn2\.norm_added_q\.weight",)
+UNUSED = {r"blocks\.\d+\.attn2\.norm_added_q\.weight": "the architecture never uses it"}

@@ -1,0 +1,42 @@
+"""What the published models' components are, from `published/`, a file a model. No JAX."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wanjax.checkpoints.locate import ModelIndex
+
+_PUBLISHED = Path(__file__).parent / "published"
+
+
+@dataclass(frozen=True, eq=False)
+class ModelConfigs:
+    """The content of each component's `config.json`, by the component's name."""
+
+    index: ModelIndex
+    components: Mapping[str, Mapping[str, Any]]
+
+
+@functools.cache
+def defaults() -> dict[str, dict[str, Any]]:
+    """What a component's `config.json` leaves out."""
+    clip = published()["Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"].components["image_encoder"]
+    components = published()["Wan-AI/Wan2.2-T2V-A14B-Diffusers"].components
+    return {"image_encoder": dict(clip)} | {name: dict(c) for name, c in components.items()}
+
+
+@functools.cache
+def published() -> Mapping[str, ModelConfigs]:
+    """By Hub id."""
+    found = {}
+    for path in sorted(_PUBLISHED.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        model, index = content.pop("model"), content.pop("model_index")
+        present = {name: ["wanjax", name] for name in content}
+        found[model] = ModelConfigs(ModelIndex.from_dict(index | present), content)
+    return found

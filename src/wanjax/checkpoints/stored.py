@@ -1,0 +1,48 @@
+"""Where tensors lie in files, whatever the files are. No JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+# Numbers that are read as they lie, by the names that safetensors has for them.
+DTYPES: Mapping[str, np.dtype] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: `offset` is its first byte's, `strides` in bytes if it is not dense."""
+
+    file: Path
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    strides: tuple[int, ...] | None = None
+
+    def reshaped(self, *shape: int) -> Stored:
+        """With dimensions of size 1 added or left out; of a dense one."""
+        return replace(self, shape=shape)
+
+    def rows(self, part: int, parts: int, row_bytes: int) -> Stored:
+        """One of equal parts along the first dimension; of a dense one."""
+        count = self.shape[0] // parts
+        shape = (count, *self.shape[1:])
+        return replace(self, shape=shape, offset=self.offset + part * count * row_bytes)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself."""
+
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, str] = field(default_factory=dict)
