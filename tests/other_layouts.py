@@ -118,3 +118,21 @@ def save_original(
     }
     (path / "wanjax.json").write_text(json.dumps({"components": components, "flow_shift": 5.0}))
     return path
+
+
+def save_narrow(
+    tensors: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None
+) -> Path:
+    """With FP8, which safetensors' NumPy interface has no name for: its format, by hand."""
+    names = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8": "I8", "uint8": "U8"}
+    names |= {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64"}
+    header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
+    content, end = [], 0
+    for key, x in ((key, np.asarray(x)) for key, x in tensors.items()):
+        start, end = end, end + x.nbytes
+        about = {"dtype": names[x.dtype.name], "shape": x.shape, "data_offsets": [start, end]}
+        header[key] = about
+        content.append(x.tobytes())
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(content))
+    return path

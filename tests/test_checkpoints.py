@@ -97,9 +97,9 @@ def test_bfloat16_checkpoint(tmp_path):
     np.testing.assert_array_equal(model.out.kernel[...], expected)
 
 
-@pytest.mark.parametrize("stored_as", ["F8_E4M3", "I64"])
+@pytest.mark.parametrize("stored_as", ["I8", "I64"])
 def test_numbers_that_cannot_be_read_are_listed(tmp_path, stored_as):
-    """NumPy has no FP8: safetensors would end in an AttributeError."""
+    """Whole numbers are no weights, unless there are scales."""
     path = tmp_path / "m.safetensors"
     save_file(tensors(), path)
     size = int.from_bytes(path.read_bytes()[:8], "little")

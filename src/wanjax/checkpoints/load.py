@@ -164,7 +164,7 @@ def check_files(
         files.place,
         files.arranged.layout,
         files.stored_dtypes(),
-        len(shapes),
+        len(files.used() - {said(key) for key in reasons}),
         {**files.arranged.skipped, **skipped},
     )
 

@@ -19,7 +19,7 @@ from wanjax.checkpoints.layouts.names import inverted, renamed
 from wanjax.checkpoints.layouts.original.transformer import NAMES
 from wanjax.checkpoints.loras import LoRA
 from wanjax.checkpoints.stored import DTYPES
-from wanjax.checkpoints.tensor_files import Index, TensorFiles
+from wanjax.checkpoints.tensor_files import Index, Rounded, TensorFiles
 from wanjax.errors import CheckpointError
 
 _LISTED = 4  # names in a text
@@ -87,6 +87,15 @@ class MergedFiles(TensorFiles):
 
     def stored_dtypes(self) -> Counter[str]:
         return self.files.stored_dtypes()
+
+    def used(self) -> set[str]:
+        return self.files.used()
+
+    def rounded(self, name: str) -> Rounded | None:
+        return None if name in self._deltas else self.files.rounded(name)
+
+    def read_rounded(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
+        return self.files.read_rounded(name, index, out)
 
     def read(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         if name not in self._deltas:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -17,10 +18,21 @@ DTYPES: Mapping[str, np.dtype] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
 
+# Numbers of eight bits, which are widened as they are read.
+NARROW: Mapping[str, np.dtype] = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I8": np.dtype(np.int8),
+}
+
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file: `offset` is its first byte's, `strides` in bytes if it is not dense."""
+    """A tensor in a file: `offset` is its first byte's, `strides` in bytes if it is not dense.
+
+    What is read is multiplied by `scale`, of which each number is that of a block: the tensor's
+    sizes are multiples of the scale's.
+    """
 
     file: Path
     key: str
@@ -28,6 +40,7 @@ class Stored:
     shape: tuple[int, ...]
     offset: int
     strides: tuple[int, ...] | None = None
+    scale: Stored | None = None
 
     def reshaped(self, *shape: int) -> Stored:
         """With dimensions of size 1 added or left out; of a dense one."""
@@ -45,4 +58,4 @@ class Header:
     """What a file says of itself."""
 
     tensors: Mapping[str, Stored]
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # how each is rounded

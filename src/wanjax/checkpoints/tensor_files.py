@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from wanjax.checkpoints.containers import files_of, read_header
-from wanjax.checkpoints.stored import DTYPES, Stored
+from wanjax.checkpoints.stored import DTYPES, NARROW, Header, Stored
 from wanjax.errors import CheckpointError
 
 Index = tuple[slice, ...]  # a slice of each dimension, with bounds, of step 1
@@ -28,30 +29,38 @@ class Arranged:
     key: Callable[[str], str] = lambda name: name  # of the name that a tensor has in the file
 
 
+class Rounded(NamedTuple):
+    """How a tensor is kept in eight bits: it is `scale`, spread over blocks, times its values."""
+
+    dtype: np.dtype
+    scale: np.ndarray  # float32, [1, 1], [rows, 1] or [blocks of rows, blocks of columns]
+
+
 class TensorFiles:
     """A file, or all of a folder, as one mapping from name to tensor, read on demand.
 
-    `arrange` makes of the tensors in the files those of the layout that is asked for. Threads
-    may read at the same time. Raises `CheckpointError` for a key that two files have.
+    `arrange` makes of the tensors in the files those of the layout that is asked for. Numbers of
+    eight bits are widened to float32 as they are read. Threads may read at the same time. Raises
+    `CheckpointError` for a key that two files have.
     """
 
-    def __init__(
-        self,
-        place: Path,
-        arrange: Callable[[Mapping[str, Stored]], Arranged] = Arranged,
-    ):
+    def __init__(self, place: Path, arrange: Callable[[Header], Arranged] | None = None):
         self.place = place
         found: dict[str, Stored] = {}
+        layers: dict[str, Mapping[str, Any]] = {}
         for file in files_of(place):
-            for key, stored in read_header(file).tensors.items():
+            header = read_header(file)
+            layers |= header.layers
+            for key, stored in header.tensors.items():
                 if key in found:
                     raise CheckpointError(
                         f"{key} is in {found[key].file} and in {file}: which of them is meant "
                         "cannot be told; leave one file there"
                     )
                 found[key] = stored
-        self.arranged = arrange(found)
+        self.arranged = arrange(Header(found, layers)) if arrange else Arranged(found)
         self._stored = self.arranged.tensors
+        self._scales: dict[str, np.ndarray] = {}
 
     def keys(self) -> Iterable[str]:
         return self._stored.keys()
@@ -65,30 +74,96 @@ class TensorFiles:
 
     def dtype(self, name: str) -> str:
         """Of what is read, as safetensors names it, such as BF16."""
-        return self._stored[name].dtype
+        stored = self._stored[name]
+        return "F32" if _is_rounded(stored) else stored.dtype
 
     def stored_dtypes(self) -> Counter[str]:
         """How many tensors are of which type in the files."""
-        return Counter(stored.dtype for stored in self._stored.values())
+        return Counter(
+            stored.dtype + " with a scale" * (stored.scale is not None)
+            for stored in self._stored.values()
+        )
+
+    def used(self) -> set[str]:
+        """The keys in the files that tensors are read from, their scales' included."""
+        scales = (stored.scale.key for stored in self._stored.values() if stored.scale)
+        return {*(stored.key for stored in self._stored.values()), *scales}
+
+    def rounded(self, name: str) -> Rounded | None:
+        """How a tensor is kept in eight bits, whose values `read_rounded` reads; else None."""
+        stored = self._stored[name]
+        if not _is_rounded(stored):
+            return None
+        scale = self._scale(name)
+        ones = np.ones((1,) * len(stored.shape), np.float32)
+        return Rounded(NARROW[stored.dtype], ones if scale is None else scale)
+
+    def read_rounded(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
+        """A part of a tensor in eight bits, as it lies in the file."""
+        values: np.ndarray = read_stored(self._stored[name], index, out)
+        return values
 
     def read(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
-        """A part of a tensor, into `out` if it is given.
-
-        Whole rows are read straight into their place: nothing of the file stays in this
-        process's memory. For a part of each row the file is mapped, so that no more of it
-        is touched than the pages that the part lies in, and unmapped again.
-        """
+        """A part of a tensor, into `out` if it is given."""
         stored = self._stored[name]
-        dtype = DTYPES[stored.dtype]
+        if not _is_rounded(stored):
+            values: np.ndarray = read_stored(stored, index, out)
+            return values
         shape = tuple(part.stop - part.start for part in index)
-        out = np.empty(shape, dtype) if out is None else out
-        if stored.strides is None and shape[1:] == stored.shape[1:]:
-            row = math.prod(shape[1:]) * dtype.itemsize
-            start = index[0].start * row if index else 0
-            _read_into(stored.file, stored.offset + start, out)
-        else:
-            _copy_mapped(stored, index, out)
+        out = np.empty(shape, np.float32) if out is None else out
+        _widen(read_stored(stored, index), out)
+        if (scale := self._scale(name)) is not None:
+            out *= _spread(scale, stored.shape, index)
         return out
+
+    def _scale(self, name: str) -> np.ndarray | None:
+        stored = self._stored[name]
+        if name not in self._scales and stored.scale is not None:
+            self._scales[name] = read_stored(stored.scale).astype(np.float32)
+        return self._scales.get(name)
+
+
+def _is_rounded(stored: Stored) -> bool:
+    """FP8 may have no scale; whole numbers without are no weights."""
+    return stored.dtype in NARROW and (stored.dtype != "I8" or stored.scale is not None)
+
+
+def read_stored(stored: Stored, index: Index | None = None, out: np.ndarray | None = None) -> Any:
+    """A part of a tensor (or all of it) as it lies in the file, into `out` if it is given.
+
+    Whole rows are read straight into their place: nothing of the file stays in this process's
+    memory. For a part of each row the file is mapped, so that no more of it is touched than the
+    pages that the part lies in, and unmapped again.
+    """
+    index = tuple(slice(0, size) for size in stored.shape) if index is None else index
+    dtype = {**DTYPES, **NARROW, "U8": np.dtype(np.uint8)}[stored.dtype]
+    shape = tuple(part.stop - part.start for part in index)
+    out = np.empty(shape, dtype) if out is None else out
+    if stored.strides is None and shape[1:] == stored.shape[1:]:
+        row = math.prod(shape[1:]) * dtype.itemsize
+        start = index[0].start * row if index else 0
+        _read_into(stored.file, stored.offset + start, out)
+    else:
+        _copy_mapped(stored, index, out)
+    return out
+
+
+def _widen(values: np.ndarray, out: np.ndarray) -> None:
+    """Numbers of eight bits to float32: NumPy looks them up faster than ml_dtypes converts."""
+    if values.dtype == np.int8:
+        np.copyto(out, values)
+        return
+    table = np.arange(256, dtype=np.uint8).view(values.dtype).astype(np.float32)
+    np.take(table, values.view(np.uint8), out=out, mode="clip")
+
+
+def _spread(scale: np.ndarray, shape: tuple[int, ...], index: Index) -> np.ndarray:
+    """The scales of a part of a tensor, as an array that multiplies it."""
+    for axis, (blocks, size, part) in enumerate(zip(scale.shape, shape, index, strict=True)):
+        if blocks > 1:
+            of_each = np.arange(part.start, part.stop) // (size // blocks)
+            scale = np.take(scale, of_each, axis)
+    return scale
 
 
 def _read_into(file: Path, offset: int, out: np.ndarray) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from wanjax.checkpoints.stored import Stored
+from wanjax.errors import CheckpointError
 
 _PREFIXES: Mapping[str, tuple[str, ...]] = {
     "transformer": ("model.diffusion_model.", "diffusion_model."),
@@ -44,5 +45,8 @@ def of_part(part: str, tensors: Mapping[str, Stored]) -> OfPart:
         if other is not None:
             found.skipped[key] = f"of the {other.replace('_', ' ')}, which this file has too"
         else:
-            found.tensors[key.removeprefix(prefix)] = stored
+            name = key.removeprefix(prefix)
+            if name in found.tensors:
+                raise CheckpointError(f"{stored.file}: {found.tensors[name].key} and {key} clash")
+            found.tensors[name] = stored
     return found

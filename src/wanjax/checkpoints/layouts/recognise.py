@@ -16,8 +16,9 @@ from wanjax.checkpoints.layouts.original import transformer as original_transfor
 from wanjax.checkpoints.layouts.original import umt5 as original_umt5
 from wanjax.checkpoints.layouts.original import vae as original_vae
 from wanjax.checkpoints.layouts.prefixes import of_part, part_of
+from wanjax.checkpoints.layouts.scales import with_scales
 from wanjax.checkpoints.locate import OTHER_FORMS
-from wanjax.checkpoints.stored import DTYPES, Stored
+from wanjax.checkpoints.stored import DTYPES, Header, Stored
 from wanjax.checkpoints.tensor_files import Arranged, TensorFiles
 from wanjax.errors import CheckpointError
 
@@ -59,10 +60,17 @@ def part_files(name: str, place: Path, config: Any = None) -> TensorFiles:
     return TensorFiles(place, partial(arrange, name, config))
 
 
-def arrange(name: str, config: Any, tensors: Tensors) -> Arranged:
-    """A part's tensors under diffusers' names. Raises `CheckpointError` for other forms of Wan."""
+def arrange(name: str, config: Any, header: Header) -> Arranged:
+    """A part's tensors under diffusers' names, weights with their scales.
+
+    Raises `CheckpointError` for other forms of Wan, and for scales that are missing.
+    """
     part = part_of(name)
-    tensors, prefix, skipped = of_part(part, tensors)
+    found, prefix, skipped = of_part(part, header.tensors)
+    layers = {layer.removeprefix(prefix): said for layer, said in header.layers.items()}
+    own = {layer: said for layer, said in layers.items() if f"{layer}.weight" in found}
+    tensors, of_scales = with_scales(Header(found, own))
+    skipped |= of_scales
     for key in tensors:
         form = next((form for mark, form in _OTHER_FORMS.items() if key.startswith(mark)), None)
         if form is not None:
@@ -110,7 +118,10 @@ def _renamed(
     for key, stored in tensors.items():
         split = _split(key, stored) if part == "image_encoder" else None
         # a key that no table has keeps its name, and is an error as one that nobody expects
-        found |= split or {renamed(key, names) or key: stored}
+        for name, tensor in (split or {renamed(key, names) or key: stored}).items():
+            if name in found:
+                raise CheckpointError(f"{stored.file}: {found[name].key} and {key} are the same")
+            found[name] = tensor
     return Arranged(found, layout, skipped, partial(_key, prefix, inverted(names)))
 
 
@@ -121,6 +132,8 @@ def _key(prefix: str, back: Names, name: str) -> str:
 def _split(key: str, stored: Stored) -> dict[str, Stored] | None:
     """The authors' CLIP keeps three modules in one, and dimensions of size 1."""
     fused = {original_clip.FUSED: "{i}"}
+    if stored.dtype not in DTYPES:
+        return None
     if (layer := renamed(key, fused)) is not None:
         number, _, leaf = layer.partition(".")
         row = DTYPES[stored.dtype].itemsize * (stored.shape[1] if len(stored.shape) > 1 else 1)
