@@ -141,6 +141,33 @@ def test_image_modules_that_the_model_lacks_are_counted(folder):
             {"blocks.0.attn1.to_q.lora_A.weight": UP.T, "blocks.0.attn1.to_q.lora_B.weight": UP},
             r"to_q\.lora_A\.weight is \[2, 6\], expected \[2, 4\]",
         ),
+        (
+            {"blocks.0.ffn.0.diff_b": np.zeros(8, np.float32)},
+            r"diff_b: this model has no .*proj\.bias",
+        ),
+        ({"blocks.0.attn1.to_q.alpha": np.float32(2)}, r"to_q\.alpha has no counterpart"),
+        (
+            {
+                "blocks.0.attn1.to_q.lora_A.weight": DOWN,
+                "blocks.0.self_attn.q.lora_down.weight": DOWN,
+            },
+            r"lora_A\.weight and .*lora_down\.weight say the same twice",
+        ),
+        (
+            {
+                "blocks.0.attn1.to_q.lora_A.weight": DOWN,
+                "blocks.0.attn1.to_q.lora_B.weight": UP,
+                "blocks.0.attn1.to_q.alpha": np.zeros(2, np.float32),
+            },
+            r"to_q\.alpha is \[2\], expected a number",
+        ),
+        (
+            {
+                "blocks.0.attn1.to_q.lora_A.weight": DOWN[:0],
+                "blocks.0.attn1.to_q.lora_B.weight": UP[:, :0],
+            },
+            r"to_q\.lora_B\.weight is \[6, 0\]",
+        ),
         ({"blocks.0.norm3.diff": np.zeros(5, np.float32)}, r"norm3\.diff is \[5\], expected \[6\]"),
     ],
 )
@@ -158,9 +185,31 @@ def test_experts_have_their_own(tmp_path):
     assert expert_loras(f"{high},{both}:-1", None, None, 1) == ([LoRA(high), LoRA(both, -1.0)],)
     with pytest.raises(CheckpointError, match="give it as lora_high="):
         expert_loras(str(high), None, None, 2)
+    with pytest.raises(CheckpointError, match="lora_low is for the low one; give it as lora_high="):
+        expert_loras(None, None, str(high), 2)
     with pytest.raises(CheckpointError, match="one expert; give it as lora="):
         expert_loras(None, None, str(low), 1)
     with pytest.raises(CheckpointError, match=re.escape("there is no file no.safetensors")):
         expert_loras("no.safetensors", None, None, 1)
     with pytest.raises(CheckpointError, match="must be a number"):
         expert_loras(f"{both}:strong", None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [
+        ("wan2.2_t2v_A14b_high_noise_lora_rank64_lightx2v_4step_1217.safetensors", "high"),
+        ("low_noise_model.safetensors", "low"),
+        ("Wan2.2-Lightning_T2V-A14B-4steps-lora_HIGH_fp16.safetensors", "high"),
+        ("style-LowNoise.safetensors", "low"),
+        ("low-poly_highlands.safetensors", None),
+    ],
+)
+def test_published_names_say_which_expert_they_are_of(tmp_path, name, which):
+    path = tmp_path / name
+    path.touch()
+    if which is None:
+        assert expert_loras(str(path), None, None, 2) == ([LoRA(path)], [LoRA(path)])
+        return
+    with pytest.raises(CheckpointError, match=f"{which}-noise expert's.*give it as lora_{which}="):
+        expert_loras(str(path), None, None, 2)

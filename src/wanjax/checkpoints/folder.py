@@ -21,9 +21,18 @@ from wanjax.checkpoints.layouts.original.folder import original_folder
 from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import NOTHING, Reading, check_files, load_parameters
 from wanjax.checkpoints.locate import ModelIndex, parse
+from wanjax.checkpoints.lora_live import (
+    PLAIN,
+    Form,
+    LiveFiles,
+    changed,
+    form_of,
+    live_form,
+    take_form,
+)
 from wanjax.checkpoints.lora_merge import MergedFiles
 from wanjax.checkpoints.loras import LoRA
-from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.mapping import Entry, Rule, entries
 from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
@@ -111,23 +120,68 @@ class Folder:
         kernel: AttentionKernel = "auto",
         mesh: Mesh | None = None,
         loras: Sequence[LoRA] = (),
+        form: Form = PLAIN,
     ) -> WanTransformer:
-        """One of `experts`, with LoRAs merged into its weights."""
+        """One of `experts`, with LoRAs merged into its weights, or kept apart in `form`."""
         config = self.transformer_config(name)
-
-        def files() -> TensorFiles:
-            found = self._files(name, config)
-            return MergedFiles(found, loras) if loras else found
-
         return self._load(
             name,
-            lambda: WanTransformer(config, kernel=kernel, rngs=Undrawn()),
+            lambda: take_form(WanTransformer(config, kernel=kernel, rngs=Undrawn()), form),
             transformer_keys.RULES,
-            files,
+            lambda: self._transformer_files(name, loras, form),
             dtype=dtype,
             mesh=mesh,
             unused=transformer_keys.UNUSED,
         )
+
+    def lora_form(self, loras: Sequence[Sequence[LoRA]]) -> Form:
+        """What has room for the live ones among each expert's LoRAs; reads them alone."""
+        if not any(lora.live for its_own in loras for lora in its_own):
+            return PLAIN
+        return live_form(self._transformer_entries("transformer", PLAIN), loras)
+
+    def check_loras(self, name: str, loras: Sequence[LoRA], form: Form = PLAIN) -> None:
+        """Raise `CheckpointError` for LoRAs that do not fit a transformer; reads them alone."""
+        self._transformer_files(name, loras, form)
+
+    def change_loras(
+        self,
+        model: WanTransformer,
+        name: str,
+        loras: tuple[Sequence[LoRA], Sequence[LoRA]],
+        form: Form,
+        *,
+        dtype: DTypeLike,
+        mesh: Mesh | None,
+    ) -> WanTransformer:
+        """An expert with other live LoRAs: `loras` are those before, and those from now on.
+
+        No weight is read again that these do not change.
+        """
+        before, after = ([lora.file for lora in its_own if lora.live] for its_own in loras)
+        same = before == after and form_of(model) == form
+        wanted = self._transformer_entries(name, form)
+        found = self._files(name, model.config)
+        files = [LiveFiles(found, its_own, wanted) for its_own in loras]
+        return load_parameters(
+            take_form(model, form),
+            transformer_keys.RULES,
+            files[1],
+            dtype=dtype,
+            mesh=mesh,
+            unused=transformer_keys.UNUSED,
+            only=changed(files[0].remade | files[1].remade, strengths_alone=same),
+        )
+
+    def _transformer_entries(self, name: str, form: Form) -> list[Entry]:
+        model = take_form(WanTransformer(self.transformer_config(name), rngs=Undrawn()), form)
+        return entries(nnx.state(model), transformer_keys.RULES)
+
+    def _transformer_files(self, name: str, loras: Sequence[LoRA], form: Form) -> TensorFiles:
+        found = self._files(name, self.transformer_config(name))
+        if form:
+            return LiveFiles(found, loras, self._transformer_entries(name, form))
+        return MergedFiles(found, loras) if loras else found
 
     def load_vae(self, *, mesh: Mesh | None = None, kernel: AttentionKernel = "auto") -> WanVAE:
         """The VAE, always in float32."""

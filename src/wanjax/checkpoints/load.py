@@ -65,6 +65,7 @@ def load_parameters(
     report: Callable[[int, int], None] = lambda done, total: None,
     piece_bytes: int = PIECE_BYTES,
     host_memory: bool | None = None,
+    only: Callable[[Entry], bool] = lambda entry: True,
 ) -> Model:
     """The abstract `model` (made with `Undrawn` parameters) with its parameters read from `files`.
 
@@ -72,13 +73,15 @@ def load_parameters(
     each device receives its own part. `unused` are patterns of tensors that may lie about, and
     why they are not read.
     `report` is told the bytes that are loaded, of how many. `host_memory` says whether the
-    devices' memory is the host's, as it is of CPUs; `piece_bytes` is what is read at once.
+    devices' memory is the host's, as it is of CPUs; `piece_bytes` is what is read at once. Of a
+    model that has its parameters already, `only` some are read again.
     Raises `CheckpointError` listing every missing, unexpected and wrongly shaped tensor, and
     every one of numbers that cannot be read, such as FP8.
     """
     graph, abstract = nnx.split(model)
     wanted = entries(abstract, rules)
     check_files(model, rules, files, unused)
+    wanted = [entry for entry in wanted if only(entry)]
     variables = dict(flat_parameters(abstract))
     parameters = [
         _parameter(entry, files, variables[entry.path], dtype, mesh, piece_bytes)
@@ -95,12 +98,10 @@ def load_parameters(
         done += size
         report(done, total)
 
-    loaded = [
-        variables[entry.path].replace(array)
-        for entry, array in zip(wanted, make(makers, count), strict=True)
-    ]
+    for entry, array in zip(wanted, make(makers, count), strict=True):
+        variables[entry.path] = variables[entry.path].replace(array)
     paths = [path for path, _ in nnx.to_flat_state(abstract)]
-    return nnx.merge(graph, nnx.from_flat_state(list(zip(paths, loaded, strict=True))))
+    return nnx.merge(graph, nnx.from_flat_state(list(zip(paths, variables.values(), strict=True))))
 
 
 def kept_dtype(variable: nnx.Variable[Any], dtype: DTypeLike) -> DTypeLike:

@@ -6,11 +6,12 @@ whole difference (`.diff`, `.diff_b`, `.diff_m`) of a weight, bias or modulation
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,21 +40,54 @@ _IMAGE = re.compile(r".*(k_img|v_img|img_emb|add_[kv]_proj|norm_added_[kq]|image
 
 
 @dataclass(frozen=True)
-class _Delta:
-    """A change of one tensor: `up @ down` with `up` scaled, or all of it as `whole`."""
+class _Tensor:
+    """One of a LoRA's file, read as float32 where it is needed."""
 
-    up: np.ndarray | None
-    down: np.ndarray | None
-    whole: np.ndarray | None
+    files: TensorFiles
+    key: str
+    shape: tuple[int, ...]
+
+    def read(self) -> np.ndarray:
+        stored = self.files.shape(self.key)
+        read = self.files.read(self.key, tuple(slice(0, size) for size in stored))
+        read = read.astype(np.float32)
+        if stored != self.shape and len(stored) == len(self.shape):  # see `_fitted`
+            read = np.pad(read, [(0, n - m) for m, n in zip(stored, self.shape, strict=True)])
+        return read.reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Delta:
+    """`strength` times a change of one tensor: `scale * up @ down`, or all of it as `whole`."""
+
+    strength: float
+    scale: float = 1.0
+    up: _Tensor | None = None
+    down: _Tensor | None = None
+    whole: _Tensor | None = None
+
+    @property
+    def rank(self) -> int | None:
+        """None of a whole difference."""
+        return None if self.down is None else self.down.shape[0]
+
+    def down_half(self) -> np.ndarray:
+        """[rank, inputs]."""
+        assert self.down is not None
+        return self.down.read().reshape(self.down.shape[0], -1)
+
+    def up_half(self) -> np.ndarray:
+        """[outputs, rank], scaled."""
+        assert self.up is not None
+        return np.float32(self.scale) * self.up.read()
 
     def part(self, index: Index) -> np.ndarray:
         if self.whole is not None:
-            return np.asarray(self.whole[index])
-        assert self.up is not None
+            return np.float32(self.strength) * self.whole.read()[index]
         assert self.down is not None
         rows, *others = index
-        down = self.down[(slice(None), *others)]
-        product = self.up[rows] @ down.reshape(len(down), -1)
+        down = self.down_half().reshape(self.down.shape)[(slice(None), *others)]
+        product = np.float32(self.strength) * self.up_half()[rows] @ down.reshape(len(down), -1)
         part: np.ndarray = product.reshape(len(product), *down.shape[1:])
         return part
 
@@ -61,17 +95,26 @@ class _Delta:
 class MergedFiles(TensorFiles):
     """The tensors of a transformer with LoRAs merged into them, as float32.
 
-    Raises `CheckpointError` naming file and key for what does not fit the tensors, before any of
+    A live LoRA's change of a tensor among `kept` is not merged, but in `apart`, as far as it is
+    one of low rank. `remade` are the tensors that live LoRAs have been merged into. Raises
+    `CheckpointError` naming file and key for what does not fit the tensors, before any of
     them is read; warns of image modules that the model lacks.
     """
 
-    def __init__(self, files: TensorFiles, loras: Sequence[LoRA]):
+    def __init__(self, files: TensorFiles, loras: Sequence[LoRA], kept: Container[str] = ()):
         self.files, self.place, self.arranged = files, files.place, files.arranged
-        self._deltas: dict[str, list[_Delta]] = defaultdict(list)
+        self._deltas: dict[str, list[Delta]] = defaultdict(list)
+        self.apart: dict[str, list[Delta]] = defaultdict(list)
+        self.remade: set[str] = set()
         shapes = {key: files.shape(key) for key in files.keys()}  # noqa: SIM118 (no mapping)
         for lora in loras:
-            for key, delta in _deltas(lora, shapes):
+            for key, delta in deltas(lora, shapes):
+                if lora.live and delta.rank is not None and key in kept:
+                    self.apart[key].append(delta)
+                    continue
                 self._deltas[key].append(delta)
+                if lora.live:
+                    self.remade.add(key)
 
     def keys(self) -> Iterable[str]:
         return self.files.keys()
@@ -109,13 +152,16 @@ class MergedFiles(TensorFiles):
         return out
 
 
-def _deltas(lora: LoRA, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, _Delta]]:
-    """Key of each tensor that a file changes, and the change."""
+def deltas(
+    lora: LoRA, shapes: Mapping[str, tuple[int, ...]], *, quiet: bool = False
+) -> Iterator[tuple[str, Delta]]:
+    """Key of each tensor that a file changes, and the change; `quiet` of what is skipped."""
     modules = _modules(shapes)
-    found: dict[str, dict[str, tuple[str, np.ndarray]]] = defaultdict(dict)
+    found: dict[str, dict[str, _Tensor]] = defaultdict(dict)
     lacking: list[str] = []
     unknown: list[str] = []
-    for key, tensor in _tensors(lora.file):
+    for tensor in _tensors(lora.file):
+        key = tensor.key
         module, part = _split(key)
         if part == "dora":
             raise CheckpointError(
@@ -123,7 +169,10 @@ def _deltas(lora: LoRA, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple
             )
         name = modules.get(_PREFIX.sub("", module, count=1))
         if name is not None and part:
-            found[name][part] = (key, tensor)
+            if part in found[name]:
+                both = f"{found[name][part].key} and {key}"
+                raise CheckpointError(f"{lora.file}: {both} say the same twice; keep one of them")
+            found[name][part] = tensor
         else:
             (lacking if _IMAGE.fullmatch(module) else unknown).append(key)
     if unknown or not found:
@@ -133,7 +182,7 @@ def _deltas(lora: LoRA, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple
             f"{named or 'none at all'}: it is a LoRA of another model, or in a spelling that is "
             "not known"
         )
-    if lacking:
+    if lacking and not quiet:
         warnings.warn(
             f"{lora.file}: {len(lacking)} keys of image modules, which this model lacks, are "
             f"skipped: {', '.join(lacking[:_LISTED])} ...",
@@ -146,52 +195,60 @@ def _deltas(lora: LoRA, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple
 def _of_module(
     lora: LoRA,
     module: str,
-    parts: Mapping[str, tuple[str, np.ndarray]],
+    parts: Mapping[str, _Tensor],
     shapes: Mapping[str, tuple[int, ...]],
-) -> Iterator[tuple[str, _Delta]]:
-    wholes = {"diff": f"{module}.weight", "diff_b": f"{module}.bias"}
+) -> Iterator[tuple[str, Delta]]:
     table = module if module.endswith("scale_shift_table") else f"{module}.scale_shift_table"
-    for part, target in (*wholes.items(), ("diff", table), ("diff_m", table)):
-        if part in parts and target in shapes:
-            key, tensor = parts[part]
-            whole = _fitted(lora, key, tensor, shapes[target], target)
-            yield target, _Delta(None, None, lora.strength * whole)
-    pair = [parts.get(part) for part in ("down", "up")]
-    if pair[0] is None and pair[1] is None:
-        return
-    if pair[0] is None or pair[1] is None:
-        key = (pair[0] or pair[1] or ("", None))[0]
+    weight = f"{module}.weight"
+    targets = {"diff": (weight, table), "diff_b": (f"{module}.bias",), "diff_m": (table,)}
+    for part, tensor in parts.items():
+        if part not in targets:
+            continue
+        target = next((target for target in targets[part] if target in shapes), None)
+        if target is None:
+            raise CheckpointError(
+                f"{lora.file}: {tensor.key}: this model has no {' or '.join(targets[part])}"
+            )
+        yield target, Delta(lora.strength, whole=_fitted(lora, tensor, shapes[target], target))
+    if not parts.keys() <= targets.keys():
+        yield weight, _low_rank(lora, weight, parts, shapes)
+
+
+def _low_rank(
+    lora: LoRA, target: str, parts: Mapping[str, _Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> Delta:
+    down, up, alpha = (parts.get(part) for part in ("down", "up", "alpha"))
+    if down is None or up is None:
+        key = next(t.key for t in (down, up, alpha) if t is not None)
         raise CheckpointError(f"{lora.file}: {key} has no counterpart: half of it is missing")
-    (down_key, down), (up_key, up) = pair[0], pair[1]
-    target = f"{module}.weight"
     if target not in shapes:
-        raise CheckpointError(f"{lora.file}: {down_key}: {module} has no weight")
-    shape, rank = shapes[target], down.shape[0]
-    up = up.reshape(up.shape[:2])
-    if list(up.shape) != [shape[0], rank]:
+        raise CheckpointError(f"{lora.file}: {down.key}: this model has no {target}")
+    shape, rank = shapes[target], (down.shape or (0,))[0]
+    if rank == 0 or up.shape[:2] != (shape[0], rank) or math.prod(up.shape[2:]) != 1:
         raise CheckpointError(
-            f"{lora.file}: {up_key} is {list(up.shape)}, expected {[shape[0], rank]} for "
-            f"{target} {list(shape)} and {down_key} {list(down.shape)}"
+            f"{lora.file}: {up.key} is {list(up.shape)}, expected {[shape[0], rank or 'rank']} for "
+            f"{target} {list(shape)} and {down.key} {list(down.shape)}"
         )
-    down = _fitted(lora, down_key, down, (rank, *shape[1:]), target)
-    alpha = float(parts["alpha"][1].reshape(())) if "alpha" in parts else rank
-    yield target, _Delta(np.float32(lora.strength * alpha / rank) * up, down, None)
+    down = _fitted(lora, down, (rank, *shape[1:]), target)
+    if alpha is not None and math.prod(alpha.shape) != 1:
+        raise CheckpointError(f"{lora.file}: {alpha.key} is {list(alpha.shape)}, expected a number")
+    scale = 1.0 if alpha is None else alpha.read().item() / rank
+    return Delta(lora.strength, scale, replace(up, shape=up.shape[:2]), down)
 
 
-def _fitted(
-    lora: LoRA, key: str, tensor: np.ndarray, shape: tuple[int, ...], target: str
-) -> np.ndarray:
+def _fitted(lora: LoRA, tensor: _Tensor, shape: tuple[int, ...], target: str) -> _Tensor:
     """The tensor in the shape of ours.
 
     A text-to-video LoRA knows the first channels alone of an image-to-video model's patches.
     """
-    if target == "patch_embedding.weight" and tensor.ndim == len(shape):
-        missing = shape[1] - tensor.shape[1]
-        if missing > 0 and (tensor.shape[0], *tensor.shape[2:]) == (shape[0], *shape[2:]):
-            return np.pad(tensor, [(0, 0), (0, missing), *[(0, 0)] * (tensor.ndim - 2)])
-    if tensor.shape != shape:
+    given = tensor.shape
+    if target == "patch_embedding.weight" and len(given) == len(shape):
+        others = (given[0], *given[2:]) == (shape[0], *shape[2:])
+        if others and given[1] < shape[1]:
+            return replace(tensor, shape=shape)
+    if given != shape:
         raise CheckpointError(
-            f"{lora.file}: {key} is {list(tensor.shape)}, expected {list(shape)} for {target}"
+            f"{lora.file}: {tensor.key} is {list(given)}, expected {list(shape)} for {target}"
         )
     return tensor
 
@@ -218,10 +275,9 @@ def _split(key: str) -> tuple[str, str]:
     return key, ""
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(file: Path) -> Iterator[_Tensor]:
     files = TensorFiles(file)
     for key in files.keys():  # noqa: SIM118 (no mapping)
         if files.dtype(key) not in DTYPES:
             raise CheckpointError(f"{file}: {key} is {files.dtype(key)}, which cannot be read")
-        index = tuple(slice(0, size) for size in files.shape(key))
-        yield key, files.read(key, index).astype(np.float32)
+        yield _Tensor(files, key, files.shape(key))

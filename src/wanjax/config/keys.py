@@ -84,7 +84,8 @@ class Config:
 
     lora: str | None = setting(
         None,
-        "LoRAs to merge into the weights, as FILE or FILE:STRENGTH with commas between",
+        "LoRAs as FILE[:STRENGTH], with commas between, merged into the weights; "
+        "FILE:STRENGTH:live: kept apart from them, so that the strength can change",
         also=("loras", "lora_path", "lora_weights", "adapter"),
     )
     lora_high: str | None = setting(None, "LoRAs of the high-noise expert alone")

@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from wanjax.checkpoints.containers import CONTAINERS
 from wanjax.checkpoints.locate import locate
+from wanjax.checkpoints.loras import expert_loras
 from wanjax.config.keys import keys
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.store import Record
@@ -100,6 +101,9 @@ def fingerprint(run: Run, clip: Clip) -> str:
     folder = locate(str(config.model))  # None on the Hub
     places = [*([folder] if folder else []), *config.parts.values()]
     weights = sorted(file for place in places for file in _weights(place))
+    given = (config.lora, config.lora_high, config.lora_low)
+    for loras in expert_loras(*given, config.num_experts):
+        weights += [lora.file for lora in loras]
     image = clip.prompt.image
     facts = {
         "config": {name: getattr(config, name) for name in names},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from statistics import fmean
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from wanjax.checkpoints.loras import expert_loras
 from wanjax.config.keys import Config
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.generation import Generated, decode, fingerprint, generate
@@ -31,8 +32,9 @@ class Runner:
     """Generates and measures what a folder does not hold yet.
 
     `variants` have the references first; `configs` are those and their rows of equal cost,
-    `rows` which is whose. One pipeline serves them all; it is loaded when something is left to
-    do, unless it is given. `prepared` plans a configuration's run, once.
+    `rows` which is whose. One pipeline serves all whose weights are the references', and each
+    other way of keeping weights has one more; they are loaded when something is left to do, unless
+    it is given. `prepared` plans a configuration's run, once.
     """
 
     def __init__(
@@ -52,12 +54,23 @@ class Runner:
         self.prepared = prepared
         self.used: set[str] = set()  # variants that this process has run
         self.bar = tqdm(unit="step", delay=0.1)
+        self._others: dict[tuple[Hashable, ...], WanPipeline] = {}
         if pipe is not None:
             self.pipe = pipe
 
     @cached_property
     def pipe(self) -> WanPipeline:
         return WanPipeline.from_config(self.configs[self.references[0]])
+
+    def _pipe(self, name: str) -> WanPipeline:
+        """That of a variant's weights."""
+        config, reference = self.configs[name], self.configs[self.references[0]]
+        weights = weights_of(config)
+        if weights == weights_of(reference):
+            return self.pipe
+        if weights not in self._others:
+            self._others[weights] = WanPipeline.from_config(config)
+        return self._others[weights]
 
     def run(
         self, clips: Sequence[Clip], repeats: int
@@ -128,7 +141,7 @@ class Runner:
         def advance(report: StepReport) -> None:
             self.bar.update()
 
-        made = generate(self.pipe, self._prepared(name, clip), clip, advance)
+        made = generate(self._pipe(name), self._prepared(name, clip), clip, advance)
         made.record["cold"] = name not in self.used
         self.used.add(name)
         return made
@@ -185,6 +198,13 @@ class Runner:
         mark = self._mark(name, clip)
         number = len(self._stored_timings(name, clip))
         return [self.store.write(name, _timing(number), record | {"fingerprint": mark})]
+
+
+def weights_of(config: Config) -> tuple[Hashable, ...]:
+    """What of a configuration is in the weights that are loaded, besides the model."""
+    given = (config.lora, config.lora_high, config.lora_low)
+    loras = expert_loras(*given, config.num_experts)
+    return tuple(tuple(lora for lora in its_own if not lora.live) for its_own in loras)
 
 
 def _timing(number: int) -> str:

@@ -52,8 +52,25 @@ def param(
     return nnx.Param(value, axes=tuple(axes), keep_float32=keep_float32)
 
 
+class LowRank(nnx.Module):
+    """A change of a linear layer's kernel that is kept apart: `down @ diag(strength) @ up`.
+
+    `strength` has a number for each rank, so that several changes stand side by side.
+    """
+
+    def __init__(self, in_features: int, out_features: int, rank: int, axes: Axes, rngs: nnx.Rngs):
+        zeros = nnx.initializers.zeros
+        self.down = param(rngs, (in_features, rank), (axes[0], None))
+        self.up = param(rngs, (rank, out_features), (None, axes[1]), zeros)
+        self.strength = param(rngs, (rank,), (None,), zeros, keep_float32=True)
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        y = (x @ self.down[...].astype(x.dtype)).astype(jnp.float32) * self.strength[...]
+        return y.astype(x.dtype) @ self.up[...].astype(x.dtype)
+
+
 class Linear(nnx.Module):
-    """`y = x @ kernel + bias`, computed in the dtype of `x`."""
+    """`y = x @ kernel + bias`, computed in the dtype of `x`; `lora` changes the kernel."""
 
     def __init__(
         self,
@@ -71,9 +88,12 @@ class Linear(nnx.Module):
         self.bias = nnx.data(
             param(rngs, shape[1:], axes[1:], zeros, keep_float32=keep_float32) if use_bias else None
         )
+        self.lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         y = x @ self.kernel[...].astype(x.dtype)
+        if self.lora is not None:
+            y = y + self.lora(x)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 

@@ -18,11 +18,12 @@ from wanjax.checkpoints.folder import Folder, LoadReport
 from wanjax.checkpoints.hub import download
 from wanjax.checkpoints.load import Reading
 from wanjax.checkpoints.locate import locate
-from wanjax.checkpoints.loras import expert_loras
+from wanjax.checkpoints.lora_live import united
+from wanjax.checkpoints.loras import LoRA, expert_loras
 from wanjax.checkpoints.presence import needed, presence, require_weights
 from wanjax.checkpoints.published_models import published
 from wanjax.config.keys import Config
-from wanjax.errors import CheckpointError
+from wanjax.errors import CheckpointError, UsageError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.clip import CLIPVisionModel
@@ -51,6 +52,9 @@ class Components:
         self.folder = folder = replace(folder, progress=self._tell)
         self.transformer_config = folder.transformer_config()
         self.vae_config = folder.vae_config()
+        self._loras: tuple[list[LoRA], ...] = self._loras_of(config)
+        self._form = folder.lora_form(self._loras)
+        self._outdated: dict[str, list[LoRA]] = {}  # of resting experts: the LoRAs that they have
         self._load = self._loaders(folder, config)
         # of all parts, before anything large is read of one
         self.readings: dict[str, Reading] = {}
@@ -79,17 +83,10 @@ class Components:
             "text_encoder": lambda: folder.load_text_encoder(dtype=dtype, mesh=mesh),
             "vae": lambda: folder.load_vae(mesh=mesh, kernel=kernel),
         }
-        given = (config.lora, config.lora_high, config.lora_low)
-        loras = expert_loras(*given, len(folder.experts))
-        for name, its_own in zip(folder.experts, loras, strict=True):
-            loaders[name] = partial(
-                folder.load_transformer,
-                name,
-                dtype=dtype,
-                kernel=kernel,
-                mesh=mesh,
-                loras=its_own,
-            )
+        load_expert = partial(folder.load_transformer, dtype=dtype, kernel=kernel, mesh=mesh)
+        self._change_loras = partial(folder.change_loras, dtype=dtype, mesh=mesh)
+        for number, name in enumerate(folder.experts):
+            loaders[name] = partial(self._load_expert, load_expert, number)
         if self.transformer_config.image_dim is not None:
             loaders["image_processor"] = folder.load_image_processor
             loaders["image_encoder"] = lambda: folder.load_image_encoder(
@@ -114,6 +111,53 @@ class Components:
         if other := parts.keys() - needed(folder.index):
             raise CheckpointError(f"{min(other)}={parts[min(other)]}: this model has no such part")
         return cls(folder, config, mesh)
+
+    def take_loras(self, config: Config) -> None:
+        """Have the live LoRAs of a configuration, with its strengths.
+
+        Nothing is loaded again but what they change, and nothing compiled anew where they need no
+        more room than those before. Raises `UsageError` for a change of those that were merged
+        into the weights, and `CheckpointError` for what does not fit the model.
+        """
+        loras = self._loras_of(config)
+        if loras == self._loras:
+            return
+        for before, after in zip(self._loras, loras, strict=True):
+            merged, asked = ([lora for lora in its if not lora.live] for its in (before, after))
+            if merged != asked:
+                named = ", ".join(map(str, merged)) or "none"
+                raise UsageError(
+                    f"lora: those merged into the weights that are loaded ({named}) cannot change; "
+                    "load the model again, or give those that change as FILE:STRENGTH:live"
+                )
+        form = self.folder.lora_form(loras)
+        form = united(form, self._form) if form else form
+        for name, its_own in zip(self.folder.experts, loras, strict=True):
+            self.folder.check_loras(name, its_own, form)
+        before_all, self._loras = self._loras, loras
+        if form != self._form:
+            self._form = form
+            self._graphs.clear()
+            for name in {*self._resting} & {*self.folder.experts}:
+                self.free(name)
+        for name, its_own in zip(self.folder.experts, before_all, strict=True):
+            if name in self._parts:
+                self._outdated.setdefault(name, its_own)
+                if name not in self._resting:
+                    self._update(name)
+
+    def _loras_of(self, config: Config) -> tuple[list[LoRA], ...]:
+        given = (config.lora, config.lora_high, config.lora_low)
+        return expert_loras(*given, len(self.folder.experts))
+
+    def _load_expert(self, load: Callable[..., WanTransformer], number: int) -> WanTransformer:
+        return load(self.folder.experts[number], loras=self._loras[number], form=self._form)
+
+    def _update(self, name: str) -> None:
+        """Give an expert on the device the LoRAs that it should have."""
+        loras = self._outdated.pop(name), self._loras[self.folder.experts.index(name)]
+        self._plain.pop(name, None)
+        self._parts[name] = self._change_loras(self._parts[name], name, loras, self._form)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -187,7 +231,7 @@ class Components:
 
     def free(self, name: str) -> None:
         """Forget a part; asked for again, it is loaded from its files."""
-        for known in (self._parts, self._resting, self._graphs, self._plain):
+        for known in (self._parts, self._resting, self._graphs, self._plain, self._outdated):
             known.pop(name, None)
         self._arriving.discard(name)
 
@@ -250,6 +294,8 @@ class Components:
         elif name in self._resting:
             self._move(name, partial(jax.device_put, device=self._resting.pop(name)))
             self._arriving.discard(name)
+            if name in self._outdated:
+                self._update(name)
         part = self._parts[name]
         assert isinstance(part, kind)
         return part

@@ -17,6 +17,7 @@ from PIL import Image
 from wanjax.caching import Step
 from wanjax.caching.method import Measure
 from wanjax.checkpoints.folder import Folder
+from wanjax.checkpoints.loras import live_text
 from wanjax.config.keys import Config, active_methods, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
@@ -147,6 +148,24 @@ class WanPipeline:
         """The same model and programs under other values; what is loaded is shared."""
         return WanPipeline(self.components, config, self.programs, self.target)
 
+    def set_loras(
+        self, lora: str | None = None, *, high: str | None = None, low: str | None = None
+    ) -> None:
+        """Other live LoRAs from now on, or the same with other strengths, or none.
+
+        Each is `FILE[:STRENGTH]`, with commas between several; `high` and `low` are those of one
+        expert alone. With other strengths nothing is loaded or compiled again. Those that were
+        merged into the weights stay. Raises `CheckpointError` for what does not fit the model.
+        """
+        config = replace(
+            self.config,
+            lora=live_text(self.config.lora, lora, "lora"),
+            lora_high=live_text(self.config.lora_high, high, "lora_high"),
+            lora_low=live_text(self.config.lora_low, low, "lora_low"),
+        )
+        self.components.take_loras(config)
+        self.config = config
+
     @property
     def takes_image(self) -> bool:
         """Whether this is image to video."""
@@ -255,6 +274,7 @@ class WanPipeline:
         """
         config, stopwatch, fit = run.config, Stopwatch(self.programs), self.fit(run)
         self.check_size(config)
+        self.components.take_loras(config)
         require_finite("latents", latents)
         require_finite("prompt_embeds", prompts.prompt_embeds)
         require_finite("negative_prompt_embeds", prompts.negative_prompt_embeds)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from wanjax.caching import Plan, Schedule
 from wanjax.checkpoints.configs import model_configs
+from wanjax.checkpoints.loras import expert_loras
 from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
@@ -15,8 +16,8 @@ from wanjax.models import vae_memory
 from wanjax.parallel.mesh import MeshShape, parse_mesh
 from wanjax.parallel.targets import HERE, Target, parse_target
 from wanjax.planning.footprint import Footprint, pixels_of_token
-from wanjax.planning.placement import USABLE, PlacedStage, Placement, place, stage_names
-from wanjax.planning.weights import component_bytes, weight_bytes
+from wanjax.planning.placement import EXPERTS, USABLE, PlacedStage, Placement, place, stage_names
+from wanjax.planning.weights import ITEM_BYTES, component_bytes, weight_bytes
 
 # A plan without a target: one device of which nothing is known.
 ANY_DEVICE = Target("one device", "cpu", "any", 1, None)
@@ -142,11 +143,19 @@ def fit_on(
     """What a run comes to on one mesh."""
     footprint = Footprint(config, plan, configs, target, mesh)
     weights = component_bytes(configs, config.weights_dtype, mesh)
+    for name in EXPERTS[: configs.index.num_experts]:
+        weights[name] += ITEM_BYTES[config.weights_dtype] * _live_numbers(config)
     rows = StripeRows(
         _stripe_rows(footprint, weights, "encode"), _stripe_rows(footprint, weights, "decode")
     )
     placement = place(weights, footprint.stages(*rows), target.memory_limit)
     return Fit(target, mesh, weights, placement, rows)
+
+
+def _live_numbers(config: Config) -> int:
+    """Parameters that live LoRAs add to each expert: room for the larger one's."""
+    loras = expert_loras(config.lora, config.lora_high, config.lora_low, config.num_experts)
+    return max(sum(lora.numbers for lora in its_own if lora.live) for its_own in loras)
 
 
 def best_fit(config: Config, plan: Plan, configs: ModelConfigs, target: Target) -> Fit:
