@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -26,6 +26,14 @@ NARROW: Mapping[str, np.dtype] = {
 }
 
 
+class Blocks(NamedTuple):
+    """How GGUF keeps numbers: so many at a time in so many bytes; a row is of whole blocks."""
+
+    numbers: int
+    bytes: int
+    row: int
+
+
 @dataclass(frozen=True)
 class Stored:
     """A tensor in a file: `offset` is its first byte's, `strides` in bytes if it is not dense.
@@ -41,6 +49,7 @@ class Stored:
     offset: int
     strides: tuple[int, ...] | None = None
     scale: Stored | None = None
+    blocks: Blocks | None = None
 
     def reshaped(self, *shape: int) -> Stored:
         """With dimensions of size 1 added or left out; of a dense one."""

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wanjax.checkpoints.containers import files_of, read_header
-from wanjax.checkpoints.stored import DTYPES, NARROW, Header, Stored
+from wanjax.checkpoints.containers.gguf import gguf_package
+from wanjax.checkpoints.stored import DTYPES, NARROW, Blocks, Header, Stored
 from wanjax.errors import CheckpointError
 
 Index = tuple[slice, ...]  # a slice of each dimension, with bounds, of step 1
@@ -75,7 +76,7 @@ class TensorFiles:
     def dtype(self, name: str) -> str:
         """Of what is read, as safetensors names it, such as BF16."""
         stored = self._stored[name]
-        return "F32" if _is_rounded(stored) else stored.dtype
+        return "F32" if _is_rounded(stored) or stored.blocks is not None else stored.dtype
 
     def stored_dtypes(self) -> Counter[str]:
         """How many tensors are of which type in the files."""
@@ -106,10 +107,14 @@ class TensorFiles:
     def read(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         """A part of a tensor, into `out` if it is given."""
         stored = self._stored[name]
+        shape = tuple(part.stop - part.start for part in index)
+        if stored.blocks is not None:
+            out = np.empty(shape, np.float32) if out is None else out
+            out[...] = _from_blocks(stored, stored.blocks, index)
+            return out
         if not _is_rounded(stored):
             values: np.ndarray = read_stored(stored, index, out)
             return values
-        shape = tuple(part.stop - part.start for part in index)
         out = np.empty(shape, np.float32) if out is None else out
         _widen(read_stored(stored, index), out)
         if (scale := self._scale(name)) is not None:
@@ -155,6 +160,26 @@ def _widen(values: np.ndarray, out: np.ndarray) -> None:
         return
     table = np.arange(256, dtype=np.uint8).view(values.dtype).astype(np.float32)
     np.take(table, values.view(np.uint8), out=out, mode="clip")
+
+
+def _from_blocks(stored: Stored, blocks: Blocks, index: Index) -> np.ndarray:
+    """A part of a tensor that GGUF keeps in blocks, widened by its own package.
+
+    Rows of whole blocks are read alone; else the tensor, which is then a small one.
+    """
+    gguf = gguf_package()
+    shape, rows = stored.shape, slice(0, stored.shape[0])
+    if len(shape) > 1 and shape[-1] == blocks.row:
+        rows = index[0]
+    held = math.prod(shape[1:]) * (rows.stop - rows.start) // blocks.row
+    row_bytes = blocks.row // blocks.numbers * blocks.bytes
+    raw = np.empty((held, row_bytes), np.uint8)
+    skipped = math.prod(shape[1:]) * rows.start // blocks.row * row_bytes
+    _read_into(stored.file, stored.offset + skipped, raw)
+    values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[stored.dtype])
+    inside = slice(index[0].start - rows.start, index[0].stop - rows.start)
+    part: np.ndarray = values.reshape(-1, *shape[1:])[(inside, *index[1:])]
+    return part
 
 
 def _spread(scale: np.ndarray, shape: tuple[int, ...], index: Index) -> np.ndarray:

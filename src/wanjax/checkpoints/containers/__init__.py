@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from wanjax.checkpoints.containers.gguf import gguf_header
 from wanjax.checkpoints.containers.safetensors import safetensors_header
 from wanjax.checkpoints.containers.torch_zip import torch_header
 from wanjax.checkpoints.stored import Header
@@ -15,6 +16,7 @@ CONTAINERS: Mapping[str, Callable[[Path], Header]] = {
     ".safetensors": safetensors_header,
     ".pth": torch_header,
     ".pt": torch_header,
+    ".gguf": gguf_header,
 }
 
 

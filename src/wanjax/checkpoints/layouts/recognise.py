@@ -10,6 +10,7 @@ from typing import Any
 
 from wanjax.checkpoints.layouts.diffusers import clip as diffusers_clip
 from wanjax.checkpoints.layouts.diffusers import umt5 as diffusers_umt5
+from wanjax.checkpoints.layouts.gguf import umt5 as gguf_umt5
 from wanjax.checkpoints.layouts.names import Names, inverted, renamed
 from wanjax.checkpoints.layouts.original import clip as original_clip
 from wanjax.checkpoints.layouts.original import transformer as original_transformer
@@ -32,6 +33,7 @@ _MARKS: Mapping[str, tuple[tuple[str, str, Callable[[Any], Names]], ...]] = {
     "vae": (("decoder.conv1.weight", "the authors' names", original_vae.names),),
     "text_encoder": (
         ("token_embedding.weight", "the authors' names", lambda config: original_umt5.NAMES),
+        ("token_embd.weight", "GGUF's names", lambda config: gguf_umt5.NAMES),
     ),
     "image_encoder": (
         ("visual.cls_embedding", "the authors' names", lambda config: original_clip.NAMES),
