@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, str] = {
     "calibrate": "measure what a model's caches go by: curve, inner products, sensitivities",
     "compare": "measure what caching costs: variants from the same noise, side by side in HTML",
     "benchmark": "time a model's stages at full size, with random weights if it is not here",
+    "serve": "an HTTP server in the shape of OpenAI's videos API, with a queue that lasts",
     "presets": "list the models that can be named, with their sampling values",
     "show": "print every key with its value, what is allowed, and a line of help",
     "completion": "print what makes bash, zsh or fish complete commands, presets, keys and values",
@@ -61,6 +62,8 @@ KEPT: Mapping[str, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 for success, 2 for a user's mistake, 1 for a failure."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["serve"]:  # which ends by itself, with nothing lost
+        return _run(args)
     with ended_by_signals(kept=KEPT.get(args[0] if args else "", "")):
         return _run(args)
 

@@ -31,7 +31,7 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     _check_guidance(config)
     _check_one_cache(config)
     _check_machine(config)
-    if command in ("generate", "plan", "compile", "compare", "benchmark"):
+    if command in ("generate", "plan", "compile", "compare", "benchmark", "serve"):
         _check_effects(config, given)
     if command == "generate":
         _check_many(config)
@@ -41,7 +41,7 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
             _check_calibration(config)
         _check_model(config)
         _check_output(config, ".json")
-    elif command in ("plan", "compile") or (command == "compare" and not config.videos):
+    elif command in ("plan", "compile", "serve") or (command == "compare" and not config.videos):
         _check_model(config)
         _check_plot(config)
     if command != "show":

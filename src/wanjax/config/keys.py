@@ -12,6 +12,7 @@ from typing import Any, Literal, Union
 
 from wanjax.caching import METHODS, Method
 from wanjax.caching.method import configured, settings_of
+from wanjax.config.server_keys import ServerKeys
 from wanjax.parallel.launch import HEARTBEAT
 from wanjax.settings import kinds_of, meant, setting
 
@@ -29,8 +30,8 @@ def random_seed() -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """Every key with its type, default (where no preset or folder says otherwise) and help."""
+class _RunKeys:
+    """Those of all commands but `serve`."""
 
     preset: str | None = setting(
         None, "preset that the values start from; see `wanjax presets`", group="Model"
@@ -377,6 +378,11 @@ class Config:
         also=("draw", "chart"),
         path=True,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ServerKeys, _RunKeys):
+    """Every key with its type, default (where no preset or folder says otherwise) and help."""
 
     def __repr__(self) -> str:
         """What is not as the keys' defaults have it; all of it would fill a screen."""

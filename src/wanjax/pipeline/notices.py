@@ -28,14 +28,24 @@ def notice(
 
     Prompts need the `tokenizer`.
     """
+    for text in seen(config, prompts, pictures, tokenizer):
+        warnings.warn(text, Notice, stacklevel=_outside())
+
+
+def seen(
+    config: Config,
+    prompts: Sequence[str],
+    pictures: Sequence[Image.Image],
+    tokenizer: Tokenizer | None,
+) -> list[str]:
+    """The texts of these warnings."""
     found: list[str] = []
     for prompt in prompts:
         assert tokenizer is not None
         found += _of_prompt(config, prompt, tokenizer)
     for picture in pictures:
         found += _of_picture(config, picture)
-    for text in dict.fromkeys(found):
-        warnings.warn(text, Notice, stacklevel=_outside())
+    return list(dict.fromkeys(found))
 
 
 def _outside() -> int:

@@ -1,0 +1,74 @@
+"""
+serve videos over HTTP, in the shape of OpenAI's videos API
+
+usage: wanjax serve [PRESET|FILE] [port=8000] [key=value ...]
+
+  wanjax serve                                         # the bundled model, on this machine alone
+  wanjax serve tiny-i2v port=9000 store=videos
+  wanjax serve wan2.2-t2v-a14b use_magcache=True       # what all videos have as defaults
+
+  curl localhost:8000/v1/videos -H 'content-type: application/json' \\
+       -d '{"prompt": "a red ball moving right", "num_inference_steps": 20}'
+
+A request's fields are keys of the configuration, with the values of the command line as
+defaults; OpenAI's own (`size`, `seconds`, `input_reference`) are known. The queue outlives the
+server: what was being made when it ended is made again, from its seed. Ctrl-C ends it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+
+from wanjax.config.keys import Config
+from wanjax.config.resolve import resolve
+from wanjax.errors import Notice, UsageError
+
+_NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "multipart", "fsspec")
+
+
+def run(args: Sequence[str]) -> None:
+    config = resolve(args, "serve")
+    if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
+        raise UsageError(f"serve needs {', '.join(missing)}: pip install 'wanjax[serve]'")
+    with _listen(config.host, config.port) as listener:
+        _serve(args, config, listener)
+
+
+def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None:
+    import uvicorn  # imports a web server
+
+    from wanjax.serve.app import make_app  # imports JAX
+    from wanjax.serve.model import Model
+    from wanjax.serve.server import Server
+
+    model = Model.of(args, config)
+    server = Server({model.name: model}, config)
+    host, port = listener.getsockname()[:2]
+    _tell(f"{model.name} at http://{host}:{port}/v1/videos, kept in {config.store}")
+    if server.recovered:
+        _tell(f"{server.recovered} videos that were being made are made again")
+    web = uvicorn.Server(uvicorn.Config(make_app(server), log_level="warning"))
+    for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises anew once it has ended
+        signal.signal(number, lambda *_: None)
+    warnings.simplefilter("ignore", Notice)  # each video has its own
+    web.run(sockets=[listener])
+    _tell("ended; what waits is made when the server starts again")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Before anything is loaded; raises `UsageError` for an address that cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"host={host} port={port}: cannot listen there: {reason}") from error
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

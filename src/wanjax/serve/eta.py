@@ -1,0 +1,200 @@
+"""How long a video takes: from its plan, and the seconds that such parts have taken before.
+
+A part is a stage (`text`, `condition`, `decode`, `save`, `compile`) or a step by what its branches
+do (`step blocks+blocks`). Each has an amount of work: FLOPs, or the pixels that are saved. Where a
+part has been measured in videos of the same shape its seconds are those; elsewhere they follow
+from what the same work has taken in other shapes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from wanjax.caching.plan import Plan, Step
+from wanjax.checkpoints.published_models import ModelConfigs
+from wanjax.config.keys import Config
+from wanjax.planning.flops import stage_flops, step_flops
+from wanjax.planning.run import Run
+
+COMPILE, SAVE = "compile", "save"
+_NEWEST = 0.3  # weight of the newest of many measurements
+_FEW = 3  # so many steps of a kind say all about the others in the same run
+
+
+@dataclass(frozen=True)
+class Part:
+    """So many times the same, of so much `work` each."""
+
+    name: str
+    count: float
+    work: float
+
+
+@dataclass
+class _Mean:
+    """A mean that forgets."""
+
+    seconds: float = 0.0
+    count: int = 0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += max(1 / self.count, _NEWEST) * (seconds - self.seconds)
+
+
+def shape_of(model: str, config: Config) -> str:
+    """What seconds are compared within."""
+    size = f"{config.width}x{config.height}x{config.num_frames}"
+    return f"{model}|{size}{'|one by one' * (not config.batch_guidance)}"
+
+
+def programs_of(shape: str, run: Run) -> str:
+    """A name for what has to be compiled for a run."""
+    plan = run.plan
+    kinds = sorted({"+".join(step.kind) for step in plan.distinct_steps})
+    keeps = "".join(map(str, plan.keeps))
+    decides = f"|{plan.method}" if plan.decisions is not None else ""
+    return f"{shape}|{','.join(kinds)}|{keeps}{'c' * plan.corrects}{decides}"
+
+
+def step_name(plan: Plan, step: Step) -> str:
+    """Of a step; one that is decided during the run is of the kind of its method."""
+    if step.index in plan.open_steps:
+        return f"step of {plan.method}"
+    return f"step {'+'.join(step.kind)}"
+
+
+def parts_of(run: Run, configs: ModelConfigs) -> list[Part]:
+    """What a run does in the end; of steps that run as one only the first counts."""
+    config, plan = run.config, run.plan
+    pixels = config.width * config.height * config.num_frames
+    stages = stage_flops(config, plan, configs) | {SAVE: pixels}
+    parts: dict[str, Part] = {name: Part(name, 1, work) for name, work in stages.items()}
+    for steps in plan.runs:
+        name = step_name(plan, steps[0])
+        work = step_flops(config, plan, configs, steps[0])
+        before = parts.get(name, Part(name, 0, work))
+        parts[name] = Part(name, before.count + 1, max(work, before.work))
+    return list(parts.values())
+
+
+class Speeds:
+    """Seconds by shape and part; `rows` are what `rows()` gave in an earlier process."""
+
+    def __init__(self, rows: Iterable[tuple[str, str, float, int]] = ()):
+        self._means = {(shape, name): _Mean(seconds, count) for shape, name, seconds, count in rows}
+        self._lock = threading.Lock()
+
+    def rows(self) -> list[tuple[str, str, float, int]]:
+        with self._lock:
+            return [(*key, mean.seconds, mean.count) for key, mean in self._means.items()]
+
+    def add(self, shape: str, part: Part, seconds: float) -> None:
+        """What a part took, each time: of its shape, and of its model for other shapes."""
+        with self._lock:
+            self._means.setdefault((shape, part.name), _Mean()).add(seconds)
+            rate = seconds / part.work if part.work else seconds
+            for name in (part.name, *(["any"] if part.work and part.name != SAVE else [])):
+                self._means.setdefault((_everywhere(shape), name), _Mean()).add(rate)
+
+    def seconds(self, shape: str, part: Part) -> float | None:
+        """What it takes once; None where nothing like it was measured yet."""
+        with self._lock:
+            own = self._means.get((shape, part.name))
+            if own is not None:
+                return own.seconds
+            rate = self._means.get((_everywhere(shape), part.name))
+            if rate is None and part.work and part.name != SAVE:
+                rate = self._means.get((_everywhere(shape), "any"))
+        if rate is not None:
+            return rate.seconds * (part.work or 1)
+        # a step without the model, or a file, is next to nothing
+        return None if part.work and part.name != SAVE else 0.0
+
+    def estimate(self, shape: str, parts: Sequence[Part]) -> float | None:
+        """What all of it takes."""
+        each = [(part, self.seconds(shape, part)) for part in parts]
+        known = [part.count * seconds for part, seconds in each if seconds is not None]
+        return sum(known) if len(known) == len(each) else None
+
+
+def _everywhere(shape: str) -> str:
+    return f"{shape.partition('|')[0]}|any"
+
+
+@dataclass
+class Course:
+    """A run under way: what is done, and what the rest will take.
+
+    The parts of a run are told by `done` as they end. `seconds` of a part that this run has
+    measured itself count for what is left of the kind; others are scaled by how this run has
+    been against what was expected, since the machine may be busier than it was.
+    """
+
+    shape: str
+    speeds: Speeds
+    parts: Mapping[str, Part]
+    left: dict[str, float] = field(default_factory=dict)
+    took: dict[str, list[float]] = field(default_factory=dict)
+    share: float = 0.0  # of the whole that is done
+
+    def __post_init__(self) -> None:
+        self.left = {name: part.count for name, part in self.parts.items()}
+
+    def done(self, name: str, seconds: float, count: float = 1.0) -> None:
+        """So much of a part has ended, which would take `seconds` for all of it."""
+        self.took.setdefault(name, []).append(seconds)
+        self.left[name] = max(0.0, self.left.get(name, 0.0) - count)
+        self.share = max(self.share, self._share())
+
+    def remaining(self) -> float | None:
+        """Seconds from the end of the last part on."""
+        pace = self._pace()
+        total = 0.0
+        for name, count in self.left.items():
+            if count:
+                seconds = self._seconds(name, pace)
+                if seconds is None:
+                    return None
+                total += count * seconds
+        return total
+
+    def _seconds(self, name: str, pace: float) -> float | None:
+        expected = self.speeds.seconds(self.shape, self.parts[name])
+        own = self.took.get(name, [])[-8:]
+        if not own:
+            if expected is not None:
+                return expected * pace
+            return self._by_work(self.parts[name])
+        mean = sum(own) / len(own)
+        if expected is None or len(own) >= _FEW:
+            return mean
+        trust = len(own) / _FEW
+        return trust * mean + (1 - trust) * expected * pace
+
+    def _by_work(self, part: Part) -> float | None:
+        """From what this run itself has had to do so far."""
+        done = [(sum(s), len(s) * self.parts[n].work) for n, s in self.took.items() if n != SAVE]
+        work = sum(amount for _, amount in done)
+        return part.work * sum(seconds for seconds, _ in done) / work if work else None
+
+    def _pace(self) -> float:
+        """How much slower than expected the steps have been, between a half and twice."""
+        took = expected = 0.0
+        for name, seconds in self.took.items():
+            usual = self.speeds.seconds(self.shape, self.parts[name])
+            if usual and name.startswith("step"):
+                took, expected = took + sum(seconds), expected + usual * len(seconds)
+        return min(2.0, max(0.5, took / expected)) if expected else 1.0
+
+    def _share(self) -> float:
+        """By seconds where they are known, else by work."""
+        weights = {}
+        for name, part in self.parts.items():
+            seconds = self.speeds.seconds(self.shape, part)
+            weights[name] = part.work if seconds is None else seconds
+        whole = sum(part.count * weights[name] for name, part in self.parts.items())
+        left = sum(count * weights[name] for name, count in self.left.items())
+        return 1 - left / whole if whole else 0.0

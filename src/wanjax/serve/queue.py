@@ -1,0 +1,131 @@
+"""What waits and in which order: the jobs of the database, with their times."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from wanjax.serve.eta import Part, Speeds
+from wanjax.serve.jobs import Job, Jobs
+from wanjax.serve.order import Waiting, in_order
+
+_FRESH = 1.0  # seconds that an order is good for: other servers may take jobs, too
+_UNKNOWN = 1.0  # seconds that a job counts with where nothing like it was measured
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job stands: so many before it, which take `before` seconds; itself `own`.
+
+    None where nothing like these was measured yet.
+    """
+
+    position: int
+    before: float | None
+    own: float | None
+
+
+class Queue:
+    """The jobs that wait, for one server; what it has learnt of seconds is kept with them."""
+
+    def __init__(self, jobs: Jobs, owner: str, most: int, models: Collection[str]):
+        self.models = frozenset(models)  # whose jobs are taken
+        self.jobs, self.owner, self.most = jobs, owner, most
+        self.speeds = Speeds(jobs.speeds())
+        self._had: dict[str, float] = {}  # seconds of each client
+        self._last: str | None = None  # programs of the last job
+        self._changed, self._version = threading.Condition(), 0
+        self._places: tuple[float, dict[str, Place]] = (0.0, {})
+
+    def add(self, job: Job) -> bool:
+        """Append a job; False where the queue is full."""
+        if not self.jobs.add(job, self.most):
+            return False
+        self.wake()
+        return True
+
+    def wake(self) -> None:
+        """Whoever waits in `take` looks again."""
+        with self._changed:
+            self._places = (0.0, {})
+            self._version += 1
+            self._changed.notify_all()
+
+    def take(self, timeout: float) -> Job | None:
+        """The next job, this server's from now on; None if there is none within `timeout`."""
+        until = time.monotonic() + timeout
+        while True:
+            version = self._version
+            for waiting in self._ordered():
+                job = self.jobs.claim(waiting.id, self.owner)
+                if job is not None:
+                    self._last = job.programs
+                    self.wake()
+                    return job
+            with self._changed:
+                left = until - time.monotonic()
+                if left <= 0:
+                    return None
+                if version == self._version:  # else something has come meanwhile
+                    self._changed.wait(left)
+
+    def told(self, job: Job, progress: int) -> bool:
+        return self.jobs.told(job.id, self.owner, progress)
+
+    def complete(
+        self, job: Job, result: dict[str, object], seconds: float, keep: float | None
+    ) -> bool:
+        self._spend(job.client, seconds)
+        self.jobs.keep_speeds(self.speeds.rows())
+        return self.jobs.complete(job.id, self.owner, result, keep)
+
+    def fail(self, job: Job, code: str, message: str, keep: float | None) -> bool:
+        return self.jobs.fail(job.id, self.owner, code, message, keep)
+
+    def release(self, job: Job) -> bool:
+        return self.jobs.release(job.id, self.owner)
+
+    def place(self, video: str) -> Place | None:
+        """Where a job that waits stands; None where it waits no longer."""
+        made, places = self._places
+        if time.monotonic() - made > _FRESH:
+            places = self._find_places()
+            self._places = (time.monotonic(), places)
+        return places.get(video)
+
+    def seconds(self, job: Job) -> float | None:
+        """What a job will take."""
+        parts = [Part(name, count, work) for name, count, work in job.facts["parts"]]
+        return self.speeds.estimate(job.facts["shape"], parts)
+
+    def _find_places(self) -> dict[str, Place]:
+        jobs = {job.id: job for job in self.jobs.queued()}
+        places, before = {}, 0.0
+        known = True
+        for position, waiting in enumerate(self._in_order(list(jobs.values()))):
+            own = self.seconds(jobs[waiting.id])
+            places[waiting.id] = Place(position, before if known else None, own)
+            known = known and own is not None
+            before += own or 0.0
+        return places
+
+    def _ordered(self) -> list[Waiting]:
+        return self._in_order(self.jobs.queued())
+
+    def _in_order(self, jobs: Sequence[Job]) -> list[Waiting]:
+        waiting = [
+            Waiting(job.id, job.client, job.programs, self.seconds(job) or _UNKNOWN, job.number)
+            for job in jobs
+            if job.model in self.models
+        ]
+        return in_order(waiting, self._had, self._last)
+
+    def _spend(self, client: str, seconds: float) -> None:
+        """A client that comes anew begins with what the others have least."""
+        waiting = {job.client for job in self.jobs.queued()} | {client}
+        least = min((self._had[name] for name in waiting if name in self._had), default=0.0)
+        for name in waiting:
+            self._had[name] = max(self._had.get(name, least), least)
+        self._had[client] += seconds

@@ -1,0 +1,211 @@
+"""A server's parts, put together: store, queue, models and the thread that works."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from wanjax.config.keys import Config
+from wanjax.errors import UsageError
+from wanjax.planning.run import Run
+from wanjax.serve.errors import ApiError, not_found, refused
+from wanjax.serve.eta import parts_of, programs_of, shape_of
+from wanjax.serve.jobs import Job, Jobs, new_id
+from wanjax.serve.model import Model
+from wanjax.serve.queue import Queue
+from wanjax.serve.requests import read_request, remixed, save_pictures, typed
+from wanjax.serve.schemas import Video, video
+from wanjax.serve.storage import Storage, is_id
+from wanjax.serve.worker import Worker
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes."""
+
+    queue: int
+    body: int  # bytes
+
+
+class Server:
+    """All that the routes ask for. Raises `UsageError` for a store that cannot be had."""
+
+    def __init__(self, models: Mapping[str, Model], config: Config):
+        folder = Path(config.store).expanduser().absolute()
+        self.models, self.config = dict(models), config
+        self.limits = Limits(queue=1000, body=32 * 2**20)
+        self._lock = _alone(folder)
+        try:
+            self.storage = Storage(folder, config.files)
+            self.jobs = Jobs(config.database or f"sqlite:///{folder / 'jobs.db'}")
+        except UsageError:
+            self._lock.release()
+            raise
+        self.recovered = self.jobs.recover()
+        for orphan in self.storage.ids() - self.jobs.ids():
+            self.storage.remove(orphan)
+        self.queue = Queue(self.jobs, secrets.token_hex(8), self.limits.queue, models)
+        self.worker = Worker(self.models, self.queue, self.storage, None)
+
+    def close(self) -> None:
+        """End the work: finished within the grace, or given back to the queue."""
+        self.worker.stop(self.config.grace)
+        self.jobs.close()
+        self._lock.release()
+
+    def create(self, body: Mapping[str, object], client: str) -> Job:
+        """Accept a job. Raises `ApiError`."""
+        model = self._model(body.get("model"))
+        asked = read_request(body, model.config)
+        return self._accept(model, asked.values, asked.pictures, client)
+
+    def remix(self, video_id: str, body: Mapping[str, object], client: str) -> Job:
+        """The same video from another prompt, with the same seed unless another is given."""
+        source = self.get(video_id, client)
+        if source.model not in self.models:
+            raise ApiError(400, f"the model {source.model} is served no longer", param="video_id")
+        model = self.models[source.model]
+        if body.get("model", source.model) != source.model:
+            raise ApiError(400, "a remix is made by the model of its video", param="model")
+        asked = read_request(body, model.config)
+        if "prompt" not in asked.values:
+            raise ApiError(400, "prompt is missing: say what the video shows", param="prompt")
+        pictures = {Path(name).stem: self._read(video_id, name) for name in source.pictures}
+        values = remixed(source.values, asked)
+        return self._accept(model, values, pictures | asked.pictures, client, source.id)
+
+    def get(self, video_id: str, client: str | None) -> Job:
+        """Raises `ApiError` for a video that is not there, or not this client's."""
+        job = self.jobs.get(video_id, client) if is_id(video_id) else None
+        if job is None:
+            raise not_found(video_id[:60])
+        return job
+
+    def show(self, job: Job) -> Video:
+        """A job as it is now."""
+        live = self.worker.live
+        if job.state == "in_progress" and live is not None and live.job.id == job.id:
+            done = {"progress": live.progress, "steps_done": live.steps_done}
+            return video(job, eta=live.eta, **done)
+        if job.state != "queued":
+            return video(job)
+        place = self.queue.place(job.id)
+        if place is None:
+            return video(job)
+        running = live.eta if live is not None else 0.0
+        known = (place.before, place.own, running)
+        eta = None if None in known else sum(seconds or 0.0 for seconds in known)
+        return video(job, eta=eta, position=place.position)
+
+    def delete(self, video_id: str, client: str | None) -> None:
+        """Forget a video; one that is being made ends after the step that is being computed."""
+        job = self.get(video_id, client)
+        self.jobs.delete(job.id)
+        self.worker.cancel(job.id)
+        live = self.worker.live
+        if live is None or live.job.id != job.id:  # else the worker does it
+            self.storage.remove(job.id)
+        self.queue.wake()
+
+    def _model(self, name: object) -> Model:
+        if name is None:
+            return next(iter(self.models.values()))
+        if not isinstance(name, str) or name not in self.models:
+            known = ", ".join(self.models)
+            text = f"the model {str(name)[:60]!r} is not served here; served: {known}"
+            raise ApiError(404, text, code="model_not_found", param="model")
+        return self.models[name]
+
+    def _read(self, video_id: str, name: str) -> bytes:
+        size = self.storage.size(video_id, name)
+        if size is None:
+            raise not_found(video_id)
+        return b"".join(self.storage.read(video_id, name, 0, size - 1))
+
+    def _accept(
+        self,
+        model: Model,
+        values: dict[str, object],
+        pictures: Mapping[str, bytes],
+        client: str,
+        source: str | None = None,
+    ) -> Job:
+        if model.needs_picture and "image" not in pictures:
+            text = f"input_reference is missing: {model.name} is image to video; send a picture"
+            raise ApiError(400, text, code="missing_parameter", param="input_reference")
+        video_id = new_id()
+        with self.storage.making(video_id) as folder:
+            paths = save_pictures(pictures, folder)
+            values.setdefault("seed", "random")
+            try:
+                run = model.run(model.args, values, folder, paths)
+            except UsageError as error:
+                raise refused(error) from None
+            drawn = {"seed": run.config.seed}
+            job = _job(video_id, client, model, typed(values) | drawn, run, source)
+            job.pictures = [path.name for path in paths.values()]
+            if paths:
+                self.storage.keep(video_id, folder)
+        if not self.queue.add(job):
+            self.storage.remove(video_id)
+            raise ApiError(
+                429,
+                f"{self.limits.queue} videos wait already: try again later",
+                code="queue_full",
+                kind="rate_limit_error",
+            )
+        return job
+
+
+def _job(
+    video_id: str,
+    client: str,
+    model: Model,
+    values: dict[str, object],
+    run: Run,
+    source: str | None,
+) -> Job:
+    config, plan, shape = run.config, run.plan, shape_of(model.name, run.config)
+    parts = [[part.name, part.count, part.work] for part in parts_of(run, model.configs)]
+    return Job(
+        id=video_id,
+        client=client,
+        model=model.name,
+        arguments=model.args,
+        values=values,
+        pictures=[],
+        programs=programs_of(shape, run),
+        facts={
+            "shape": shape,
+            "parts": parts,
+            "width": config.width,
+            "height": config.height,
+            "num_frames": config.num_frames,
+            "fps": config.fps,
+            "steps": len(plan.steps),
+            "plan": plan.strip(),
+            "method": plan.method,
+            "ideal_speedup": plan.ideal_speedup,
+            "warnings": list(plan.warnings),
+        },
+        created_at=time.time(),
+        remixed_from=source,
+    )
+
+
+def _alone(folder: Path) -> FileLock:
+    """One server a store: what it was making when it was killed is made again."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / "lock", thread_local=False)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"store={folder}: another server uses it; name another folder") from None
+    except OSError as error:
+        raise UsageError(f"store={folder}: nothing can be kept there: {error}") from error
+    return lock

@@ -1,0 +1,258 @@
+"""One thread that owns the model: it takes the next job and runs it through the pipeline."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wanjax.config.saved import kept
+from wanjax.errors import RunError, UsageError
+from wanjax.files import write_json
+from wanjax.pipeline.inputs import Frames, Prompts
+from wanjax.pipeline.notices import seen
+from wanjax.pipeline.record import make_record, make_tags
+from wanjax.pipeline.video import Video
+from wanjax.planning.run import Run
+from wanjax.sampling.denoise import StepReport
+from wanjax.serve.eta import COMPILE, SAVE, Course, Part, parts_of, shape_of, step_name
+from wanjax.serve.jobs import Job
+from wanjax.serve.model import Model
+from wanjax.serve.pictures import save_spritesheet, save_thumbnail
+from wanjax.serve.queue import Queue
+from wanjax.serve.storage import Storage
+
+_log = logging.getLogger("wanjax.serve")
+_TOLD = 0.5  # seconds between two notes of progress in the database
+_MOST_PROGRAMS = 256  # kept compiled; each holds memory
+
+
+class CancelledError(Exception):
+    """Nobody wants the video any more, or the server ends."""
+
+
+@dataclass
+class Live:
+    """The job that is being made, as others may look at it at any time."""
+
+    job: Job
+    run: Run
+    course: Course
+    steps_done: int = 0
+    since: float = 0.0  # when the last part ended, by the monotonic clock
+    cancelled: bool = False
+
+    @property
+    def progress(self) -> int:
+        return min(99, int(100 * self.course.share))
+
+    @property
+    def eta(self) -> float | None:
+        left = self.course.remaining()
+        return None if left is None else max(0.0, left - (time.monotonic() - self.since))
+
+
+class Worker:
+    """Makes the queue's videos, one after another, until `stop`."""
+
+    def __init__(
+        self, models: Mapping[str, Model], queue: Queue, storage: Storage, keep: float | None
+    ):
+        self.models, self.queue, self.storage, self.keep = models, queue, storage, keep
+        self.ready = threading.Event()
+        self.live: Live | None = None
+        self.compiled: set[str] = set()
+        self.failed: BaseException | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="wanjax-worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def cancel(self, video: str) -> None:
+        """End that job, if it is being made, after the step that is being computed."""
+        live = self.live
+        if live is not None and live.job.id == video:
+            live.cancelled = True
+
+    def stop(self, seconds: float) -> None:
+        """Finish the job that is being made if that takes no longer, else give it back."""
+        self._stopping.set()
+        self.queue.wake()
+        live, until = self.live, time.monotonic() + seconds
+        eta = None if live is None else live.eta
+        if live is not None and (eta is None or eta > seconds):
+            live.cancelled = True
+        while self.alive and time.monotonic() < until:
+            self._thread.join(0.1)
+        if self.live is not None:
+            self.live.cancelled = True
+        if self.alive:
+            self._thread.join(10)  # a step; what takes longer is made again
+
+    def _work(self) -> None:
+        try:
+            for model in self.models.values():
+                model.load()
+            self.ready.set()
+            while not self._stopping.is_set():
+                job = self.queue.take(timeout=1.0)
+                if job is not None:
+                    self._make(job)
+        except BaseException as error:  # /health says so
+            self.failed = error
+            _log.exception("the worker has ended")
+
+    def _make(self, job: Job) -> None:
+        """One job, whatever becomes of it."""
+        try:
+            with self.storage.making(job.id) as folder:
+                self._run(job, folder)
+        except CancelledError:
+            if self.queue.release(job):
+                _log.info("requeued", extra={"video": job.id})
+            else:
+                self.storage.remove(job.id)
+                _log.info("cancelled", extra={"video": job.id})
+        except Exception as error:
+            code, text = _told(error)
+            _log.error("failed: %s", text, extra={"video": job.id})
+            if code == "server_error":
+                _log.error(traceback.format_exc(), extra={"video": job.id})
+            self.queue.fail(job, code, text, self.keep)
+        finally:
+            self.live = None
+
+    def _run(self, job: Job, folder: Path) -> None:
+        began, model = time.monotonic(), self.models[job.model]
+        pictures = {
+            Path(name).stem: self.storage.fetch(job.id, name, folder) for name in job.pictures
+        }
+        run = model.run(job.arguments, job.values, folder, pictures)
+        live = self.live = self._begin(job, run, model)
+        if len(model.pipe.programs) > _MOST_PROGRAMS:
+            model.pipe.programs.clear()
+            self.compiled.clear()
+        frames = model.pipe.frames(run.config.image, run.config.last_image)
+        tokenizer = model.pipe.components.tokenizer
+        said = seen(run.config, [run.config.prompt], frames.all, tokenizer)
+        video = self._execute(model, live, frames)
+        self.compiled.add(job.programs)
+        self._measure(live, video)
+        result, saving = self._save(model, live, video, folder)
+        for sent in pictures.values():
+            sent.unlink()
+        self.storage.keep(job.id, folder)
+        self.queue.speeds.add(live.course.shape, live.course.parts[SAVE], saving)
+        if video.timings.compile:
+            compiling = Part(COMPILE, 1, 0)
+            self.queue.speeds.add(live.course.shape, compiling, video.timings.compile)
+        took = time.monotonic() - began
+        result |= {"inference_time_s": round(took, 4), "warnings": said}
+        if not self.queue.complete(job, result, took, self.keep):
+            raise CancelledError
+        _log.info("completed", extra={"video": job.id, "seconds": round(took, 3)})
+
+    def _begin(self, job: Job, run: Run, model: Model) -> Live:
+        parts = {part.name: part for part in parts_of(run, model.configs)}
+        if job.programs not in self.compiled:
+            parts[COMPILE] = Part(COMPILE, 1, 0)
+        shape = shape_of(model.name, run.config)
+        course = Course(shape, self.queue.speeds, parts)
+        return Live(job, run, course, since=time.monotonic())
+
+    def _execute(self, model: Model, live: Live, frames: Frames) -> Video:
+        run, config = live.run, live.run.config
+        pipe = model.pipe.with_config(config)
+        at = {step.index: (steps, n) for steps in run.plan.runs for n, step in enumerate(steps)}
+        told = time.monotonic()
+
+        def step(report: StepReport) -> None:
+            nonlocal told
+            if report.step.index == 0:
+                self._before_steps(live, report.seconds)
+            steps, _ = at[report.step.index]
+            name = step_name(run.plan, steps[0])
+            live.course.done(name, report.seconds * len(steps), 1 / len(steps))
+            live.since, live.steps_done = time.monotonic(), report.step.index + 1
+            if live.since - told > _TOLD:
+                told = live.since
+                if not self.queue.told(live.job, live.progress):
+                    live.cancelled = True
+            if live.cancelled:
+                raise CancelledError
+
+        if live.cancelled:
+            raise CancelledError
+        return pipe.execute(
+            run,
+            Prompts(config.prompt, config.negative_prompt),
+            frames,
+            seed=config.seed,
+            callback=step,
+        )
+
+    def _before_steps(self, live: Live, seconds: float) -> None:
+        """Prompt, picture and programs are done; how long each took is told in the end."""
+        spent = max(0.0, time.monotonic() - live.since - seconds)
+        first = [name for name in ("text", "condition", COMPILE) if name in live.course.parts]
+        for name in first:
+            live.course.done(name, spent / len(first))
+
+    def _measure(self, live: Live, video: Video) -> None:
+        """Keep what the parts have taken; where something was compiled seconds say little."""
+        course, timings = live.course, video.timings
+        speeds = self.queue.speeds
+        for name, seconds in timings.stages.items():
+            if name in course.parts:
+                speeds.add(course.shape, course.parts[name], seconds)
+        position = 0
+        for steps in live.run.plan.runs:
+            own = timings.steps[position : position + len(steps)]
+            position += len(steps)
+            speeds.add(course.shape, course.parts[step_name(live.run.plan, steps[0])], sum(own))
+        live.course.done("decode", timings.stages["decode"])
+        live.since = time.monotonic()
+
+    def _save(
+        self, model: Model, live: Live, video: Video, folder: Path
+    ) -> tuple[dict[str, object], float]:
+        began, config = time.monotonic(), live.run.config
+        public = model.public(config)
+        path = folder / "video.mp4"
+        (file,) = video.save(path, config.video_quality, make_tags(public))
+        record = make_record(config, video, file)
+        record["config"] = kept(public)  # no path of this machine
+        write_json(folder / "record.json", record)
+        frames = video.array()[0]
+        save_thumbnail(frames, folder / "thumbnail.webp")
+        save_spritesheet(frames, folder / "spritesheet.webp")
+        stages = {"compile": video.timings.compile} | video.timings.stages
+        spent = time.monotonic() - began
+        stages["save"] = spent
+        result = {
+            "plan": video.plan.strip(),
+            "steps": len(video.plan.steps),
+            "stage_durations": {name: round(seconds, 4) for name, seconds in stages.items()},
+            "peak_memory_mb": round(max(video.timings.peak_memory.values()) / 2**20, 1),
+        }
+        return result, spent
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """A code and a text for the client: a fault of ours is no affair of theirs."""
+    if isinstance(error, UsageError):
+        return "invalid_value", str(error)
+    if isinstance(error, RunError):
+        return "run_failed", str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return "out_of_memory", "memory ran out: take a smaller size or fewer frames"
+    return "server_error", "the server failed at this video; its log says how"

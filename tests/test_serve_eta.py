@@ -1,0 +1,100 @@
+"""How long a video takes, from its plan and what was measured."""
+
+from __future__ import annotations
+
+import pytest
+
+from wanjax.checkpoints.configs import model_configs
+from wanjax.config.resolve import resolve
+from wanjax.planning.run import prepare
+from wanjax.serve.eta import SAVE, Course, Part, Speeds, parts_of, programs_of, shape_of
+
+SHAPE, STEP, SKIP = "tiny|64x64x17", Part("step blocks", 10, 1000), Part("step output", 5, 0)
+DECODE = Part("decode", 1, 500)
+
+
+def planned(*args):
+    config = resolve(["tiny-t2v", *args], "plan")
+    run = prepare(config)
+    return run, {p.name: p for p in parts_of(run, model_configs(config.model))}
+
+
+def measured() -> Speeds:
+    speeds = Speeds()
+    for part, seconds in ((STEP, 0.2), (SKIP, 0.01), (DECODE, 0.5)):
+        speeds.add(SHAPE, part, seconds)
+    return speeds
+
+
+def test_the_parts_of_a_plan():
+    run, parts = planned("use_magcache=True", "magcache_estimate=repeat")
+    computed, skipped = parts["step blocks+blocks"], parts["step residual+residual"]
+    assert computed.count + skipped.count == 40
+    assert skipped.count == len(run.plan.skipped_steps)
+    assert 0 < skipped.work < computed.work / 10
+    assert parts["text"].work > 0
+    assert parts[SAVE].work == 64 * 64 * 17
+
+
+def test_skipped_steps_in_a_row_run_as_one():
+    run, parts = planned("use_forecast=True", "target_speedup=3")
+    rows = [steps for steps in run.plan.runs if steps[0].estimated]
+    assert parts["step output+output"].count == len(rows) < len(run.plan.skipped_steps)
+
+
+def test_programs_have_one_name_where_they_are_the_same():
+    runs = [planned(*args)[0] for args in ((), ("seed=3",), ("use_magcache=True",), ("width=48",))]
+    dense, seeded, cached, small = (programs_of(shape_of("tiny", run.config), run) for run in runs)
+    assert dense == seeded
+    assert len({dense, cached, small}) == 3
+
+
+def test_an_estimate_is_what_the_parts_have_taken():
+    assert measured().estimate(SHAPE, [STEP, SKIP, DECODE]) == pytest.approx(2 + 0.05 + 0.5)
+    assert Speeds().estimate(SHAPE, [STEP]) is None
+
+
+def test_another_shape_is_estimated_by_its_work():
+    twice = [Part("step blocks", 10, 2000), SKIP, Part("decode", 1, 1000)]
+    assert measured().estimate("tiny|128x64x17", twice) == pytest.approx(4 + 0.05 + 1)
+    assert measured().seconds("tiny|other", Part("step new", 1, 500)) > 0
+    assert measured().seconds("another|64x64x17", STEP) is None
+
+
+def test_speeds_are_kept():
+    again = Speeds(measured().rows())
+    assert again.estimate(SHAPE, [STEP, DECODE]) == measured().estimate(SHAPE, [STEP, DECODE])
+
+
+def test_the_newest_measurements_count_most():
+    speeds = measured()
+    for _ in range(10):
+        speeds.add(SHAPE, STEP, 0.4)
+    assert speeds.seconds(SHAPE, STEP) == pytest.approx(0.4, rel=0.05)
+
+
+def test_what_is_left_falls_as_parts_end():
+    parts = {part.name: part for part in (STEP, SKIP, DECODE)}
+    course, left = Course(SHAPE, measured(), parts), []
+    for _ in range(10):
+        course.done("step blocks", 0.2)
+        left.append(course.remaining())
+    assert left[0] == pytest.approx(9 * 0.2 + 0.05 + 0.5)
+    assert left == sorted(left, reverse=True)
+    course.done("decode", 0.5)
+    assert course.share == pytest.approx(1 - 0.05 / 2.55)
+
+
+def test_two_steps_tell_of_a_busier_machine():
+    parts = {part.name: part for part in (STEP, SKIP, DECODE)}
+    course = Course(SHAPE, measured(), parts)
+    course.done("step blocks", 0.3)
+    course.done("step blocks", 0.3)
+    assert course.remaining() == pytest.approx(1.5 * (8 * 0.2 + 0.05 + 0.5), rel=0.01)
+
+
+def test_a_first_run_is_estimated_from_its_own_steps():
+    course = Course(SHAPE, Speeds(), {part.name: part for part in (STEP, DECODE)})
+    assert course.remaining() is None
+    course.done("step blocks", 0.2)
+    assert course.remaining() == pytest.approx(9 * 0.2 + 0.1)
