@@ -131,7 +131,7 @@ def test_values_as_in_yaml(word):
         (["seed"], "seed: its value is missing, as in seed=VALUE"),
         (["-s", "1"], "-s: settings are written key=value or --key value"),
         (["tiny-t2w"], "unknown preset tiny-t2w; did you mean tiny-t2v"),
-        (["wan2.2"], r"did you mean wan2.2-i2v-a14b or wan2.2-t2v-a14b or wan2.2-ti2v-5b\?"),
+        (["wan2.2"], r"did you mean wan2.2-i2v-a14b or .*wan2.2-ti2v-5b\?"),
         (["cat"], "unknown preset cat.* of a single word is prompt=cat"),
         (["a", "red", "ball"], 'A prompt stands in quotes, as in "a red ball"'),
         (["use_magcahe"], "unknown key use_magcahe; did you mean use_magcache"),

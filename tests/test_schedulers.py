@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wanjax.schedulers import SAMPLERS, respaced
+from wanjax.schedulers import SAMPLERS, respaced, sampler_table
 
 REFERENCE = Path(__file__).parent / "reference" / "schedulers.npz"
 SAMPLER_CASES = [(name, shift) for name in SAMPLERS for shift in (1.0, 5.0, 12.0)]
@@ -97,3 +97,28 @@ def test_respaced_to_all_of_its_steps_a_sampler_is_itself(name):
     few = respaced(name, table, [i in (0, 3, 4, 11) for i in range(12)])
     assert not few.predictor[[1, 2, 5, 6, 7, 8, 9, 10]].any()
     assert few.predictor[[0, 3, 4, 11]].any(axis=1).all()
+
+
+def test_given_levels_are_those_of_lightx2vs_four_steps():
+    """Its formula, and Euler's step between the levels."""
+    shift, given = 5.0, [1000, 750, 500, 250]
+    every = np.linspace(1.0, 0.0, 1001)[:-1]
+    every = shift * every / (1 + (shift - 1) * every)
+    expected = every[[1000 - t for t in given]]
+    table = sampler_table("euler", len(given), shift, given)
+    np.testing.assert_allclose(table.sigmas, [*expected, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(table.timesteps, 1000 * expected, rtol=1e-6)
+    sample, velocity = 0.3, -0.7
+    for i, (sigma, after) in enumerate(zip(table.sigmas, table.sigmas[1:], strict=False)):
+        denoised = sample - sigma * velocity
+        taken = table.predictor[i] @ [sample, denoised, 0.0]
+        assert taken == pytest.approx(denoised + after * velocity, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_at_its_own_levels_given_to_it(name):
+    own = SAMPLERS[name](8, 1.0)
+    given = sampler_table(name, 8, 1.0, [1000 * sigma for sigma in own.sigmas[:-1].tolist()])
+    np.testing.assert_allclose(given.sigmas, own.sigmas, atol=1e-6)
+    np.testing.assert_allclose(given.predictor, own.predictor, rtol=2e-2, atol=1e-5)
+    assert np.isfinite(given.corrector).all()

@@ -21,11 +21,11 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wanjax.cli.text import print_table
+from wanjax.config.keys import with_steps
 from wanjax.config.resolve import arguments, resolve
 from wanjax.files import atomic_path, write_json
 from wanjax.media.names import free
@@ -38,7 +38,7 @@ def run(args: Sequence[str]) -> None:
     from wanjax.evaluate.benchmark import STEPS, benchmark  # imports JAX
 
     if not any(arg.startswith("num_inference_steps=") for arg in arguments(args)):
-        config = replace(config, num_inference_steps=STEPS)
+        config = with_steps(config, STEPS)
     made = benchmark(config, _tell)
     command = shlex.join(["wanjax", "benchmark", *args])
     found = {"command": command} | made.to_dict()

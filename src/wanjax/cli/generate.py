@@ -153,6 +153,8 @@ def _announce(jobs: Sequence[Job], progress: Progress) -> None:
             progress.say(line)
         for warning in run.plan.warnings:
             progress.say(f"warning: {warning}", always=True)
+        for note in run.notes:
+            progress.say(f"note: {note}")
     if len(jobs) > 1:
         made = sum(job.made for job in jobs)
         there = f", {made} there already (overwrite=True makes them again)" if made else ""

@@ -41,7 +41,10 @@ def run(args: Sequence[str]) -> None:
         draw_plans(Path(first.plot).expanduser(), named)
     if first.json:
         here = presence(str(first.model), first.parts).state
-        facts = {name: run.to_dict() | {"model_is": here} for name, run in runs.items()}
+        facts = {
+            name: run.to_dict() | {"model_is": here, "notes": list(run.notes)}
+            for name, run in runs.items()
+        }
         print(json_text(facts if len(facts) > 1 or "" not in facts else facts[""]))
         return
     for name, prepared in runs.items():

@@ -21,6 +21,8 @@ def plan_text(run: Run) -> str:
     """The plan for people to read."""
     config, plan = run.config, run.plan
     settings = ", ".join(f"{name} {value}" for name, value in plan.settings.items())
+    timesteps = plan.schedule.timesteps if config.timesteps else ()
+    given = f", at {' '.join(f'{t:.4g}' for t in timesteps)}" if timesteps else ""
     not_computed = {"skipped": plan.skipped_steps}
     if plan.partial_steps:
         not_computed["in part"] = plan.partial_steps
@@ -28,7 +30,7 @@ def plan_text(run: Run) -> str:
         not_computed = {"undecided": plan.open_steps}
     lines = [
         f"model      {run.name}",
-        f"steps      {len(plan.steps)} ({config.sampler}, flow_shift {config.flow_shift:g})",
+        f"steps      {len(plan.steps)} ({config.sampler}, flow_shift {config.flow_shift:g}{given})",
         f"guidance   {' / '.join(f'{scale:g}' for scale in guidance_scales(config))}",
         f"cache      {plan.method}{f' ({settings})' if settings else ''}",
         f"computed   {len(plan.steps) - sum(map(len, not_computed.values()))}",
@@ -46,6 +48,7 @@ def plan_text(run: Run) -> str:
     if plan.boundary_step is not None:
         lines.insert(2, f"boundary   {_boundary(config, plan)}")
     lines += [f"warning    {warning}" for warning in plan.warnings]
+    lines += [f"note       {note}" for note in run.notes]
     return "\n".join(lines)
 
 

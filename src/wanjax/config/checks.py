@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wanjax.media.formats import FORMATS, encoding_for
 from wanjax.media.names import is_folder
 from wanjax.parallel.mesh import check_devices, parse_mesh
 from wanjax.parallel.targets import parse_target
+from wanjax.settings import as_written
 
 
 def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
@@ -29,6 +31,7 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     `given` are the keys of the command line: one that would have no effect is refused.
     """
     _check_guidance(config)
+    _check_timesteps(config)
     _check_one_cache(config)
     _check_machine(config)
     if command in ("generate", "plan", "compile", "compare", "benchmark", "serve"):
@@ -122,6 +125,17 @@ def _check_guidance(config: Config) -> None:
         config.num_experts == 2 and config.guidance_scale_low is None
     ):
         raise UsageError("guidance_scale is missing")
+
+
+def _check_timesteps(config: Config) -> None:
+    given = config.timesteps
+    if given is not None and not (
+        given and given[0] <= 1000 and given[-1] > 0 and all(a > b for a, b in pairwise(given))
+    ):
+        raise UsageError(
+            f"timesteps={as_written(given)}: must fall from step to step, from at most 1000 to "
+            "above 0, as 1000,750,500,250"
+        )
 
 
 def _check_image(config: Config) -> None:

@@ -226,6 +226,12 @@ class _RunKeys:
         group="Sampling",
         also=("steps", "num_steps", "sample_steps", "sampling_steps", "inference_steps"),
     )
+    timesteps: tuple[float, ...] | None = setting(
+        None,
+        "noise levels of the steps from 1000 down, before flow_shift moves them, as "
+        "1000,750,500,250; null: the sampler's own num_inference_steps",
+        also=("denoising_step_list", "sigmas", "custom_timesteps"),
+    )
     sampler: Literal["unipc", "euler"] = setting(
         "unipc", "how a step is taken", also=("scheduler", "solver", "sample_solver")
     )
@@ -432,6 +438,11 @@ def _with_methods(methods: tuple[type[Method], ...]) -> type[Config]:
         frozen=True,
         kw_only=True,
     )
+
+
+def with_steps(config: Config, count: int) -> Config:
+    """As many steps at the sampler's own noise levels."""
+    return dataclasses.replace(config, num_inference_steps=count, timesteps=None)
 
 
 def groups() -> Mapping[str, Mapping[str, dataclasses.Field[Any]]]:

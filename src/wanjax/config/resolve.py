@@ -17,7 +17,7 @@ from wanjax.config.checks import check
 from wanjax.config.keys import Config, config_class, keys, unknown
 from wanjax.config.saved import SUFFIXES, read_settings, read_yaml
 from wanjax.errors import UsageError, printable
-from wanjax.settings import nearest, parse
+from wanjax.settings import as_written, nearest, parse
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -69,7 +69,7 @@ def resolve(
         _one_of_each(layer, merged)
         if layer.get("guidance_scale") is not None:  # over what earlier layers gave each expert
             layer = {"guidance_scale_high": None, "guidance_scale_low": None} | layer
-        merged |= layer
+        merged |= _with_steps(layer, merged)
     if not _is_of(merged, layers[0]):
         raise UsageError(
             f"{preset or merged['model']} is {_kind(layers[0])}: task and boundary_ratio=null go "
@@ -106,6 +106,20 @@ def _one_of_each(layer: Mapping[str, Any], earlier: dict[str, Any]) -> None:
             earlier.pop(many, None)
         elif many in layer:
             earlier.pop(one, None)
+
+
+def _with_steps(layer: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """The layer with both: given timesteps are so many steps, so many steps no given ones."""
+    given, count = layer.get("timesteps"), layer.get("num_inference_steps")
+    if given is None:
+        unchanged = count in (None, earlier.get("num_inference_steps"))
+        return dict(layer) if unchanged else {**layer, "timesteps": None}
+    if count not in (None, len(given)):
+        raise UsageError(
+            f"num_inference_steps={count}, but timesteps={as_written(given)} are {len(given)}: "
+            "leave one of them out"
+        )
+    return {**layer, "num_inference_steps": len(given)}
 
 
 def _default_output(command: str, preset: str | None, values: Mapping[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wanjax.config.keys import Config
+from wanjax.config.keys import Config, with_steps
 from wanjax.config.resolve import arguments
 from wanjax.errors import UsageError
 from wanjax.evaluate.clips import Clip, make_clips
@@ -154,7 +154,7 @@ def _with_references(
         dense = read_variants([*rest, f"variants={DENSE}"], "compare", "", values).configs[DENSE]
     ordered = {DENSE: dense}
     if dense.reference_steps is not None:
-        ordered[CONVERGED] = replace(dense, num_inference_steps=dense.reference_steps)
+        ordered[CONVERGED] = with_steps(dense, dense.reference_steps)
     others = {n: config for n, config in variants.configs.items() if n not in ordered}
     return replace(variants, configs=ordered | others)
 

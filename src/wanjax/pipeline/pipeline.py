@@ -442,6 +442,10 @@ class WanPipeline:
         given = {name: value for name, value in values.items() if value is not None}
         fields = keys()
         typed = {n: parse(config_class(), fields[n], given[n], text=False) for n in given}
+        if typed.get("num_inference_steps", self.config.num_inference_steps) != (
+            self.config.num_inference_steps
+        ):
+            typed["timesteps"] = None  # which were those of so many steps
         # the images of a call are its own
         return replace(self.config, **typed, image=None, last_image=None)
 

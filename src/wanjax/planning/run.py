@@ -9,9 +9,10 @@ from wanjax.caching import METHODS, Method, Plan, Schedule, dense_plan
 from wanjax.caching.method import keys_of
 from wanjax.config.keys import Config, method_of
 from wanjax.errors import UsageError
+from wanjax.planning.few_steps import few_step_notes
 from wanjax.planning.memory import Memory, estimate, size_unit
 from wanjax.planning.schedule import schedule_for
-from wanjax.schedulers import SAMPLERS, SamplerTable, respaced
+from wanjax.schedulers import SamplerTable, respaced, sampler_table
 from wanjax.settings import nearest
 
 
@@ -47,6 +48,11 @@ class Run:
         """The model's: a preset, folder or Hub id."""
         return str(self.config.preset or self.config.model)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of it before it starts, besides the plan's warnings."""
+        return few_step_notes(self.config, self.plan)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as `wanjax plan json=True` prints it, and what it holds in memory."""
         return self.plan.to_dict() | self.memory.to_dict()
@@ -70,7 +76,8 @@ def prepare(config: Config, cache: Caching = FROM_CONFIG) -> Run:
     else:
         method = _method(config, cache)
         plan = dense_plan(schedule) if method is None else method.plan(schedule, conditions(config))
-    table = SAMPLERS[config.sampler](config.num_inference_steps, config.flow_shift)
+    steps = (config.num_inference_steps, config.flow_shift, config.timesteps)
+    table = sampler_table(config.sampler, *steps)
     if any(step.passed for step in plan.steps):
         table = respaced(config.sampler, table, [not step.passed for step in plan.steps])
     return Run(config, schedule, table, method, plan, estimate(config, plan))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from wanjax.caching import Schedule
 from wanjax.config.keys import Config
 from wanjax.config.resolve import resolve
-from wanjax.schedulers import SAMPLERS
+from wanjax.schedulers import sampler_table
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS
 
 
@@ -18,14 +19,15 @@ def make_schedule(
     guidance_scale_low: float | None = None,
     boundary_ratio: float | None = None,
     sampler: str = "unipc",
+    timesteps: Sequence[float] | None = None,
 ) -> Schedule:
     """The steps of a run before caching.
 
     With a `boundary_ratio` there are two experts: the high-noise one runs while
     timestep >= boundary_ratio * 1000, under `guidance_scale`; the low-noise one from then on,
-    under `guidance_scale_low` (left out: `guidance_scale`).
+    under `guidance_scale_low` (left out: `guidance_scale`). `timesteps` as in `sampler_table`.
     """
-    table = SAMPLERS[sampler](num_inference_steps, flow_shift)
+    table = sampler_table(sampler, num_inference_steps, flow_shift, timesteps)
     low = [
         boundary_ratio is not None and bool(t < boundary_ratio * NUM_TRAIN_TIMESTEPS)
         for t in table.timesteps
@@ -55,6 +57,7 @@ def schedule_for(config: Config) -> Schedule:
         config.guidance_scale_low,
         config.boundary_ratio,
         config.sampler,
+        config.timesteps,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from wanjax.caching import METHODS
 from wanjax.caching.method import keys_of
-from wanjax.config.keys import Config, active_methods, keys
+from wanjax.config.keys import Config, active_methods, keys, with_steps
 from wanjax.config.resolve import arguments, resolve
 from wanjax.errors import UsageError
 from wanjax.planning.run import Run, prepare
@@ -58,8 +58,7 @@ class Variants:
         for count in steps.values():
             names.setdefault(count, f"{FEWER_STEPS}-{count}" if names else FEWER_STEPS)
         rows = {
-            names[count]: replace(self.fewer, num_inference_steps=count)
-            for count in sorted(names, reverse=True)
+            names[count]: with_steps(self.fewer, count) for count in sorted(names, reverse=True)
         }
         for name in set(rows) & set(self.configs):
             raise UsageError(f"variant {name}: a row of equal cost has this name; take another")

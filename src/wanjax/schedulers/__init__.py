@@ -2,9 +2,16 @@
 
 from wanjax.schedulers.euler import euler
 from wanjax.schedulers.flow import SamplerTable, flow_sigmas
+from wanjax.schedulers.given import SAMPLERS, sampler_table
 from wanjax.schedulers.respaced import respaced
 from wanjax.schedulers.unipc import unipc
 
-SAMPLERS = {"unipc": unipc, "euler": euler}
-
-__all__ = ["SAMPLERS", "SamplerTable", "euler", "flow_sigmas", "respaced", "unipc"]
+__all__ = [
+    "SAMPLERS",
+    "SamplerTable",
+    "euler",
+    "flow_sigmas",
+    "respaced",
+    "sampler_table",
+    "unipc",
+]
