@@ -38,8 +38,9 @@ from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import entries
 from wanjax.checkpoints.tensor_files import TensorFiles
+from wanjax.models.configs import TransformerConfig
 from wanjax.models.layers import Undrawn
-from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.transformer import WanTransformer
 
 SHARD_BYTES = 10**9
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from wanjax.checkpoints.containers.torch_zip_writer import Declared, write_torch_zip
 from wanjax.checkpoints.layouts.names import inverted, renamed
 from wanjax.checkpoints.layouts.original import vae as vae_names
-from wanjax.models.vae import VAEConfig
+from wanjax.models.configs import VAEConfig
 
 Tensors = dict[str, np.ndarray]
 

@@ -20,9 +20,10 @@ from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
 from wanjax.checkpoints.mapping import Rule, flat_parameters
 from wanjax.checkpoints.save import save_model
 from wanjax.files import write_json
-from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.models.umt5 import UMT5Config, UMT5Encoder
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.configs import TransformerConfig, UMT5Config, VAEConfig
+from wanjax.models.transformer import WanTransformer
+from wanjax.models.umt5 import UMT5Encoder
+from wanjax.models.vae import WanVAE
 
 Z, TEXT_DIM = 4, 32
 WORDS = "a red blue ball square moving left right on the dark light background , ."

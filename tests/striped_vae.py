@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.configs import VAEConfig
+from wanjax.models.vae import WanVAE
 from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.sharding import make_mesh, place
 from wanjax.pipeline.vae_stream import decode_video, encode_video

@@ -15,8 +15,9 @@ from PIL import Image
 from small_folder import SMALL_RUN, make_small_folder
 
 from wanjax.config.resolve import resolve
+from wanjax.models.configs import TransformerConfig
 from wanjax.models.layers import Undrawn
-from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.transformer import WanTransformer
 from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.inputs import Prompts
 from wanjax.pipeline.pipeline import WanPipeline

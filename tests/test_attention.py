@@ -18,12 +18,13 @@ from flax import nnx
 
 from wanjax.errors import UsageError
 from wanjax.models.attention import attention
-from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+from wanjax.models.clip import CLIPVisionModel
+from wanjax.models.configs import CLIPVisionConfig, TransformerConfig, VAEConfig
 from wanjax.models.kernels import chunked, run, splash
 from wanjax.models.kernels.choose import TPUS, Blocks, DeviceKind, Kernel, KernelChoice, choose
 from wanjax.models.kernels.ulysses import Exchange
-from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.transformer import WanTransformer
+from wanjax.models.vae import WanVAE
 
 HERE = Path(__file__).parent
 MIB = 2**20

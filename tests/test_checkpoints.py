@@ -127,9 +127,8 @@ def cut_short(path):
         cut_short,
         lambda path: path.write_bytes(b""),
         lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
-        lambda path: path.mkdir(),
     ],
-    ids=["cut short", "empty", "git lfs pointer", "folder"],
+    ids=["cut short", "empty", "git lfs pointer"],
 )
 def test_no_safetensors_file(tmp_path, write):
     write(tmp_path / "model.safetensors")

@@ -16,7 +16,8 @@ from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
-from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+from wanjax.models.clip import CLIPVisionModel
+from wanjax.models.configs import CLIPVisionConfig
 
 REFERENCE = Path(__file__).parent / "reference" / "clip.npz"
 SMALL = CLIPVisionConfig(

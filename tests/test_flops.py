@@ -12,11 +12,12 @@ from small_folder import SMALL_RUN, make_small_folder
 
 from wanjax.checkpoints.configs import model_configs
 from wanjax.config.resolve import resolve
-from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+from wanjax.models.clip import CLIPVisionModel
+from wanjax.models.configs import CLIPVisionConfig, TransformerConfig, UMT5Config, VAEConfig
 from wanjax.models.layers import Undrawn
-from wanjax.models.transformer import Context, TransformerConfig, WanTransformer
-from wanjax.models.umt5 import UMT5Config, UMT5Encoder
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.transformer import Context, WanTransformer
+from wanjax.models.umt5 import UMT5Encoder
+from wanjax.models.vae import WanVAE
 from wanjax.planning import flops
 from wanjax.planning.footprint import VAEForm
 from wanjax.planning.run import prepare

@@ -11,7 +11,8 @@ from flax import nnx
 
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.mapping import entries, flat_parameters
-from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.configs import TransformerConfig
+from wanjax.models.transformer import WanTransformer
 
 A14B: dict = {}  # the defaults: 40 layers, width 5120
 SMALL = {"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960}

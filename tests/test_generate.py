@@ -161,9 +161,12 @@ def cut(path):
     [
         (lambda f: cut(f / "vae/diffusion_pytorch_model.safetensors"), "is cut short"),
         (lambda f: (f / "text_encoder/model.safetensors").write_text("no"), "no safetensors file"),
-        (lambda f: (f / "transformer_2/config.json").unlink(), "lacks transformer_2/config.json"),
+        (
+            lambda f: (f / "transformer_2/config.json").unlink(),
+            "transformer_2/config.json is missing",
+        ),
         (lambda f: (f / "tokenizer/tokenizer.json").unlink(), "it lacks tokenizer/tokenizer.json"),
-        (lambda f: (f / "vae/config.json").write_text('{"is_residual": true}'), "does not hold"),
+        (lambda f: (f / "vae/config.json").write_text('{"is_residual": true}'), "different models"),
         (lambda f: (f / "model_index.json").write_text("{}"), "_class_name is missing"),
     ],
     ids=["cut short", "no checkpoint", "no config", "no tokenizer", "other vae", "other pipeline"],

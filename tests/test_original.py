@@ -31,7 +31,7 @@ from wanjax.checkpoints.presence import presence
 from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
-from wanjax.models.vae import VAEConfig
+from wanjax.models.configs import VAEConfig
 from wanjax.pipeline.components import Components
 
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder")

@@ -23,7 +23,8 @@ from wanjax.config.resolve import load_preset, preset_names, resolve
 from wanjax.errors import UsageError
 from wanjax.evaluate.calibrate import calibrate
 from wanjax.media.prompts import Prompt
-from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.configs import TransformerConfig
+from wanjax.models.transformer import WanTransformer
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.run import prepare

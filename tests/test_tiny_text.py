@@ -15,7 +15,8 @@ from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.locate import read_json
 from wanjax.media.tokenizer import Tokenizer
-from wanjax.models.umt5 import UMT5Config, UMT5Encoder
+from wanjax.models.configs import UMT5Config
+from wanjax.models.umt5 import UMT5Encoder
 from wanjax.tiny.world import ATTRIBUTES, caption, held_out_prompts, parse, sample_scene
 
 FOLDER = Path(wanjax.tiny.__file__).parent / "t2v"

@@ -17,9 +17,10 @@ from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError, UsageError
+from wanjax.models.configs import TransformerConfig
 from wanjax.models.kernels.choose import Blocks, Kernel
 from wanjax.models.rope import apply_rope, rope_tables
-from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.transformer import WanTransformer
 from wanjax.parallel.sharding import constrain
 
 REFERENCE = Path(__file__).parent / "reference" / "transformer.npz"

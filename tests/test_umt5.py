@@ -16,7 +16,8 @@ from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import entries
 from wanjax.errors import CheckpointError
-from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
+from wanjax.models.configs import UMT5Config
+from wanjax.models.umt5 import UMT5Encoder, relative_position_buckets
 
 REFERENCE = Path(__file__).parent / "reference" / "umt5.npz"
 SMALL = UMT5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=6)

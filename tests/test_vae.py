@@ -11,7 +11,8 @@ from flax import nnx
 from wanjax.checkpoints.layouts.diffusers.vae import rules
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.errors import CheckpointError, UsageError
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.configs import VAEConfig
+from wanjax.models.vae import WanVAE
 from wanjax.models.vae_layers import _conv3d_by_taps, _conv3d_direct
 from wanjax.pipeline.vae_stream import decode_pieces, encode_video
 from wanjax.sampling.programs import Programs

@@ -14,7 +14,8 @@ import pytest
 from flax import nnx
 
 from wanjax.checkpoints.configs import model_configs
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.configs import VAEConfig
+from wanjax.models.vae import WanVAE
 from wanjax.models.vae_layers import Stripe, conv3d
 from wanjax.models.vae_memory import Size, choose_stripes, parameter_count, running_bytes
 from wanjax.models.vae_stripes import (

@@ -30,7 +30,8 @@ from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.save import save_model
 from wanjax.files import atomic_path
-from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.configs import TransformerConfig
+from wanjax.models.transformer import WanTransformer
 from wanjax.schedulers.flow import NUM_TRAIN_TIMESTEPS, shift_sigmas
 
 Z = 16

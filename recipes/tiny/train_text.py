@@ -35,8 +35,9 @@ from wanjax.checkpoints.layouts.diffusers.umt5 import RULES
 from wanjax.checkpoints.save import save_model
 from wanjax.files import write_json
 from wanjax.media.tokenizer import Tokenizer, prompt_clean
+from wanjax.models.configs import UMT5Config
 from wanjax.models.layers import Linear
-from wanjax.models.umt5 import UMT5Config, UMT5Encoder
+from wanjax.models.umt5 import UMT5Encoder
 from wanjax.tiny.world import ATTRIBUTES, Scene, caption, parse, sample_scene
 
 LENGTH = 32  # tokens, the tiny models' max_sequence_length

@@ -32,7 +32,8 @@ from wanjax.checkpoints.mapping import flat_parameters
 from wanjax.checkpoints.save import save_model
 from wanjax.files import atomic_path
 from wanjax.models import vae_layers
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.configs import VAEConfig
+from wanjax.models.vae import WanVAE
 from wanjax.tiny.world import Scene, sample_scene
 
 Z = 16

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,17 +166,20 @@ def read_json(path: Path, error: type[UsageError]) -> dict[str, Any]:
     """
     text = read_text(path, error, largest=JSON)
     try:
-        content = json.loads(
-            text,
-            object_pairs_hook=_without_duplicates,
-            parse_float=_finite,
-            parse_constant=_finite,
-        )
+        content = parse_json(text)
     except (ValueError, RecursionError) as found:
         raise error(f"{path} is cut short or not valid JSON: {found}") from found
     if not isinstance(content, dict):
         raise error(f"{path} holds a {type(content).__name__}, expected an object")
     return content
+
+
+def parse_json(text: str) -> Any:
+    """Raises `ValueError` for what is no JSON, for a key that comes twice and for a number that is
+    not finite, `RecursionError` for what is too deep."""
+    return json.loads(
+        text, object_pairs_hook=_without_duplicates, parse_float=_finite, parse_constant=_finite
+    )
 
 
 def read_own(path: Path, name: str, version: int, error: type[UsageError]) -> dict[str, Any]:
@@ -191,8 +195,7 @@ def read_own(path: Path, name: str, version: int, error: type[UsageError]) -> di
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{twice} is given twice")
     return content
 

@@ -14,7 +14,8 @@ from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import entries
 from wanjax.media.clip_processor import ImageProcessor
-from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+from wanjax.models.clip import CLIPVisionModel
+from wanjax.models.configs import CLIPVisionConfig
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

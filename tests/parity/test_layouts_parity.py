@@ -17,8 +17,9 @@ from wanjax.checkpoints.layouts.original import transformer as transformer_names
 from wanjax.checkpoints.layouts.original import vae as vae_names
 from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.mapping import entries
+from wanjax.models.configs import VAEConfig
 from wanjax.models.layers import Undrawn
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.vae import WanVAE
 
 pytestmark = pytest.mark.parity
 

@@ -14,7 +14,8 @@ from flax import nnx
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.tensor_files import TensorFiles
-from wanjax.models.transformer import TransformerConfig, WanTransformer
+from wanjax.models.configs import TransformerConfig
+from wanjax.models.transformer import WanTransformer
 
 pytestmark = pytest.mark.parity
 

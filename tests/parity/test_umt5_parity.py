@@ -16,7 +16,8 @@ from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import checkpoint_tensors, entries
 from wanjax.media.tokenizer import Tokenizer
-from wanjax.models.umt5 import UMT5Config, UMT5Encoder, relative_position_buckets
+from wanjax.models.configs import UMT5Config
+from wanjax.models.umt5 import UMT5Encoder, relative_position_buckets
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -21,7 +21,8 @@ from diffusers import AutoencoderKLWan
 from wanjax.checkpoints.configs import model_configs
 from wanjax.checkpoints.layouts.diffusers.vae import rules
 from wanjax.checkpoints.mapping import entries, flat_parameters
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.configs import VAEConfig
+from wanjax.models.vae import WanVAE
 from wanjax.pipeline.vae_stream import decode_video, encode_video
 from wanjax.sampling.programs import Programs
 

@@ -39,11 +39,12 @@ from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
 from wanjax.media.tokenizer import Tokenizer
 from wanjax.models.attention import AttentionKernel
-from wanjax.models.clip import CLIPVisionConfig, CLIPVisionModel
+from wanjax.models.clip import CLIPVisionModel
+from wanjax.models.configs import CLIPVisionConfig, TransformerConfig, UMT5Config, VAEConfig
 from wanjax.models.layers import Undrawn
-from wanjax.models.transformer import TransformerConfig, WanTransformer
-from wanjax.models.umt5 import UMT5Config, UMT5Encoder
-from wanjax.models.vae import VAEConfig, WanVAE
+from wanjax.models.transformer import WanTransformer
+from wanjax.models.umt5 import UMT5Encoder
+from wanjax.models.vae import WanVAE
 from wanjax.validation import Parsed, named
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -232,7 +233,15 @@ class Folder:
         return parse(ImageProcessor, self.path / "image_processor/preprocessor_config.json")
 
     def load_tokenizer(self) -> Tokenizer:
-        return Tokenizer(self.place("tokenizer"))
+        """Raises `CheckpointError` for one with ids that the text encoder does not know."""
+        tokenizer = Tokenizer(self.place("tokenizer"))
+        known = self._config(UMT5Config, "text_encoder").vocab_size
+        if (largest := tokenizer.largest_id) >= known:
+            raise CheckpointError(
+                f"{self.place('tokenizer')}: has ids up to {largest}, and the text encoder's "
+                f"vocab_size is {known}: they do not belong together"
+            )
+        return tokenizer
 
     def _config(self, kind: type[Parsed], name: str) -> Parsed:
         if not self.configs:

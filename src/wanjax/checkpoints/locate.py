@@ -8,9 +8,11 @@ from typing import Any
 
 from wanjax import files
 from wanjax.errors import CheckpointError
-from wanjax.validation import Flag, Fraction, FromJSON, Parsed, checked, named
+from wanjax.validation import Flag, Fraction, FromJSON, Parsed, checked, named, validate
 
 Component = tuple[str | None, str | None] | None  # library and class; null where there is none
+
+_Shards = dict[str, str]
 
 _PACKAGE = "wanjax/tiny/"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -89,6 +91,13 @@ def parse(kind: type[Parsed], path: Path) -> Parsed:
     values = read_json(path)
     with named(path):
         return kind.from_dict(values)
+
+
+def read_shards(path: Path) -> dict[str, str]:
+    """The file of each tensor, by an index of shards. Raises `CheckpointError`."""
+    shards = read_json(path).get("weight_map")
+    validated: dict[str, str] = validate(_Shards, shards, f"{path}: weight_map", CheckpointError)
+    return validated
 
 
 def read_json(path: Path) -> dict[str, Any]:

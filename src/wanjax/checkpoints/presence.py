@@ -13,7 +13,7 @@ from typing import Literal
 from huggingface_hub import constants
 
 from wanjax.checkpoints.layouts.original.folder import original_folder
-from wanjax.checkpoints.locate import ModelIndex, locate, parse, read_json
+from wanjax.checkpoints.locate import ModelIndex, locate, parse, read_shards
 from wanjax.checkpoints.published_models import published
 from wanjax.errors import CheckpointError
 
@@ -91,7 +91,7 @@ def lacks(folder: Path, parts: Collection[str] = ()) -> Iterator[str]:
         if part in parts:
             continue
         for listing in sorted((folder / part).glob("*.safetensors.index.json")):
-            shards = {f"{part}/{s}" for s in read_json(listing).get("weight_map", {}).values()}
+            shards = {f"{part}/{s}" for s in read_shards(listing).values()}
             yield from sorted(shards - names)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from wanjax.checkpoints.containers import files_of, read_header
 from wanjax.checkpoints.containers.gguf import gguf_package
+from wanjax.checkpoints.locate import read_shards
 from wanjax.checkpoints.stored import DTYPES, NARROW, Blocks, Header, Stored
 from wanjax.errors import CheckpointError
 
@@ -42,7 +43,8 @@ class TensorFiles:
 
     `arrange` makes of the tensors in the files those of the layout that is asked for. Numbers of
     eight bits are widened to float32 as they are read. Threads may read at the same time. Raises
-    `CheckpointError` for a key that two files have.
+    `CheckpointError` for a key that two files have, and where a folder's index and its shards do
+    not agree.
     """
 
     def __init__(self, place: Path, arrange: Callable[[Header], Arranged] | None = None):
@@ -56,9 +58,11 @@ class TensorFiles:
                 if key in found:
                     raise CheckpointError(
                         f"{key} is in {found[key].file} and in {file}: which of them is meant "
-                        "cannot be told; leave one file there"
+                        "cannot be told; leave one variant of one download there"
                     )
                 found[key] = stored
+        if place.is_dir():
+            _check_index(place, {key: stored.file.name for key, stored in found.items()})
         self.arranged = arrange(Header(found, layers)) if arrange else Arranged(found)
         self._stored = self.arranged.tensors
         self._scales: dict[str, np.ndarray] = {}
@@ -126,6 +130,14 @@ class TensorFiles:
         if name not in self._scales and stored.scale is not None:
             self._scales[name] = read_stored(stored.scale).astype(np.float32)
         return self._scales.get(name)
+
+
+def _check_index(folder: Path, present: Mapping[str, str]) -> None:
+    """Raise `CheckpointError` for what an index places in a file that does not have it."""
+    for listing in sorted(folder.glob("*.safetensors.index.json")):
+        for key, shard in read_shards(listing).items():
+            if present.get(key) != shard:
+                raise CheckpointError(f"{listing}: {key} is to be in {shard}, and is not")
 
 
 def _is_rounded(stored: Stored) -> bool:

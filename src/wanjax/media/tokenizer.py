@@ -87,6 +87,10 @@ class Tokenizer:
             mask[row, : len(tokens)] = 1
         return ids, mask
 
+    @property
+    def largest_id(self) -> int:
+        return max(self._tokenizer.get_vocab().values(), default=-1)
+
     @functools.cached_property
     def words(self) -> frozenset[str]:
         """The whole words of the vocabulary, in small letters."""

@@ -8,58 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
-from pydantic import Field
 
 from wanjax.errors import CheckpointError
 from wanjax.models.attention import AttentionKernel, as_choice, attention
+from wanjax.models.configs import Activation, CLIPVisionConfig
 from wanjax.models.layers import LayerNorm, Linear, param, scan_layers, stack
-from wanjax.validation import Depth, Fraction, FromJSON, Size, checked
 
 
 def _quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-Activation = Literal["gelu", "quick_gelu"]
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "gelu": partial(jax.nn.gelu, approximate=False),
     "quick_gelu": _quick_gelu,
 }
-
-
-@checked(CheckpointError)
-class CLIPVisionConfig(FromJSON):
-    """Fields of `image_encoder/config.json`; the defaults are those of ViT-H/14.
-
-    Raises `CheckpointError` for what cannot be.
-    """
-
-    hidden_size: Size = 1280
-    intermediate_size: Size = 5120
-    num_hidden_layers: Annotated[Depth, Field(ge=2)] = 32  # of which the last is not used
-    num_attention_heads: Size = 16
-    num_channels: Size = 3
-    image_size: Size = 224
-    patch_size: Size = 14
-    hidden_act: Activation = "gelu"
-    layer_norm_eps: Fraction = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size={self.hidden_size}: must be a multiple of "
-                f"num_attention_heads={self.num_attention_heads}"
-            )
-        if self.patch_size > self.image_size:
-            raise ValueError(
-                f"patch_size={self.patch_size}: must be at most image_size={self.image_size}"
-            )
 
 
 class CLIPVisionModel(nnx.Module):

@@ -11,15 +11,16 @@ skipped step can leave out the middle one:
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from wanjax.errors import CheckpointError, UsageError
+from wanjax.errors import UsageError
 from wanjax.models.attention import AttentionKernel, as_choice, attention, is_for_tpu
+from wanjax.models.configs import Grid, TransformerConfig
 from wanjax.models.layers import (
     LayerNorm,
     Linear,
@@ -33,56 +34,9 @@ from wanjax.models.layers import (
 )
 from wanjax.models.rope import apply_rope, rope_tables
 from wanjax.parallel.sharding import constrain
-from wanjax.validation import Depth, EvenSize, Fraction, FromJSON, Size, checked
 
 _EPS_IMAGE = 1e-5  # of the image embedder's norms, whatever `eps` says
 _MAX_PERIOD = 10000.0
-
-Grid = tuple[int, int, int]
-
-
-@checked(CheckpointError)
-class TransformerConfig(FromJSON):
-    """The fields of `transformer/config.json` that shape the model.
-
-    Raises `CheckpointError` for what cannot be, and for other architectures.
-    """
-
-    patch_size: tuple[Size, Size, Size] = (1, 2, 2)
-    num_attention_heads: Size = 40
-    attention_head_dim: EvenSize = 128
-    in_channels: Size = 16
-    out_channels: Size = 16
-    text_dim: Size = 4096
-    freq_dim: EvenSize = 256
-    ffn_dim: Size = 13824
-    num_layers: Depth = 40
-    cross_attn_norm: Literal[True] = True
-    qk_norm: Literal["rms_norm_across_heads"] = "rms_norm_across_heads"
-    eps: Fraction = 1e-6
-    image_dim: Size | None = None
-    added_kv_proj_dim: Size | None = None
-    rope_max_seq_len: Size = 1024
-    pos_embed_seq_len: EvenSize | None = None
-
-    def __post_init__(self) -> None:
-        if self.added_kv_proj_dim != (None if self.image_dim is None else self.width):
-            raise ValueError(
-                f"added_kv_proj_dim={self.added_kv_proj_dim}: must be {self.width}, the model's "
-                f"width, where there is an image_dim, else null; image_dim={self.image_dim}"
-            )
-        if self.pos_embed_seq_len is not None and self.image_dim is None:
-            raise ValueError("pos_embed_seq_len is of image embeddings, and needs an image_dim")
-
-    @property
-    def width(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
-    def grid(self, latents_shape: tuple[int, ...]) -> Grid:
-        """Tokens of latents along frames, rows and columns."""
-        sizes = zip(latents_shape[-3:], self.patch_size, strict=True)
-        frames, rows, columns = (size // patch for size, patch in sizes)
-        return frames, rows, columns
 
 
 class Context(NamedTuple):

@@ -7,7 +7,6 @@ differs from T5: every layer has its own table of relative position biases.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +14,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
-from pydantic import Field
 
-from wanjax.errors import CheckpointError
+from wanjax.models.configs import UMT5Config
 from wanjax.models.layers import Linear, RMSNorm, gelu_tanh, param, scan_layers, stack
-from wanjax.validation import Depth, EvenSize, Fraction, FromJSON, Size, checked
-
-
-@checked(CheckpointError)
-class UMT5Config(FromJSON):
-    """Fields of `text_encoder/config.json`; the defaults are those of UMT5-XXL.
-
-    Keys of the decoder or of training are ignored. Raises `CheckpointError` for what cannot
-    be, and for text encoders of another kind.
-    """
-
-    vocab_size: Size = 256384
-    d_model: Size = 4096
-    d_kv: Size = 64
-    d_ff: Size = 10240
-    num_layers: Depth = 24
-    num_heads: Size = 64
-    relative_attention_num_buckets: Annotated[EvenSize, Field(ge=4)] = 32
-    relative_attention_max_distance: Size = 128
-    layer_norm_epsilon: Fraction = 1e-6
-    feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
-
-    def __post_init__(self) -> None:
-        if self.relative_attention_max_distance <= (
-            near := self.relative_attention_num_buckets // 4
-        ):
-            raise ValueError(
-                f"relative_attention_max_distance={self.relative_attention_max_distance}: must be "
-                f"above {near}, a quarter of relative_attention_num_buckets"
-            )
 
 
 class UMT5Encoder(nnx.Module):

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
-from pydantic import Field
 
-from wanjax.errors import CheckpointError, UsageError
+from wanjax.errors import UsageError
 from wanjax.models.attention import AttentionKernel, as_choice
+from wanjax.models.configs import VAEConfig
 from wanjax.models.vae_layers import (
     Cache,
     CausalConv,
@@ -38,104 +37,6 @@ from wanjax.models.vae_layers import (
 )
 from wanjax.models.vae_shortcuts import average_down, patchify, repeat_up, unpatchify
 from wanjax.models.vae_stripes import Layer, decoder_stripes, encoder_stripes
-from wanjax.validation import Flag, FromJSON, Number, Positive, Size, Whole, checked
-
-# statistics of the published Wan 2.1 latents, diffusers' defaults
-_MEAN: tuple[float, ...] = (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508)
-_MEAN += (0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921)
-_STD: tuple[float, ...] = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743)
-_STD += (3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)
-
-
-@checked(CheckpointError)
-class VAEConfig(FromJSON):
-    """The fields of `vae/config.json`.
-
-    Raises `CheckpointError` for what cannot be, and for forms that no Wan model has.
-    """
-
-    base_dim: Size = 96
-    decoder_base_dim: Size | None = None  # null: base_dim
-    z_dim: Size = 16
-    dim_mult: Annotated[tuple[Size, ...], Field(min_length=1, max_length=6)] = (1, 2, 4, 4)
-    num_res_blocks: Annotated[Whole, Field(ge=1, le=8)] = 2
-    attn_scales: tuple[Number, ...] = ()
-    temperal_downsample: tuple[Flag, ...] = (False, True, True)
-    dropout: Annotated[Number, Field(ge=0, le=1)] = 0.0
-    latents_mean: tuple[Number, ...] = _MEAN
-    latents_std: tuple[Positive, ...] = _STD
-    is_residual: Flag = False
-    in_channels: Size = 3
-    out_channels: Size = 3
-    patch_size: Size | None = None
-    scale_factor_temporal: Size = 4
-    scale_factor_spatial: Size = 8
-
-    def __post_init__(self) -> None:
-        if self.attn_scales:
-            raise ValueError(
-                f"attn_scales={list(self.attn_scales)}: must be empty, as in all VAEs of Wan"
-            )
-        for key in ("in_channels", "out_channels"):
-            if getattr(self, key) != (channels := 3 * self.patch**2):
-                raise ValueError(
-                    f"{key}={getattr(self, key)}: must be {channels}, the colours of a patch, "
-                    f"for patch_size={self.patch_size}"
-                )
-        lengths = {
-            "temperal_downsample": len(self.dim_mult) - 1,
-            "latents_mean": self.z_dim,
-            "latents_std": self.z_dim,
-        }
-        for key, length in lengths.items():
-            if (given := len(getattr(self, key))) != length:
-                raise ValueError(
-                    f"{key} has {given} values, expected {length} "
-                    f"for z_dim={self.z_dim} and dim_mult={list(self.dim_mult)}"
-                )
-        if self.is_residual:
-            self._check_shortcuts()
-
-    def _check_shortcuts(self) -> None:
-        """A level's input must come to its result's channels by means, or by repetition."""
-        cells = [8 if temporal else 4 for temporal in self.temperal_downsample]
-        mults = self.dim_mult
-        down = zip((1, *mults[:-1]), mults, [*cells, 1], strict=True)
-        up = zip((*mults[2:], mults[-1]), mults[1:], cells, strict=True)
-        if any(before * cell % after for before, after, cell in down) or any(
-            after * cell % before for before, after, cell in up
-        ):
-            raise ValueError(
-                f"dim_mult={list(self.dim_mult)}: with is_residual, each level's width must divide "
-                "the one before times the pixels that it joins"
-            )
-
-    @property
-    def patch(self) -> int:
-        """Pixels of a patch in each direction."""
-        return self.patch_size or 1
-
-    @property
-    def temporal_factor(self) -> int:
-        """Frames per latent frame, after the first."""
-        factor: int = 2 ** sum(self.temperal_downsample)
-        return factor
-
-    @property
-    def spatial_factor(self) -> int:
-        """Pixels per latent pixel in each direction."""
-        factor: int = self.patch * 2 ** (len(self.dim_mult) - 1)
-        return factor
-
-    def check_frames(self, frames: int) -> None:
-        """Raises `UsageError` for a number of frames which the VAE cannot encode."""
-        factor = self.temporal_factor
-        if frames < 1 or (frames - 1) % factor:
-            raise UsageError(
-                f"num_frames={frames}: must be 1 + a multiple of {factor}, "
-                f"such as {1 + frames // factor * factor}"
-            )
-
 
 Block = Callable[[Array, Past], Array]
 

@@ -59,6 +59,7 @@ class Components:
         # of all parts, before anything large is read of one
         self.readings: dict[str, Reading] = {}
         if (checking := folder.checking()) is not None:
+            checking.model_configs()
             for name, load in self._loaders(checking, config).items():
                 if name not in ("tokenizer", "image_processor"):
                     load()
@@ -171,12 +172,12 @@ class Components:
     ) -> None:
         """Load all parts that are not here yet: to the device, or where `places` says.
 
-        Those that wait on the host are loaded first, by way of the device. `progress` is told
-        what is loaded, piece by piece.
+        Small parts come first, of the others those that wait on the host, by way of the device.
+        `progress` is told what is loaded, piece by piece.
         """
         places = places or {}
         wanted = [name for name in self._load if places.get(name) != "files"]
-        wanted.sort(key=lambda name: places.get(name) != "pinned_host")
+        wanted.sort(key=lambda name: (name in places, places.get(name) != "pinned_host"))
         self._progress = progress
         try:
             for name in wanted:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from wanjax.caching import Plan, Schedule
 from wanjax.checkpoints.configs import model_configs
+from wanjax.checkpoints.locate import locate
 from wanjax.checkpoints.loras import expert_loras
-from wanjax.checkpoints.published_models import ModelConfigs
+from wanjax.checkpoints.published_models import ModelConfigs, published
 from wanjax.config.keys import Config
-from wanjax.errors import UsageError
 from wanjax.models import vae_memory
 from wanjax.parallel.mesh import MeshShape, parse_mesh
 from wanjax.parallel.targets import HERE, Target, parse_target
@@ -97,28 +97,22 @@ def estimate(config: Config, plan: Plan) -> Memory:
     asked = None if config.mesh == "auto" else parse_mesh(config.mesh)
     if config.target is None and asked is not None:
         target = replace(target, name=f"{asked.devices} devices", devices=asked.devices)
-    try:
-        fit = (
-            best_fit(config, plan, configs, target)
-            if asked is None
-            else fit_on(config, plan, configs, target, asked)
-        )
-        kv_cache = Footprint(config, plan, configs, target, MeshShape()).contexts
-        kept = Footprint(config, plan, configs, target, fit.mesh)
-        cache = kept.cache(kept.branches)
-        weights = weight_bytes(configs, config.weights_dtype)
-    except (KeyError, TypeError):
-        return Memory()  # whoever loads the model says what is wrong with it
+    fit = (
+        best_fit(config, plan, configs, target)
+        if asked is None
+        else fit_on(config, plan, configs, target, asked)
+    )
+    kv_cache = Footprint(config, plan, configs, target, MeshShape()).contexts
+    kept = Footprint(config, plan, configs, target, fit.mesh)
+    cache = kept.cache(kept.branches)
+    weights = weight_bytes(configs, config.weights_dtype)
     return Memory(kv_cache if config.use_kv_cache else None, cache, fit, weights)
 
 
 def size_unit(config: Config) -> int:
     """What height and width are multiples of; of a model that is not known, Wan 2.1's."""
     configs = _known_configs(config)
-    try:
-        return 16 if configs is None else pixels_of_token(configs)
-    except (KeyError, TypeError):
-        return 16  # whoever loads the model says what is wrong with it
+    return 16 if configs is None else pixels_of_token(configs)
 
 
 def mesh_shape(config: Config, plan: Plan, target: Target) -> MeshShape | None:
@@ -263,9 +257,7 @@ def _divisors(number: int) -> list[int]:
 
 
 def _known_configs(config: Config) -> ModelConfigs | None:
-    if config.model is None:
+    """None for a model on the Hub that is none of the published ones."""
+    if config.model is None or not (locate(config.model) or config.model in published()):
         return None
-    try:
-        return model_configs(config.model)
-    except UsageError:
-        return None  # whoever loads the model says what is wrong with it
+    return model_configs(config.model)

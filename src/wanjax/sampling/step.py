@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from wanjax.caching.actions import Keeps, Source
 from wanjax.caching.method import Measure
-from wanjax.models.transformer import Context, Grid, KeysValues, Time, WanTransformer
+from wanjax.models.configs import Grid
+from wanjax.models.transformer import Context, KeysValues, Time, WanTransformer
 from wanjax.parallel.sharding import activation_sharding, axis_size, constrain
 from wanjax.sampling.change import output_change, residual_change, sampled_elements
 from wanjax.sampling.condition import Condition, given_frames, model_input, still

@@ -3,7 +3,7 @@
 import re
 
 from wanjax.checkpoints.mapping import Rule
-from wanjax.models.vae import VAEConfig
+from wanjax.models.configs import VAEConfig
 
 _LEAVES: list[Rule] = [
     # the convolution behind an upsampling or padding

@@ -1,7 +1,7 @@
 """The authors' names of the VAE, both forms."""
 
 from wanjax.checkpoints.layouts.names import Names
-from wanjax.models.vae import VAEConfig
+from wanjax.models.configs import VAEConfig
 
 _RESIDUAL = {
     "residual.0": "norm1",
