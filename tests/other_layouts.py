@@ -82,7 +82,7 @@ def original_tensors(folder: Path, part: str) -> Tensors:
 def save_pth(tensors: Mapping[str, np.ndarray], path: Path) -> Path:
     """As `torch.save` does; a parity test holds the writer to torch."""
     declared = {key: Declared("F32", x.shape) for key, x in tensors.items()}
-    write_torch_zip(path, declared, tensors.values())
+    write_torch_zip(path, declared, ([x] for x in tensors.values()))
     return path
 
 

@@ -161,13 +161,18 @@ def test_mistakes(args, text):
         ("frames", "num_frames"),
         ("cfg-scale", "guidance_scale"),
         ("cache", "use_magcache or use_"),
-        ("dtype", "weights_dtype or activations_dtype"),
+        ("precision", "weights_dtype or activations_dtype"),
     ],
 )
 @pytest.mark.parametrize("form", ["{}=1", "--{}=1", "{}"])
 def test_a_key_by_another_name_is_told_by_its_meaning(word, keys, form):
     with pytest.raises(UsageError, match=keys):
         plan_config(form.format(word))
+
+
+def test_a_key_of_another_command_is_told_by_its_meaning_too():
+    with pytest.raises(UsageError, match="convert` alone; did you mean weights_dtype or"):
+        resolve(["dtype=float32"])
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ def test_links_lead_somewhere(page):
 def test_commands_have_known_keys_and_presets(page):
     positions = (*preset_names(), "mine.yml", "ball.json", "ball.mp4")
     for (command, *args), _ in commands(page):
+        if command == "convert":  # whose positions are folders
+            args = [arg for arg in args if "=" in arg]
         if command != "completion":  # whose argument is a shell
             for arg in arguments([arg for arg in args if arg not in keys()]):
                 key, equals, _ = arg.partition("=")

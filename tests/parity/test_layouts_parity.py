@@ -9,8 +9,18 @@ from flax import nnx
 torch = pytest.importorskip("torch")
 single_file = pytest.importorskip("diffusers.loaders.single_file_utils")
 
-from other_layouts import TRANSFORMER, original, save_pth
+from other_layouts import (
+    TRANSFORMER,
+    original,
+    original_tensors,
+    save_original,
+    save_pth,
+    tensors_of,
+)
+from small_folder import make_small_folder
 
+from wanjax.checkpoints.convert import convert, open_sources
+from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
 from wanjax.checkpoints.layouts.names import inverted, renamed
 from wanjax.checkpoints.layouts.original import transformer as transformer_names
@@ -84,3 +94,33 @@ def test_we_read_torchs_pth(tmp_path):
             others = tuple(slice(0, size) for size in tensor.shape[1:])
             expected = tensor.detach().to(torch.float32).numpy()[(rows, *others)]
             np.testing.assert_array_equal(files.read(key, (rows, *others)), expected)
+
+
+def test_diffusers_loads_what_we_convert(tmp_path):
+    """Of the authors' folder: the reference finds every weight, and none that it does not know."""
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+    source = make_small_folder(tmp_path / "source", two_experts=False)
+    original = save_original(source, tmp_path / "original")
+    parts = ("transformer", "vae", "text_encoder")
+    convert(open_sources(Folder.open(original), parts), tmp_path / "made", "diffusers", None)
+    for kind, part in ((WanTransformer3DModel, "transformer"), (AutoencoderKLWan, "vae")):
+        model, about = kind.from_pretrained(tmp_path / "made" / part, output_loading_info=True)
+        assert not about["missing_keys"]
+        assert not about["unexpected_keys"]
+        ours = tensors_of(source / part)
+        for key, tensor in model.state_dict().items():
+            np.testing.assert_array_equal(tensor.numpy(), ours[key])
+
+
+def test_torch_reads_the_files_of_the_original_layout(tmp_path):
+    source = make_small_folder(tmp_path / "source", two_experts=False)
+    opening = open_sources(Folder.open(source), ("vae", "text_encoder"))
+    convert(opening, tmp_path / "made", "original", "bfloat16")
+    found = torch.load(tmp_path / "made/models_t5_umt5-xxl-enc-bf16.pth", weights_only=True)
+    expected = original_tensors(source, "text_encoder")
+    assert found.keys() == expected.keys()
+    key = "blocks.1.ffn.fc2.weight"
+    assert torch.equal(found[key], torch.tensor(expected[key]).to(torch.bfloat16))
+    vae = torch.load(tmp_path / "made/Wan2.1_VAE.pth", weights_only=True)
+    assert vae.keys() == original_tensors(source, "vae").keys()

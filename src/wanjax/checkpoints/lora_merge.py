@@ -128,6 +128,9 @@ class MergedFiles(TensorFiles):
     def dtype(self, name: str) -> str:
         return "F32" if name in self._deltas else self.files.dtype(name)
 
+    def stored_dtype(self, name: str) -> str:
+        return self.files.stored_dtype(name)
+
     def stored_dtypes(self) -> Counter[str]:
         return self.files.stored_dtypes()
 

@@ -81,8 +81,11 @@ def lacks(folder: Path, parts: Collection[str] = ()) -> Iterator[str]:
     """
     if (original := original_folder(folder)) is not None:
         for part in sorted(needed(original.configs.index) - set(parts)):
-            if part not in original.files or not original.files[part].exists():
+            place = original.files.get(part, folder / part)
+            if not place.exists():
                 yield part.replace("_", " ")
+            elif part in original.configs.index.parts and place.is_dir():
+                yield from _lacking_shards(place, place.relative_to(folder))
         return
     index = parse(ModelIndex, folder / _INDEX)
     names = {path.relative_to(folder).as_posix() for path in folder.glob("*/*") if path.exists()}
@@ -90,9 +93,14 @@ def lacks(folder: Path, parts: Collection[str] = ()) -> Iterator[str]:
     for part in index.parts:
         if part in parts:
             continue
-        for listing in sorted((folder / part).glob("*.safetensors.index.json")):
-            shards = {f"{part}/{s}" for s in read_shards(listing).values()}
-            yield from sorted(shards - names)
+        yield from _lacking_shards(folder / part, Path(part))
+
+
+def _lacking_shards(place: Path, said: Path) -> Iterator[str]:
+    """Those that a folder's own list names and that are not there."""
+    for listing in sorted(place.glob("*.safetensors.index.json")):
+        shards = set(read_shards(listing).values())
+        yield from ((said / s).as_posix() for s in sorted(shards) if not (place / s).exists())
 
 
 def _is_model(folder: Path) -> bool:

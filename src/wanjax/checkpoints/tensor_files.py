@@ -82,6 +82,10 @@ class TensorFiles:
         stored = self._stored[name]
         return "F32" if _is_rounded(stored) or stored.blocks is not None else stored.dtype
 
+    def stored_dtype(self, name: str) -> str:
+        """Of what lies in the file."""
+        return self._stored[name].dtype
+
     def stored_dtypes(self) -> Counter[str]:
         """How many tensors are of which type in the files."""
         return Counter(

@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "measure what caching costs: variants from the same noise, side by side in HTML",
     "benchmark": "time a model's stages at full size, with random weights if it is not here",
     "serve": "an HTTP server in the shape of OpenAI's videos API, with a queue that lasts",
+    "convert": "write a model's files in another layout or with other numbers",
     "presets": "list the models that can be named, with their sampling values",
     "show": "print every key with its value, what is allowed, and a line of help",
     "completion": "print what makes bash, zsh or fish complete commands, presets, keys and values",
@@ -56,6 +57,7 @@ KEPT: Mapping[str, str] = {
     "generate": "what is written stays",
     "calibrate": f"what was measured {_GOES_ON}",
     "compare": f"what was finished {_GOES_ON}",
+    "convert": f"what was finished {_GOES_ON}",
 }
 
 

@@ -39,6 +39,8 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     if command == "generate":
         _check_many(config)
         check_inputs(config)
+    elif command == "convert":
+        _check_model(config)
     elif command in ("calibrate", "benchmark"):
         if command == "calibrate":
             _check_calibration(config)

@@ -376,6 +376,18 @@ class _RunKeys:
         also=("folders",),
     )
 
+    layout: Literal["diffusers", "original", "comfyui"] = setting(
+        "diffusers",
+        "of the files to write: diffusers' folders, the authors' folder, or ComfyUI's single files",
+        commands=("convert",),
+        also=("format",),
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "float8"] | None = setting(
+        None,
+        "of the numbers to write; float8: the layers' products, each with a scale; null: as they "
+        "are, quantised ones bfloat16",
+        commands=("convert",),
+    )
     json: bool = setting(False, "print JSON", commands=("plan", "compile"))
     plot: str | None = setting(
         None,

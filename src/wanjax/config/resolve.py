@@ -17,7 +17,7 @@ from wanjax.config.checks import check
 from wanjax.config.keys import Config, config_class, keys, unknown
 from wanjax.config.saved import SUFFIXES, read_settings, read_yaml
 from wanjax.errors import UsageError, printable
-from wanjax.settings import as_written, nearest, parse
+from wanjax.settings import as_written, called, nearest, parse
 
 _PRESETS = Path(__file__).parent / "presets"
 
@@ -156,7 +156,9 @@ def _typed(
             raise UsageError(f"{where}{unknown(str(name))}")
         only = known[name].metadata["commands"]
         if command and only and command not in only:
-            raise UsageError(f"{name} is a key of `wanjax {'`, `wanjax '.join(only)}` alone")
+            others = called(name, {n: field for n, field in known.items() if n != name})
+            here = f"; did you mean {' or '.join(others)}?" if others else ""
+            raise UsageError(f"{name} is a key of `wanjax {'`, `wanjax '.join(only)}` alone{here}")
         typed[name] = parse(config_class(), known[name], value, text=text, where=where)
     return typed
 
@@ -216,7 +218,11 @@ def _preset_of_file(asked: Mapping[str, Any]) -> str:
 
 
 def _presets_of(models: Sequence[str]) -> list[str]:
-    return [name for name in preset_names() if _preset_values(name).get("model") in models]
+    """Of each model the first: others are of the same with few steps."""
+    first: dict[str, str] = {}
+    for name in preset_names():
+        first.setdefault(str(_preset_values(name).get("model")), name)
+    return [name for model, name in first.items() if model in models]
 
 
 def _base_layer(preset: str | None, asked: Mapping[str, Any]) -> dict[str, Any]:

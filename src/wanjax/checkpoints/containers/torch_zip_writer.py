@@ -29,17 +29,18 @@ class Declared(NamedTuple):
 
 
 def write_torch_zip(
-    path: Path, declared: Mapping[str, Declared], values: Iterable[np.ndarray]
+    path: Path, declared: Mapping[str, Declared], values: Iterable[Iterable[np.ndarray]]
 ) -> None:
-    """`values` are the tensors in the order in which they are declared."""
+    """`values` are the tensors in the order in which they are declared, each in pieces of rows."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", _pickle(declared))
         archive.writestr("archive/version", "3\n")
         archive.writestr("archive/byteorder", "little")
-        for number, value in enumerate(values):
+        for number, pieces in enumerate(values):
             entry = zipfile.ZipInfo(f"archive/data/{number}")
             with archive.open(entry, "w", force_zip64=True) as stream:
-                stream.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+                for piece in pieces:
+                    stream.write(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)
 
 
 def _pickle(declared: Mapping[str, Declared]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,10 @@ def _split(key: str, stored: Stored) -> dict[str, Stored] | None:
             f"{module.replace('{i}', number)}.{leaf}": stored.rows(part, 3, row)
             for part, module in enumerate(original_clip.SPLIT)
         }
+    if key == "visual.head" and len(stored.shape) == 2:  # the authors multiply it from the right
+        item = DTYPES[stored.dtype].itemsize
+        turned = replace(stored, shape=stored.shape[::-1], strides=(item, stored.shape[1] * item))
+        return {original_clip.NAMES[key]: turned}
     if key in ("visual.cls_embedding", "visual.pos_embedding"):
         name = str(renamed(key, original_clip.NAMES))
         kept = [size for size in stored.shape if size > 1]

@@ -144,3 +144,18 @@ def _index(
         "expand_timesteps": kind == "ti2v",
         **{name: ["wanjax", name] for name in components},
     }
+
+
+def original_config(values: Mapping[str, Any], index: ModelIndex) -> dict[str, Any]:
+    """The authors' config.json of a transformer, from diffusers'."""
+    image = values["in_channels"] > values["out_channels"]
+    kind = "ti2v" if index.expand_timesteps else "i2v" if image else "t2v"
+    if values.get("pos_embed_seq_len") is not None:
+        kind = "flf2v"
+    return {
+        "_class_name": "WanModel",
+        "model_type": kind,
+        "dim": values["num_attention_heads"] * values["attention_head_dim"],
+        "text_len": 512,
+        **{ours: values[theirs] for ours, theirs in _FIELDS.items() if theirs in values},
+    }
