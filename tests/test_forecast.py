@@ -15,6 +15,7 @@ import wanjax
 from wanjax.caching import Curve, dense_plan, make_plan
 from wanjax.caching.actions import COMPUTE, PASS, Keeps
 from wanjax.caching.estimates import fitted, forecasts, lagrange, passed_on
+from wanjax.caching.methods import forecast as forecast_module
 from wanjax.caching.methods.forecast_planner import Planner
 from wanjax.caching.resample import carried_inner_products
 from wanjax.cli.main import main
@@ -385,3 +386,13 @@ def test_refused_with_the_reason(settings, text, unchecked_types):
         wanjax.Forecast(**({"mag_ratios_base": "tiny-t2v"} | settings)).plan(
             prepare(config).schedule
         )
+
+
+def test_a_plan_is_searched_once():
+    """A pipeline that is called again plans again: the same plan, without the search."""
+    config = resolve(["tiny-t2v", "use_forecast=True", "target_speedup=3.3"], "plan")
+    first = prepare(config).plan
+    searched = forecast_module._solved.cache_info().misses
+    assert prepare(config).plan == first
+    assert forecast_module._solved.cache_info().misses == searched
+    assert prepare(replace(config, target_speedup=3.4)).plan != first

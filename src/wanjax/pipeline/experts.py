@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from wanjax.caching import Plan
+from wanjax.caching import Plan, Schedule
 from wanjax.models.transformer import WanTransformer
 from wanjax.pipeline.encode import Contexts
+from wanjax.planning.memory import Fit
 from wanjax.sampling.step import Expert
 
 
@@ -37,6 +38,18 @@ class Experts:
             context = self.contexts.of(number, transformer)
             self._number, self._expert = number, Expert(self._parameters(number), context)
         return self._expert
+
+
+def experts_at_hand(fit: Fit, schedule: Schedule, first: int, keys_values: bool) -> list[int]:
+    """The experts whose contexts can be made before the first step, none being moved for it.
+
+    The `first` one to denoise, and the other where both stay on the device; not its keys and
+    values, which are large.
+    """
+    stages = [fit.of_expert(schedule, schedule.experts[phase.start]) for phase in schedule.phases]
+    stay = all(dict(stage.places) == dict(stages[0].places) for stage in stages)
+    numbers = [schedule.experts[phase.start] for phase in schedule.phases]
+    return numbers if stay and not keys_values else [first]
 
 
 def last_computed_before_boundary(plan: Plan) -> int | None:

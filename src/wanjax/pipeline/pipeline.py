@@ -30,7 +30,11 @@ from wanjax.pipeline.components import Components
 from wanjax.pipeline.conditioning import given_frame, image_condition
 from wanjax.pipeline.decode import decode_latents
 from wanjax.pipeline.encode import Contexts, embed_prompts, encode_images, encode_prompts
-from wanjax.pipeline.experts import Experts, last_computed_before_boundary
+from wanjax.pipeline.experts import (
+    Experts,
+    experts_at_hand,
+    last_computed_before_boundary,
+)
 from wanjax.pipeline.finite import check_latents, check_step, require_finite, sources_of
 from wanjax.pipeline.inputs import (
     Embeds,
@@ -310,7 +314,8 @@ class WanPipeline:
             experts = Experts(expert, self.components.parameters, contexts)
             first = run.plan.steps[0].expert
             contexts.compile(expert(first))
-            contexts.of(first, expert(first))
+            for number in experts_at_hand(fit, run.schedule, first, config.use_kv_cache):
+                contexts.of(number, expert(number))
         if config.low_memory and image_embeds is not None:
             self.components.rest("image_encoder")
 

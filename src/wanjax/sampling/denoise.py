@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import zip_longest
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -20,7 +21,7 @@ from wanjax.parallel.sharding import place
 from wanjax.sampling.condition import Condition, hold
 from wanjax.sampling.probe import run_probe
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.skipped import Kept, Skipped, empty_weights, run_skipped
+from wanjax.sampling.skipped import Kept, Skipped, empty_weights, run_skipped, weights_of_run
 from wanjax.sampling.step import (
     LATENTS,
     Cache,
@@ -101,14 +102,19 @@ def denoise(
     condition = place(condition, programs.mesh, *LATENTS)
     decisions = plan.decisions
 
-    def arguments(step: Step, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
-        inputs = step_inputs(step, table, plan)
+    def arguments(step: Step, inputs: Any, state: SamplerState, cache: Cache) -> tuple[Any, ...]:
         return experts[step.expert], state, cache, inputs, condition
+
+    def on_host(steps: Sequence[Step]) -> Any:
+        if steps[0].estimated:
+            return weights_of_run(steps, maps, settings.keeps)
+        return step_inputs(steps[0], table, plan)
 
     compiled, probes = compile_steps(plan, table, experts, settings, programs, state, condition)
     maps = sampler_maps(table.corrector, table.predictor, table.sigmas)
     executed: list[Step] = []
-    for steps in plan.runs:
+    inputs = on_host(plan.runs[0])
+    for steps, following in zip_longest(plan.runs, plan.runs[1:]):
         began = time.perf_counter()
         step = steps[0]
         if step.index in (0, plan.boundary_step):  # a cache is of one expert's making
@@ -116,9 +122,11 @@ def denoise(
             cache = empty_cache(settings, len(step.actions), state.sample, programs.mesh)
             decided = None if decisions is None else decisions.start()
         if decisions is not None:
-            read = partial(_read, probes[len(step.actions)], arguments(step, state, cache))
+            given = arguments(step, step_inputs(step, table, plan), state, cache)
+            read = partial(_read, probes[len(step.actions)], given)
             step, decided = decisions.decide(decided, step, read)
-            steps = (step,)
+            del given  # the state goes to the step, and the expert may have to go
+            steps, inputs = (step,), on_host((step,))
         reached: list[Callable[[], SamplerState]] = []  # the state after each but the last
         changes: Changes = {}
         if step.estimated:
@@ -126,12 +134,13 @@ def denoise(
             reached = [partial(skipped.after, steps[:n]) for n in range(1, len(steps))]
             if settings.keeps.previous:
                 cache = cache._replace(previous=state.sample)
-            state = skipped.after(steps)
+            state = skipped.after(steps, inputs)
             del skipped  # and with it, once all is told, the state before
         elif not step.passed:
-            state, cache, changes = compiled[step.kind](*arguments(step, state, cache))
+            state, cache, changes = compiled[step.kind](*arguments(step, inputs, state, cache))
         if meanwhile is not None:
             meanwhile(step)
+        inputs = None if following is None else on_host(following)  # while the device computes
         state.sample.block_until_ready()
         executed += steps
         if on_step is not None:

@@ -42,9 +42,13 @@ class Skipped:
     maps: Float[np.ndarray, "steps 4 5"]  # the sampler's
     keeps: Keeps
 
-    def after(self, steps: Sequence[Step]) -> SamplerState:
-        """The state after the first steps, or all of them."""
-        return self.program(self.state, self.kept, weights_of_run(steps, self.maps, self.keeps))
+    def after(
+        self, steps: Sequence[Step], weights: Float[np.ndarray, "4 inputs"] | None = None
+    ) -> SamplerState:
+        """The state after the first steps, or all of them; `weights` are theirs, if known."""
+        if weights is None:
+            weights = weights_of_run(steps, self.maps, self.keeps)
+        return self.program(self.state, self.kept, weights)
 
 
 @jax.jit

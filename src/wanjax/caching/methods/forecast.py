@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -165,22 +166,47 @@ class Forecast(Method):
         """The plan of least cost over the orders, and its order."""
         target = self._target if self.skip_steps is None else None
         gains, least = asked(schedule, target, self.skip_steps)
+        forced = forced_steps(schedule, 0.0)
         found = []
         for order in (1, 2) if self.order == "auto" else (self.order,):
-            planner = Planner(
-                gram,
-                moves,
-                schedule.phases,
-                gains,
-                forced_steps(schedule, 0.0),
-                order,
-                self.correct,
-                self.weights == "fitted",
+            problem = (
+                *(array.tobytes() for array in (gram, moves, gains, forced)),
+                tuple(schedule.phases),
             )
-            if least > planner.most:
-                raise refuse(schedule, target, self.skip_steps, planner.most, _LIMIT)
-            found.append((planner.least(least), order))
+            plan, most = _solved(*problem, order, self.correct, self.weights == "fitted", least)
+            if plan is None:
+                raise refuse(schedule, target, self.skip_steps, most, _LIMIT)
+            found.append((plan, order))
         return min(found, key=lambda plan: plan[0].cost)
+
+
+@lru_cache(maxsize=64)
+def _solved(
+    gram: bytes,
+    moves: bytes,
+    gains: bytes,
+    forced: bytes,
+    phases: tuple[range, ...],
+    order: int,
+    correct: bool,
+    fit: bool,
+    least: int,
+) -> tuple[Found | None, int]:
+    """The plan of least cost that gains `least`, if there is one, and the most that any gains.
+
+    A pipeline that is called again plans again, and this takes longer than a small video.
+    """
+    planner = Planner(
+        np.frombuffer(gram).reshape(-1, len(np.frombuffer(moves))),
+        np.frombuffer(moves),
+        phases,
+        np.frombuffer(gains, int),
+        np.frombuffer(forced, bool),
+        order,
+        correct,
+        fit,
+    )
+    return (None if least > planner.most else planner.least(least)), planner.most
 
 
 _LIMIT = (
