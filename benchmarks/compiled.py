@@ -30,30 +30,33 @@ PAGE = Path(__file__).parents[1] / "docs" / "machines.md"
 TABLE = re.compile(r"^\| target \|.*?\n(?=\n)", re.DOTALL | re.MULTILINE)
 GIB = 2**30
 T2V, I2V = "wan2.2-t2v-a14b", "wan2.2-i2v-a14b"
-SMALL, SINGLE = "wan2.1-t2v-1.3b", "wan2.1-t2v-14b"
+SMALL, SINGLE, TI2V = "wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "wan2.2-ti2v-5b"
 PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "libtpu", "jax-cuda13-plugin")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A run of 81 frames with MagCache."""
+    """A run of the preset's frames with MagCache."""
 
     target: str
     preset: str = T2V
     height: int = 720
     width: int = 1280
     mesh: str = "auto"
+    more: str = ""  # another key
 
     @property
     def arguments(self) -> list[str]:
         mesh = [] if self.mesh == "auto" else [f"mesh={self.mesh}"]
         size = [f"height={self.height}", f"width={self.width}"]
-        return [self.preset, f"target={self.target}", *size, "use_magcache=True", *mesh]
+        more = [self.more] if self.more else []
+        return [self.preset, f"target={self.target}", *size, "use_magcache=True", *mesh, *more]
 
     @property
     def file(self) -> Path:
-        parts = (self.target, self.preset, f"{self.height}x{self.width}", self.mesh)
-        return HERE / ("-".join(p.replace(":", "_").replace(",", "_") for p in parts) + ".json")
+        parts = [self.target, self.preset, f"{self.height}x{self.width}", self.mesh, self.more]
+        names = (re.sub("[:,=]", "_", part) for part in parts if part)
+        return HERE / ("-".join(names) + ".json")
 
     def read(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
@@ -80,6 +83,10 @@ ROWS = (
     Row("v6e:2x4", SINGLE),
     Row("h100", SMALL, 480, 832),
     Row("v5e:2x2", SMALL, 480, 832),
+    Row("a10g", TI2V, 704),
+    Row("rtx4090", TI2V, 704),
+    Row("rtx4090", TI2V, 704, more="task=i2v"),
+    Row("v6e:1x1", TI2V, 704),
 )
 
 
@@ -195,7 +202,7 @@ def _cells(row: Row, found: dict[str, Any]) -> tuple[str, ...]:
     peak, limit = gib(found["peak_bytes"]), gib(found["memory_limit_bytes"])
     return (
         f"`{row.target}`",
-        row.preset,
+        f"{row.preset} {row.more}".strip(),
         f"{row.height}x{row.width}",
         mesh or "one device",
         f"{peak} of {limit} ({_widest(found)})" if found["fits"] else f"**{peak}** of {limit}",

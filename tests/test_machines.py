@@ -43,7 +43,7 @@ def test_a_skipped_step_exchanges_latents_alone(row):
 
 @each_row
 def test_a_fused_kernel_computes_attention(row):
-    kernel = "cudnn" if row.target[0] in "abh" else "splash"
+    kernel = "cudnn" if row.target[0] in "abhr" else "splash"
     assert row.read()["programs"]["computed_step"]["kernels"] == [kernel]
 
 

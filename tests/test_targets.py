@@ -34,7 +34,7 @@ def test_a_gpu_has_what_jax_takes_of_its_memory(monkeypatch):
     [
         ("v6:2x4", "did you mean v6e"),
         ("v7x:2x2", "no machine that is known here"),
-        ("v6e:1x1", "each a multiple of those of v6e:2x2"),
+        ("v6e:1x2", "each a multiple of those of v6e:2x2; one chip is v6e:1x1"),
         ("v6e", "has 2 sizes"),
         ("v5p:2x2", "has 3 sizes"),
         ("h100:0", "the number of GPUs"),

@@ -8,9 +8,10 @@ usage: wanjax compile [PRESET|FILE.yml] [target=NAME] [mesh=AXES] [json=True] [k
   wanjax compile wan2.2-t2v-a14b target=h100:8 mesh=context:8 json=True
 
 The programs are those of `wanjax generate` with the same arguments, compiled without weights
-and without a network. Targets: TPUs v5e:2x4, v5p:2x2x1, v6e:2x4, tpu7x:2x2x1 and larger slices
-(`pip install 'wanjax[tpu]'`), NVIDIA's a100, h100, h100:8, h200, b200 (`wanjax[cuda13]`); the
-devices themselves need not be there. All bytes are those of one device.
+and without a network. Targets: TPUs v5e:2x4, v5p:2x2x1, v6e:2x4, tpu7x:2x2x1, larger slices and
+one chip as v6e:1x1 (`pip install 'wanjax[tpu]'`), NVIDIA's a100, h100, h100:8, h200, b200, a10g,
+rtx4090, rtx5090 (`wanjax[cuda13]`); the devices themselves need not be there. All bytes are those
+of one device.
 
 The exit code is 0 where the run fits, 1 where it does not.
 """

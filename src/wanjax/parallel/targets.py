@@ -64,6 +64,7 @@ class Gpu:
     bandwidth: int
     l2_cache: int
     clock_ghz: float
+    threads_per_core: int = 2048
 
 
 TPUS = {
@@ -73,6 +74,7 @@ TPUS = {
     "tpu7x": Tpu("TPU7x", int(94.75 * GIB), 3, devices_per_chip=2),
 }
 _HOPPER = (132, 128, 233472, 232448)
+_SMALL = (128, 102400, 101376)
 GPUS = {
     "a100": Gpu(
         "NVIDIA A100-SXM4-80GB", 85100068864, (8, 0),
@@ -86,11 +88,24 @@ GPUS = {
         "NVIDIA B200", 191514411008, (10, 0),
         148, 128, 233472, 232448, 7672320000000, 132644864, 1.965,
     ),
+    # of 24 and 32 GB; their makers' figures, and the memory that drivers report
+    "a10g": Gpu("NVIDIA A10G", 23609475072, (8, 6), 80, *_SMALL, 600096000000, 6291456, 1.71, 1536),
+    "rtx4090": Gpu(
+        "NVIDIA GeForce RTX 4090", 25386352640, (8, 9),
+        128, *_SMALL, 1008096000000, 75497472, 2.52, 1536,
+    ),
+    "rtx5090": Gpu(
+        "NVIDIA GeForce RTX 5090", 33686814720, (12, 0),
+        170, *_SMALL, 1792128000000, 100663296, 2.407, 1536,
+    ),
 }  # fmt: skip
 
 # What JAX takes of a GPU's memory where nothing else is said.
 _GPU_FRACTION = 0.75
-_EXAMPLES = "v5e:2x4, v6e:2x4, v5p:2x2x1, tpu7x:2x2x1, h100, h100:8, a100, h200, b200"
+_EXAMPLES = (
+    "v5e:2x4, v6e:2x4, v6e:1x1, v5p:2x2x1, tpu7x:2x2x1, h100, h100:8, a100, h200, b200, a10g, "
+    "rtx4090, rtx5090"
+)
 _SIZES = re.compile(r"[1-9][0-9]{0,3}(x[1-9][0-9]{0,3}){0,4}")
 _COUNT = re.compile(r"[1-9][0-9]{0,3}")
 # Chips come in blocks of these; smaller slices are parts of one.
@@ -115,11 +130,14 @@ def _tpu(text: str, name: str, size: str) -> Target:
     tpu = TPUS[name]
     sizes = tuple(map(int, size.split("x"))) if _SIZES.fullmatch(size) else ()
     smallest = _SMALLEST[tpu.dimensions]
-    if len(sizes) != tpu.dimensions or any(n % m for n, m in zip(sizes, smallest, strict=True)):
-        example = "x".join(map(str, smallest))
+    one_chip = (1,) * tpu.dimensions
+    if len(sizes) != tpu.dimensions or (
+        sizes != one_chip and any(n % m for n, m in zip(sizes, smallest, strict=True))
+    ):
+        example, one = ("x".join(map(str, of)) for of in (smallest, one_chip))
         raise UsageError(
             f"target={printable(text, 60)}: a slice of {name} has {tpu.dimensions} sizes, each a "
-            f"multiple of those of {name}:{example}"
+            f"multiple of those of {name}:{example}; one chip is {name}:{one}"
         )
     devices = math.prod(sizes) * tpu.devices_per_chip
     return Target(f"{name}:{size}", "tpu", tpu.kind, devices, tpu.memory)

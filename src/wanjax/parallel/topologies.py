@@ -49,7 +49,8 @@ def gpu_description(gpu: Gpu) -> str:
     major, minor = gpu.capability
     return f"""
         gpu_device_info {{
-          threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+          threads_per_block_limit: 1024 threads_per_warp: 32
+          threads_per_core_limit: {gpu.threads_per_core}
           block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
           registers_per_core_limit: 65536 registers_per_block_limit: 65536
           shared_memory_per_block: 49152
