@@ -20,18 +20,31 @@ from other_layouts import (
 )
 from safetensors.numpy import save_file
 from small_folder import SMALL_RUN
+from test_gguf import Kind, save_gguf
 
 from wanjax.checkpoints.alike import models_of
+from wanjax.checkpoints.containers import read_header
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.folder_values import folder_values
-from wanjax.checkpoints.layouts.names import renamed
+from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
+from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
+from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
+from wanjax.checkpoints.layouts.names import inverted, renamed
+from wanjax.checkpoints.layouts.original import transformer as transformer_names
+from wanjax.checkpoints.layouts.original import umt5 as umt5_names
 from wanjax.checkpoints.layouts.original import vae as vae_names
 from wanjax.checkpoints.layouts.recognise import part_files
+from wanjax.checkpoints.mapping import entries
 from wanjax.checkpoints.presence import presence
+from wanjax.checkpoints.published_models import published
 from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
-from wanjax.models.configs import VAEConfig
+from wanjax.models.configs import TransformerConfig, UMT5Config, VAEConfig
+from wanjax.models.layers import Undrawn
+from wanjax.models.transformer import WanTransformer
+from wanjax.models.umt5 import UMT5Encoder
+from wanjax.models.vae import WanVAE
 from wanjax.pipeline.components import Components
 
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder")
@@ -249,6 +262,29 @@ def test_damaged_pth(small_folder, tmp_path, damage, text):
     assert text in said
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".gguf"])
+def test_bytes_that_are_others_raise_no_other_error(tmp_path, suffix):
+    """Somewhere in what says where tensors lie, one byte or several."""
+    tensors = {f"blocks.{i}.weight": np.ones((8, 64), np.float32) for i in range(4)}
+    file = tmp_path / f"x{suffix}"
+    save_pth(tensors, file) if suffix == ".pth" else save_gguf(tensors, file, Kind.Q8_0)
+    whole = file.read_bytes()
+    places = [*range(900), *range(len(whole) - 900, len(whole))]
+    rng = np.random.default_rng(0)
+    refusals = []
+    for count in (1, 2, 5) * 60:
+        damaged = bytearray(whole)
+        for place in rng.choice(places, count):
+            damaged[place] = rng.integers(256)
+        file.write_bytes(damaged)
+        try:
+            read_header(file)
+        except CheckpointError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 50
+    assert all(str(file) in text for text in refusals)
+
+
 # Configurations
 
 
@@ -307,6 +343,39 @@ def test_other_models_in_original_folders(tmp_path):
 
 
 # Tables, by the authors' sources
+
+
+@pytest.mark.parametrize("model", sorted(published()))
+def test_every_published_tensor_has_one_name_of_the_authors(model):
+    """And back: none is lost, and no two become one."""
+    components = published()[model].components
+    vae = VAEConfig.from_dict(components["vae"])
+    made = {
+        "transformer": WanTransformer(
+            TransformerConfig.from_dict(components["transformer"]), rngs=Undrawn()
+        ),
+        "vae": WanVAE(vae, rngs=Undrawn()),
+        "text_encoder": UMT5Encoder(
+            UMT5Config.from_dict(components["text_encoder"]), rngs=Undrawn()
+        ),
+    }
+    rules = {"transformer": transformer_keys.RULES, "vae": vae_keys.rules(vae)}
+    tables = {"transformer": transformer_names.NAMES, "vae": vae_names.names(vae)}
+    rules["text_encoder"], tables["text_encoder"] = umt5_keys.RULES, umt5_names.NAMES
+    for part, model in made.items():
+        keys = [key for e in entries(nnx.split(model)[1], rules[part]) for key in e.keys]
+        theirs = {key: renamed(key, inverted(tables[part])) for key in keys}
+        assert None not in theirs.values()
+        assert len(set(theirs.values())) == len(keys)
+        assert all(renamed(name, tables[part]) == key for key, name in theirs.items())
+        if part == "transformer":
+            ends = components[part]["pos_embed_seq_len"] is not None
+            kind = components[part]["image_dim"], components[part]["num_layers"]
+            assert len(keys) == COUNTS[kind] + ends
+
+
+# What the authors' files hold, by whether there is CLIP and by their depth.
+COUNTS = {(None, 30): 825, (None, 40): 1095, (1280, 40): 1303}
 
 
 @pytest.mark.parametrize(

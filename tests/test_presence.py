@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,8 +81,10 @@ class FakeHub:
             ]
         if not self.reachable and not self.folder.exists():
             raise LocalEntryNotFoundError("no connection, and nothing here")
-        self.fetched += self.files
-        return str(write(self.folder, self.files))
+        left = {n for n in self.files for p in ignore_patterns or () if fnmatch(n, p)}
+        wanted = {name: text for name, text in self.files.items() if name not in left}
+        self.fetched += wanted
+        return str(write(self.folder, wanted))
 
     def hf_hub_download(self, repo_id, filename):
         self.fetched.append(filename)
@@ -101,6 +104,14 @@ def hub(tmp_path, monkeypatch):
 def test_a_repository_of_ours_is_fetched(hub):
     assert download("someone/wan") == hub.folder
     assert set(hub.fetched) == set(WAN)
+
+
+def test_parts_that_are_here_are_not_fetched(hub):
+    """Nor are they looked for there, nor does the disk need room for them."""
+    hub.sizes = {"transformer/model.safetensors": 10**18}
+    del hub.files["vae/model.safetensors"]
+    assert download("someone/wan", without=["transformer", "vae"]) == hub.folder
+    assert set(hub.fetched) == {name for name in hub.files if "transformer/model" not in name}
 
 
 @pytest.mark.parametrize(
@@ -199,6 +210,14 @@ def test_how_much_of_a_model_is_in_the_cache(cache):
     (cache / "vae/model.safetensors").touch()
     assert presence(model).state == "here"
     assert presence("Wan-AI/Wan2.1-T2V-14B-Diffusers").state == "not here"
+
+
+def test_parts_from_elsewhere_are_here(cache):
+    model = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    assert presence(model, ["vae"]).state == "here"
+    every = ["transformer", "vae", "text_encoder", "tokenizer"]
+    assert presence("Wan-AI/Wan2.1-T2V-14B-Diffusers", every).state == "here"
+    assert presence("Wan-AI/Wan2.1-T2V-14B-Diffusers", every[:3]).state == "not here"
 
 
 def test_presets_and_plans_say_what_is_here_and_how_large_it_is(cache, capsys):

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import nnx
 from other_layouts import Tensors, original_tensors, save_narrow, tensors_of
 
 from wanjax.checkpoints.folder import Folder
+from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.layouts.recognise import part_files
-from wanjax.checkpoints.load import Reading
+from wanjax.checkpoints.load import Reading, load_parameters
 from wanjax.errors import CheckpointError
+from wanjax.models.layers import Undrawn
+from wanjax.models.transformer import WanTransformer
 
 FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
 LARGEST = {FP8: 448.0, np.dtype(ml_dtypes.float8_e5m2): 57344.0, np.dtype(np.int8): 127.0}
@@ -134,6 +139,23 @@ def test_values_and_scales_can_be_had_as_they_are(small_folder, tmp_path, conven
     assert files.rounded("blocks.0.attn1.to_q.bias") is None
 
 
+@pytest.mark.parametrize("convention", ["old", "blocks", "int8 in rows"])
+def test_pieces_are_widened_where_a_device_has_memory_of_its_own(
+    small_folder, tmp_path, convention
+):
+    tensors, _ = as_in(convention, original_tensors(small_folder, "transformer"))
+    files = part_files("transformer", save_narrow(tensors, tmp_path / "model.safetensors"))
+    config = Folder.open(small_folder).transformer_config()
+    models = [
+        load_parameters(
+            WanTransformer(config, rngs=Undrawn()), RULES, files, host_memory=where, piece_bytes=900
+        )
+        for where in (True, False)
+    ]
+    for a, b in zip(*(jax.tree.leaves(nnx.state(model)) for model in models), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_fp8_without_scales_is_cast(small_folder, tmp_path):
     tensors = original_tensors(small_folder, "transformer")
     rounded = {key: x.astype(FP8) if x.ndim == 2 else x for key, x in tensors.items()}
@@ -206,6 +228,7 @@ Q = "blocks.0.self_attn.q"
         ({f"{Q}.scale_weight": np.float32(1)}, f"a second scale of {Q}.weight"),
         ({f"{Q}.weight": np.zeros((32, 32), np.float32)}, "a weight which is F32, not rounded"),
         ({f"{Q}.comfy_quant": np.zeros(3, np.uint8)}, f"{Q}.comfy_quant holds no JSON"),
+        ({f"{Q}.comfy_quant": np.float32(1)}, f"{Q}.comfy_quant is F32, expected U8"),
         ({f"{Q}.pre_quant_scale": np.float32(1)}, f"1 unexpected: {Q}.pre_quant_scale []"),
         ({"blocks.0.x.weight_scale": np.float32(1)}, "1 unexpected: blocks.0.x.weight_scale []"),
         (

@@ -29,9 +29,12 @@ def gguf_header(file: Path) -> Header:
     gguf = gguf_package()
     try:
         reader = gguf.GGUFReader(file)
-    except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
+        tensors = {x.name: _stored(file, reader, x, gguf) for x in reader.tensors}
+    except CheckpointError:
+        raise
+    except Exception as error:  # the package raises whatever there is for a damaged one
         raise CheckpointError(f"{file} is no GGUF file, or is cut short: {error}") from error
-    return Header({tensor.name: _stored(file, reader, tensor, gguf) for tensor in reader.tensors})
+    return Header(tensors)
 
 
 def _stored(file: Path, reader: Any, tensor: Any, gguf: ModuleType) -> Stored:

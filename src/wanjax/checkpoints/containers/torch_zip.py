@@ -55,6 +55,12 @@ class _Tensor:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *others: Any) -> _Tensor:
+    numbers = [offset, *shape, *strides]
+    known = isinstance(storage, _Storage) and storage.kind in _STORAGES
+    if not known or not all(type(n) is int and n >= 0 for n in numbers):
+        raise ValueError("a tensor of other things than a storage and sizes")
+    if len(shape) != len(strides):
+        raise ValueError(f"a tensor of {len(shape)} sizes and {len(strides)} strides")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -103,7 +109,9 @@ def torch_header(file: Path) -> Header:
             found = _unpickled(file, archive.read(pickles[0]))
         root = pickles[0].removesuffix("data.pkl")
         return Header(_tensors(file, found, root, entries))
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile raises whatever there is for a damaged one, too
         raise CheckpointError(
             f"{file} is no file of torch.save, or is cut short: {error}; {_NEWER}"
         ) from error
@@ -131,6 +139,7 @@ def _tensors(
     file: Path, found: Mapping[str, Any], root: str, entries: Mapping[str, zipfile.ZipInfo]
 ) -> dict[str, Stored]:
     tensors = {}
+    held = file.stat().st_size
     with file.open("rb") as stream:
         for key, value in found.items():
             if not isinstance(key, str) or not isinstance(value, _Tensor):
@@ -138,7 +147,8 @@ def _tensors(
             entry = entries.get(f"{root}data/{value.storage.key}")
             if entry is None:
                 raise CheckpointError(f"{file}: the numbers of {key} are missing")
-            tensors[key] = _stored(file, key, value, entry.file_size, _start(stream, entry))
+            start = _start(stream, entry)
+            tensors[key] = _stored(file, key, value, min(entry.file_size, held - start), start)
     return tensors
 
 

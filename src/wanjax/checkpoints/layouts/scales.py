@@ -137,6 +137,8 @@ def _formats(header: Header) -> dict[str, str]:
 
 
 def _from_bytes(stored: Stored) -> Mapping[str, Any]:
+    if stored.dtype != "U8":
+        raise CheckpointError(f"{_at(stored)} is {stored.dtype}, expected U8, the bytes of JSON")
     try:
         said = json.loads(read_stored(stored).tobytes())
     except ValueError as error:
