@@ -21,6 +21,7 @@ from wanjax.serve.model import Model
 from wanjax.serve.server import Server
 
 PROMPT = "a red ball moving left"
+_MODELS: dict[Path, Any] = {}  # loaded and compiled once
 
 
 class Running:
@@ -88,7 +89,8 @@ def serving(folder: Path, store: Path, *args: str, work: bool = True) -> Iterato
     """A server of the model in `folder`; not to `work`, it accepts and makes nothing."""
     given = [f"model={folder}", *SMALL_RUN, f"store={store}", *args]
     config = resolve(given, "serve")
-    model = Model.of(given, config)
+    model = _MODELS.get(folder) or Model.of(given, config)
+    _MODELS[folder] = model
     server = Server({model.name: model}, config)
     if not work:
         server.worker.start = lambda: None

@@ -28,7 +28,8 @@ from wanjax.config.keys import Config
 from wanjax.config.resolve import resolve
 from wanjax.errors import Notice, UsageError
 
-_NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "multipart", "fsspec")
+_CONNECTIONS = 200  # at once; more are told to come again
+_NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "python_multipart", "fsspec", "prometheus_client")
 
 
 def run(args: Sequence[str]) -> None:
@@ -43,16 +44,20 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
     import uvicorn  # imports a web server
 
     from wanjax.serve.app import make_app  # imports JAX
+    from wanjax.serve.logs import log_to_stderr
     from wanjax.serve.model import Model
     from wanjax.serve.server import Server
 
+    log_to_stderr(config.log)
     model = Model.of(args, config)
     server = Server({model.name: model}, config)
     host, port = listener.getsockname()[:2]
     _tell(f"{model.name} at http://{host}:{port}/v1/videos, kept in {config.store}")
     if server.recovered:
         _tell(f"{server.recovered} videos that were being made are made again")
-    web = uvicorn.Server(uvicorn.Config(make_app(server), log_level="warning"))
+    web = uvicorn.Server(
+        uvicorn.Config(make_app(server), log_config=None, limit_concurrency=_CONNECTIONS)
+    )
     for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises anew once it has ended
         signal.signal(number, lambda *_: None)
     warnings.simplefilter("ignore", Notice)  # each video has its own

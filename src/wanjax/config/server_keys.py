@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from wanjax.settings import setting
 
@@ -58,5 +59,55 @@ class ServerKeys:
         low=0,
         commands=_SERVE,
         also=("shutdown_timeout", "grace_period"),
+        kept=False,
+    )
+    tokens: str | None = setting(
+        None,
+        "file of the tokens that clients must have, one a line, or NAME TOKEN; null: anybody",
+        commands=_SERVE,
+        also=("token", "api_key", "auth", "password"),
+        kept=False,
+        path=True,
+    )
+    max_queue: int = setting(
+        1000,
+        "videos that may wait; more are refused",
+        low=0,
+        commands=_SERVE,
+        also=("queue_size", "capacity"),
+        kept=False,
+    )
+    max_pixels: int = setting(
+        100_000_000,
+        "width x height x num_frames of one video, at most; as a default a little more than "
+        "1280x720 in 81 frames has",
+        low=1,
+        commands=_SERVE,
+        kept=False,
+    )
+    max_steps: int = setting(
+        100, "num_inference_steps of one video, at most", low=1, commands=_SERVE, kept=False
+    )
+    max_upload: float = setting(
+        20.0,
+        "MiB of one request, at most",
+        above=0,
+        commands=_SERVE,
+        also=("upload_limit", "body_limit"),
+        kept=False,
+    )
+    keep_hours: float | None = setting(
+        None,
+        "how long a video that is done is kept; null: until it is deleted",
+        above=0,
+        commands=_SERVE,
+        also=("ttl", "expiry", "expires", "retention"),
+        kept=False,
+    )
+    log: Literal["text", "json"] = setting(
+        "text",
+        "what is logged of requests and videos: lines for people, or JSON",
+        commands=_SERVE,
+        also=("log_format", "logs"),
         kept=False,
     )

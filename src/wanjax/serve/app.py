@@ -16,11 +16,14 @@ from starlette.exceptions import HTTPException
 from wanjax.serve.bodies import read_body
 from wanjax.serve.content import content
 from wanjax.serve.errors import ApiError
+from wanjax.serve.gate import Gate
 from wanjax.serve.jobs import Job
+from wanjax.serve.logs import LOG
 from wanjax.serve.schemas import ModelList, ServedModel, Video, VideoDeleted, VideoList
 from wanjax.serve.server import Server
 
 _POLL = (0.1, 5.0)  # seconds between two looks of OpenAI's client, at least and at most
+_MINUTE = 60.0
 _LOOKS = 10  # that it has at a job until it is done
 
 
@@ -30,10 +33,13 @@ def make_app(server: Server) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         server.worker.start()
+        expiring = asyncio.create_task(_expire(server))
         yield
+        expiring.cancel()
         await run_in_threadpool(server.close)
 
     app = FastAPI(title="wanjax", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, tokens=server.tokens, metrics=server.metrics)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
@@ -45,7 +51,7 @@ def make_app(server: Server) -> FastAPI:
 
 def _add_videos(app: FastAPI, server: Server) -> None:
     async def body_of(request: Request) -> dict[str, Any]:
-        return await read_body(request, server.limits.body)
+        return await read_body(request, server.largest)
 
     @app.post("/v1/videos")
     async def create(request: Request) -> Video:
@@ -69,11 +75,7 @@ def _add_videos(app: FastAPI, server: Server) -> None:
         limit: int = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
-        if not 1 <= limit <= 100:
-            raise ApiError(400, f"limit={limit}: must be from 1 to 100", param="limit")
-        found = server.jobs.page(client_of(request), after, limit, order)
-        if found is None:
-            raise ApiError(400, "after: there is no such video", param="after")
+        found = server.page(client_of(request), after, limit, order)
         shown = [server.show(job) for job in found.jobs]
         ends = (shown[0].id, shown[-1].id) if shown else (None, None)
         return VideoList(data=shown, first_id=ends[0], last_id=ends[1], has_more=found.has_more)
@@ -121,6 +123,11 @@ def _add_operations(app: FastAPI, server: Server) -> None:
         about = {"status": "ok"} if server.worker.alive else {"status": f"failed: {fault}"}
         return JSONResponse(about, 200 if server.worker.alive else 503)
 
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """For Prometheus."""
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
+
     @app.get("/ready")
     def ready() -> JSONResponse:
         """Whether the model is loaded, so that a job begins at once."""
@@ -129,8 +136,15 @@ def _add_operations(app: FastAPI, server: Server) -> None:
 
 
 def client_of(request: Request) -> str:
-    """Who asks, as far as fairness goes."""
-    return request.client.host if request.client else "local"
+    """Who asks, as the gate has found."""
+    return str(request.state.client)
+
+
+async def _expire(server: Server) -> None:
+    """Every minute, as long as the server runs."""
+    while True:
+        await run_in_threadpool(server.expire)
+        await asyncio.sleep(_MINUTE)
 
 
 async def _until_done(server: Server, job: Job, request: Request) -> Job:
@@ -176,5 +190,6 @@ async def _no_route(request: Request, error: Exception) -> JSONResponse:
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:
     """Ours; the log has the trace."""
+    LOG.error("fault", exc_info=error, extra={"path": request.url.path})
     body = ApiError(500, "the server failed at this request; its log says how", kind="server_error")
     return JSONResponse(body.body, 500)

@@ -14,6 +14,7 @@ from wanjax.serve.errors import ApiError
 from wanjax.serve.requests import PICTURES
 
 _FIELDS = 200
+_FORGOTTEN = 2**26  # bytes
 _TEXT = 2**20  # bytes of a field that is no file
 
 
@@ -24,10 +25,13 @@ class _InMemory(MultiPartParser):
 async def read_body(request: Request, most: int) -> dict[str, Any]:
     """The fields of a request, files as bytes. Raises `ApiError`."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("application/json", ""):
-        return _of_json(b"".join([part async for part in _bounded(request, most)]))
-    if kind == "multipart/form-data":
-        return await _of_form(request, most)
+    try:
+        if kind in ("application/json", ""):
+            return _of_json(b"".join([part async for part in _bounded(request, most)]))
+        if kind == "multipart/form-data":
+            return await _of_form(request, most)
+    except _TooLargeError:
+        raise _too_large(most) from None
     raise ApiError(
         415,
         f"content-type={kind}: send application/json or multipart/form-data",
@@ -35,24 +39,33 @@ async def read_body(request: Request, most: int) -> dict[str, Any]:
     )
 
 
+class _TooLargeError(MultiPartException):
+    """The parser of forms closes its files at it."""
+
+
 async def _bounded(request: Request, most: int) -> AsyncGenerator[bytes, None]:
-    """The body, as it comes; raises `ApiError` once it is too long."""
-    length = request.headers.get("content-length", "0")
+    """The body, as it comes; of one that is too long the rest is read and forgotten.
+
+    An answer before the end would meet a client that still sends, and be lost.
+    """
     come = 0
-    if length.isascii() and length.isdigit() and int(length[:20]) > most:
-        raise _too_large(most)
     try:
         async for part in request.stream():
             come += len(part)
-            if come > most:
-                raise _too_large(most)
-            yield part
+            if come <= most:
+                yield part
+            elif come > most + _FORGOTTEN:
+                break
     except ClientDisconnect:
         raise ApiError(400, "the request was cut short") from None
+    if come > most:
+        raise _TooLargeError("too large")
 
 
 def _too_large(most: int) -> ApiError:
-    text = f"the request has more than the {most / 2**20:g} MiB that are read: send a smaller file"
+    text = (
+        f"the request has more than the {most / 2**20:.3g} MiB that are read: send a smaller file"
+    )
     return ApiError(413, text, code="request_too_large")
 
 
@@ -87,12 +100,17 @@ async def _of_form(request: Request, most: int) -> dict[str, Any]:
     )
     try:
         form = await parser.parse()
+    except _TooLargeError:
+        raise
     except (MultiPartException, KeyError, UnicodeDecodeError) as error:
         text = getattr(error, "message", None) or "its boundary or a header is missing"
         raise ApiError(400, f"the form cannot be read: {text}", code="invalid_form") from None
     body: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        _put(body, name, value if isinstance(value, str) else await _read(name, value))
+    try:
+        for name, value in form.multi_items():
+            _put(body, name, value if isinstance(value, str) else await _read(name, value))
+    finally:
+        await form.close()
     return body
 
 

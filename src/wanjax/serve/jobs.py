@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import (
     JSON,
@@ -189,6 +189,13 @@ class Jobs:
     def expired(self) -> Sequence[str]:
         with self._session() as session:
             return session.scalars(select(Job.id).where(Job.expires_at < time.time())).all()
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs there are in each state."""
+        query = select(Job.state, func.count()).group_by(Job.state)
+        with self._session() as session:
+            found = {row[0]: int(row[1]) for row in session.execute(query)}
+        return {state: found.get(state, 0) for state in get_args(State)}
 
     def ids(self) -> set[str]:
         with self._session() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,9 @@ from wanjax.config.keys import Config, keys
 from wanjax.config.resolve import arguments, resolve
 from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.pipeline import WanPipeline
-from wanjax.planning.run import Run, prepare
+from wanjax.planning.run import Run, fitted, prepare
+
+_PLANS = 200  # that are remembered
 
 
 @dataclass
@@ -25,6 +28,8 @@ class Model:
     args: list[str]
     config: Config
     pipe: WanPipeline
+    _plans: dict[Config, Run] = field(default_factory=dict)
+    _planning: threading.Lock = field(default_factory=threading.Lock)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
@@ -57,24 +62,45 @@ class Model:
         for thread in threads:
             thread.join()
 
-    def run(
+    def configured(
         self,
         args: Sequence[str],
         values: Mapping[str, Any],
         folder: Path,
         pictures: Mapping[str, Path],
-    ) -> Run:
-        """The run that arguments and values ask for, in `folder`: what the command line would do.
+    ) -> Config:
+        """The configuration that arguments and values ask for, as the command line has it.
 
-        Raises `UsageError` for what cannot be, a video too large for the devices among it.
+        The video is written in `folder`. Raises `UsageError`.
         """
         paths = {name: str(path) for name, path in pictures.items()}
         own = {"output": str(folder / "video.mp4"), **paths}
-        run = prepare(resolve(args, "generate", {**values, **own}))
-        pipe = self.pipe.with_config(run.config)
-        pipe.check_size(run.config)
+        return fitted(resolve(args, "generate", {**values, **own}))
+
+    def run(self, config: Config) -> Run:
+        """What `prepare` makes of it. Raises `UsageError`, also where the devices have no room."""
+        run = replace(self._planned(config), config=config)
+        pipe = self.pipe.with_config(config)
+        pipe.check_size(config)
         pipe.fit(run)
         return run
+
+    def _planned(self, config: Config) -> Run:
+        """A run of the same plan; planning a forecast takes seconds, and only one may."""
+        same: dict[str, Any] = {
+            "prompt": "",
+            "negative_prompt": "",
+            "seed": 0,
+            "seeds": (0,),
+            "output": None,
+        }
+        key = replace(config, image=None, last_image=None, fit_image=False, **same)
+        with self._planning:
+            if key not in self._plans:
+                self._plans[key] = prepare(key)
+                while len(self._plans) > _PLANS:
+                    self._plans.pop(next(iter(self._plans)))
+            return self._plans[key]
 
     def public(self, config: Config) -> Config:
         """A configuration without the paths of this machine."""

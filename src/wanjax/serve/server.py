@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,9 +13,12 @@ from filelock import FileLock, Timeout
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.planning.run import Run
+from wanjax.serve.auth import Tokens
 from wanjax.serve.errors import ApiError, not_found, refused
 from wanjax.serve.eta import parts_of, programs_of, shape_of
-from wanjax.serve.jobs import Job, Jobs, new_id
+from wanjax.serve.jobs import Job, Jobs, Page, new_id
+from wanjax.serve.logs import LOG
+from wanjax.serve.metrics import Metrics
 from wanjax.serve.model import Model
 from wanjax.serve.queue import Queue
 from wanjax.serve.requests import read_request, remixed, save_pictures, typed
@@ -23,13 +26,7 @@ from wanjax.serve.schemas import Video, video
 from wanjax.serve.storage import Storage, is_id
 from wanjax.serve.worker import Worker
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What a server takes."""
-
-    queue: int
-    body: int  # bytes
+_PAGE = 100  # videos in an answer, at most
 
 
 class Server:
@@ -38,7 +35,9 @@ class Server:
     def __init__(self, models: Mapping[str, Model], config: Config):
         folder = Path(config.store).expanduser().absolute()
         self.models, self.config = dict(models), config
-        self.limits = Limits(queue=1000, body=32 * 2**20)
+        self.tokens = Tokens.read(config.tokens)
+        self.largest = int(config.max_upload * 2**20)  # bytes of a request
+        self._decoding = threading.Lock()
         self._lock = _alone(folder)
         try:
             self.storage = Storage(folder, config.files)
@@ -49,8 +48,10 @@ class Server:
         self.recovered = self.jobs.recover()
         for orphan in self.storage.ids() - self.jobs.ids():
             self.storage.remove(orphan)
-        self.queue = Queue(self.jobs, secrets.token_hex(8), self.limits.queue, models)
-        self.worker = Worker(self.models, self.queue, self.storage, None)
+        self.queue = Queue(self.jobs, secrets.token_hex(8), config.max_queue, models)
+        self.metrics = Metrics(self.jobs)
+        keep = None if config.keep_hours is None else config.keep_hours * 3600
+        self.worker = Worker(self.models, self.queue, self.storage, self.metrics, keep)
 
     def close(self) -> None:
         """End the work: finished within the grace, or given back to the queue."""
@@ -81,10 +82,31 @@ class Server:
 
     def get(self, video_id: str, client: str | None) -> Job:
         """Raises `ApiError` for a video that is not there, or not this client's."""
-        job = self.jobs.get(video_id, client) if is_id(video_id) else None
-        if job is None:
+        job = self.jobs.get(video_id, self._owner(client)) if is_id(video_id) else None
+        if job is None or (job.expires_at is not None and job.expires_at < time.time()):
             raise not_found(video_id[:60])
         return job
+
+    def page(self, client: str, after: str | None, limit: int, order: str) -> Page:
+        """A part of the client's list. Raises `ApiError`."""
+        if not 1 <= limit <= _PAGE:
+            raise ApiError(400, f"limit={limit}: must be from 1 to {_PAGE}", param="limit")
+        known = after is None or is_id(after)
+        found = self.jobs.page(self._owner(client), after, limit, order) if known else None
+        if found is None:
+            raise ApiError(400, "after: there is no such video", param="after")
+        return found
+
+    def expire(self) -> None:
+        """Forget what was kept as long as it was to be."""
+        for video_id in self.jobs.expired():
+            self.jobs.delete(video_id)
+            self.storage.remove(video_id)
+            LOG.info("expired", extra={"video": video_id})
+
+    def _owner(self, client: str | None) -> str | None:
+        """Whose videos a client sees: with tokens its own, else all."""
+        return client if self.tokens.clients else None
 
     def show(self, job: Job) -> Video:
         """A job as it is now."""
@@ -111,6 +133,19 @@ class Server:
         if live is None or live.job.id != job.id:  # else the worker does it
             self.storage.remove(job.id)
         self.queue.wake()
+
+    def _require_small(self, config: Config) -> None:
+        """Raise `ApiError` for a video beyond the server's limits."""
+        pixels = config.width * config.height * config.num_frames
+        if pixels > self.config.max_pixels:
+            size = f"{config.width}x{config.height} in {config.num_frames} frames"
+            text = f"{size}: {pixels:,} pixels, at most {self.config.max_pixels:,} are made here"
+            raise ApiError(400, f"{text}: take fewer frames or a smaller size", code="too_large")
+        if config.num_inference_steps > self.config.max_steps:
+            text = (
+                f"num_inference_steps={config.num_inference_steps}: at most {self.config.max_steps}"
+            )
+            raise ApiError(400, text, code="too_many_steps", param="num_inference_steps")
 
     def _model(self, name: object) -> Model:
         if name is None:
@@ -140,10 +175,13 @@ class Server:
             raise ApiError(400, text, code="missing_parameter", param="input_reference")
         video_id = new_id()
         with self.storage.making(video_id) as folder:
-            paths = save_pictures(pictures, folder)
+            with self._decoding:  # one at a time: a picture may take much memory
+                paths = save_pictures(pictures, folder)
             values.setdefault("seed", "random")
             try:
-                run = model.run(model.args, values, folder, paths)
+                config = model.configured(model.args, values, folder, paths)
+                self._require_small(config)
+                run = model.run(config)
             except UsageError as error:
                 raise refused(error) from None
             drawn = {"seed": run.config.seed}
@@ -155,7 +193,7 @@ class Server:
             self.storage.remove(video_id)
             raise ApiError(
                 429,
-                f"{self.limits.queue} videos wait already: try again later",
+                f"{self.config.max_queue} videos wait already: try again later",
                 code="queue_full",
                 kind="rate_limit_error",
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import traceback
@@ -21,12 +20,13 @@ from wanjax.planning.run import Run
 from wanjax.sampling.denoise import StepReport
 from wanjax.serve.eta import COMPILE, SAVE, Course, Part, parts_of, shape_of, step_name
 from wanjax.serve.jobs import Job
+from wanjax.serve.logs import LOG
+from wanjax.serve.metrics import Metrics
 from wanjax.serve.model import Model
 from wanjax.serve.pictures import save_spritesheet, save_thumbnail
 from wanjax.serve.queue import Queue
 from wanjax.serve.storage import Storage
 
-_log = logging.getLogger("wanjax.serve")
 _TOLD = 0.5  # seconds between two notes of progress in the database
 _MOST_PROGRAMS = 256  # kept compiled; each holds memory
 
@@ -45,6 +45,7 @@ class Live:
     steps_done: int = 0
     since: float = 0.0  # when the last part ended, by the monotonic clock
     cancelled: bool = False
+    told_end: float | None = None  # when it would be there, as told after two steps
 
     @property
     def progress(self) -> int:
@@ -60,9 +61,15 @@ class Worker:
     """Makes the queue's videos, one after another, until `stop`."""
 
     def __init__(
-        self, models: Mapping[str, Model], queue: Queue, storage: Storage, keep: float | None
+        self,
+        models: Mapping[str, Model],
+        queue: Queue,
+        storage: Storage,
+        metrics: Metrics,
+        keep: float | None,
     ):
         self.models, self.queue, self.storage, self.keep = models, queue, storage, keep
+        self.metrics = metrics
         self.ready = threading.Event()
         self.live: Live | None = None
         self.compiled: set[str] = set()
@@ -109,7 +116,7 @@ class Worker:
                     self._make(job)
         except BaseException as error:  # /health says so
             self.failed = error
-            _log.exception("the worker has ended")
+            LOG.exception("the worker has ended")
 
     def _make(self, job: Job) -> None:
         """One job, whatever becomes of it."""
@@ -118,15 +125,17 @@ class Worker:
                 self._run(job, folder)
         except CancelledError:
             if self.queue.release(job):
-                _log.info("requeued", extra={"video": job.id})
+                LOG.info("requeued", extra={"video": job.id})
             else:
                 self.storage.remove(job.id)
-                _log.info("cancelled", extra={"video": job.id})
+                self.metrics.videos.labels("cancelled").inc()
+                LOG.info("cancelled", extra={"video": job.id})
         except Exception as error:
             code, text = _told(error)
-            _log.error("failed: %s", text, extra={"video": job.id})
+            LOG.error("failed: %s", text, extra={"video": job.id})
             if code == "server_error":
-                _log.error(traceback.format_exc(), extra={"video": job.id})
+                LOG.error(traceback.format_exc(), extra={"video": job.id})
+            self.metrics.videos.labels("failed").inc()
             self.queue.fail(job, code, text, self.keep)
         finally:
             self.live = None
@@ -136,7 +145,7 @@ class Worker:
         pictures = {
             Path(name).stem: self.storage.fetch(job.id, name, folder) for name in job.pictures
         }
-        run = model.run(job.arguments, job.values, folder, pictures)
+        run = model.run(model.configured(job.arguments, job.values, folder, pictures))
         live = self.live = self._begin(job, run, model)
         if len(model.pipe.programs) > _MOST_PROGRAMS:
             model.pipe.programs.clear()
@@ -145,6 +154,7 @@ class Worker:
         tokenizer = model.pipe.components.tokenizer
         said = seen(run.config, [run.config.prompt], frames.all, tokenizer)
         video = self._execute(model, live, frames)
+        warm = job.programs in self.compiled
         self.compiled.add(job.programs)
         self._measure(live, video)
         result, saving = self._save(model, live, video, folder)
@@ -159,7 +169,11 @@ class Worker:
         result |= {"inference_time_s": round(took, 4), "warnings": said}
         if not self.queue.complete(job, result, took, self.keep):
             raise CancelledError
-        _log.info("completed", extra={"video": job.id, "seconds": round(took, 3)})
+        self.metrics.videos.labels("completed").inc()
+        self.metrics.made(video, saving, warm)
+        if live.told_end is not None:
+            self.metrics.eta.observe(abs((live.told_end - began) / took - 1))
+        LOG.info("completed", extra={"video": job.id, "seconds": round(took, 3)})
 
     def _begin(self, job: Job, run: Run, model: Model) -> Live:
         parts = {part.name: part for part in parts_of(run, model.configs)}
@@ -183,6 +197,8 @@ class Worker:
             name = step_name(run.plan, steps[0])
             live.course.done(name, report.seconds * len(steps), 1 / len(steps))
             live.since, live.steps_done = time.monotonic(), report.step.index + 1
+            if live.steps_done == 2 and (eta := live.eta) is not None:
+                live.told_end = live.since + eta
             if live.since - told > _TOLD:
                 told = live.since
                 if not self.queue.told(live.job, live.progress):

@@ -1,0 +1,55 @@
+"""What every request passes: who asks, how it ended, and an answer whatever happens."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wanjax.serve.auth import OPEN, Tokens
+from wanjax.serve.errors import ApiError
+from wanjax.serve.logs import LOG
+from wanjax.serve.metrics import Metrics
+
+_QUIET = (*OPEN, "/metrics")  # asked every few seconds
+
+
+class Gate:
+    """The application behind it finds the client in `request.state.client`."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics):
+        self.app, self.tokens, self.metrics = app, tokens, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), 500
+
+        async def told(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        path, address = scope["path"], scope["client"][0] if scope["client"] else "local"
+        client = address
+        try:
+            if path not in OPEN:
+                client = self.tokens.client(Headers(scope=scope), address)
+            scope.setdefault("state", {})["client"] = client
+            await self.app(scope, receive, told)
+        except ApiError as error:
+            await JSONResponse(error.body, error.status)(scope, receive, told)
+        finally:
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self.metrics.requests.labels(method, str(status)).inc()
+            if path not in _QUIET:
+                took = round(time.perf_counter() - began, 4)
+                facts = {"path": path, "status": status, "client": client, "seconds": took}
+                LOG.info(method, extra=facts)
+
+
+_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
