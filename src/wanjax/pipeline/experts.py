@@ -27,14 +27,14 @@ class Experts:
         contexts: Contexts,
     ):
         self.contexts = contexts
-        self._transformer, self._parameters = transformer, parameters
+        self.transformer, self._parameters = transformer, parameters
         self._number: int | None = None
         self._expert: Expert | None = None
 
     def __getitem__(self, number: int, /) -> Expert:
         if self._expert is None or number != self._number:
             self._expert = None  # its parameters are not held any more when they move
-            transformer = self._transformer(number)
+            transformer = self.transformer(number)
             context = self.contexts.of(number, transformer)
             self._number, self._expert = number, Expert(self._parameters(number), context)
         return self._expert

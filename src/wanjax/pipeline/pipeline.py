@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,7 @@ from wanjax.errors import CheckpointError, UsageError
 from wanjax.media.images import fit_size, to_batch
 from wanjax.models.transformer import WanTransformer
 from wanjax.parallel.hosts import fetch
-from wanjax.parallel.mesh import MeshShape
-from wanjax.parallel.targets import Target
+from wanjax.pipeline.abilities import Abilities
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.conditioning import given_frame, image_condition
 from wanjax.pipeline.decode import decode_latents
@@ -42,7 +40,6 @@ from wanjax.pipeline.inputs import (
     ImageLike,
     OneOrMore,
     Prompts,
-    as_images,
     spread,
     start_latents,
 )
@@ -52,32 +49,21 @@ from wanjax.pipeline.preview import Preview, sample_latents
 from wanjax.pipeline.progress import Progress
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
-from wanjax.planning.memory import ANY_DEVICE, Fit, Memory, advice, fit_on, no_room
+from wanjax.planning.memory import Fit, Memory
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, of_one_task, prepare
 from wanjax.sampling.compilation_cache import use_compilation_cache
 from wanjax.sampling.condition import Condition
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
-from wanjax.sampling.step import Settings, keeps_of
 from wanjax.settings import parse
 
 
-class WanPipeline:
+class WanPipeline(Abilities):
     """Wan with one or two experts, text- or image-conditioned, as its folder says.
 
     `components` are the model's parts, `programs` what is compiled of them; `config` has the
     values for arguments that a call leaves out, `target` is the machine.
     """
-
-    def __init__(
-        self,
-        components: Components,
-        config: Config,
-        programs: Programs | None = None,
-        target: Target = ANY_DEVICE,
-    ):
-        self.components, self.config, self.target = components, config, target
-        self.programs = Programs() if programs is None else programs
 
     @classmethod
     def from_pretrained(
@@ -169,21 +155,6 @@ class WanPipeline:
         )
         self.components.take_loras(config)
         self.config = config
-
-    @property
-    def takes_image(self) -> bool:
-        """Whether this is image to video."""
-        return self.components.transformer_config.in_channels > self.components.vae_config.z_dim
-
-    @property
-    def may_take_image(self) -> bool:
-        """Whether this is text or image to video: an image is the first latent frame."""
-        return bool(self.components.folder.index.expand_timesteps)
-
-    @property
-    def takes_two_images(self) -> bool:
-        """Whether the image embeddings must be those of a first and a last frame."""
-        return self.components.transformer_config.pos_embed_seq_len is not None
 
     def __call__(
         self,
@@ -291,36 +262,17 @@ class WanPipeline:
             jax.block_until_ready(embeds)  # else the next stage waits for it
         if config.low_memory:
             self.components.rest("text_encoder")
-        batch = len(embeds[0])
-        start = start_latents(self.latents_shape(config), batch, seed, latents)
-
-        def expert(number: int) -> WanTransformer:
-            self.components.arrange(fit.of_expert(run.schedule, number).places)
-            return self.components.expert(number)
-
+        start = start_latents(self.latents_shape(config), len(embeds[0]), seed, latents)
         with stopwatch.measure("condition"):
             self.components.arrange(fit.placement["condition"].places)
-            ends = frames.repeated(batch, prompts.copies)
+            ends = frames.repeated(len(start), prompts.copies)
             condition = self._condition(ends, config, fit.stripe_rows.encode)
-            image_embeds = encode_images(self.components, self.programs, ends)
-            contexts = Contexts(
-                self.programs,
-                run.schedule,
-                embeds,
-                image_embeds,
-                config.activations_dtype,
-                config.use_kv_cache,
-            )
-            experts = Experts(expert, self.components.parameters, contexts)
-            first = run.plan.steps[0].expert
-            contexts.compile(expert(first))
-            for number in experts_at_hand(fit, run.schedule, first, config.use_kv_cache):
-                contexts.of(number, expert(number))
-        if config.low_memory and image_embeds is not None:
-            self.components.rest("image_encoder")
-
+            experts = self._experts(run, fit, embeds, ends)
         sources = sources_of(
-            expert, self.components.folder.experts, prompt_embeds=embeds, condition=condition
+            experts.transformer,
+            self.components.folder.experts,
+            prompt_embeds=embeds,
+            condition=condition,
         )
 
         def on_step(report: StepReport) -> None:
@@ -330,25 +282,17 @@ class WanPipeline:
             if callback is not None:
                 callback(report)
 
-        last = last_computed_before_boundary(run.plan)  # long enough to fetch an expert in
-
-        def meanwhile(step: Step) -> None:
-            if step.index == last:
-                room = fit.of_expert(run.schedule, step.expert).arriving
-                self.components.expect(self.components.folder.experts[1 - step.expert], room)
-
-        settings = self.settings(run, start.shape, measures)
         with stopwatch.measure("denoise"):
             final, plan = denoise(
                 start,
                 run.plan,
                 run.table,
                 experts,
-                settings,
+                self.settings(run, start.shape, measures),
                 self.programs,
                 condition,
                 on_step,
-                meanwhile,
+                self._bring_next_expert(run, fit),
             )
         denoised = fetch(final)
         check_latents(denoised, config, sources)
@@ -356,23 +300,57 @@ class WanPipeline:
         if decode:
             with stopwatch.measure("decode"):
                 self.components.arrange(fit.placement["decode"].places)
-                pixels = self.decode(
-                    final,
-                    stripe_rows=fit.stripe_rows.decode,
-                    finite=config.nonfinite != "keep",
-                )
-        memory = Memory(
-            nbytes(contexts.made) if config.use_kv_cache else None, run.memory.cache_bytes, fit
-        )
+                rows, finite = fit.stripe_rows.decode, config.nonfinite != "keep"
+                pixels = self.decode(final, stripe_rows=rows, finite=finite)
+        keys_values = nbytes(experts.contexts.made) if config.use_kv_cache else None
         return Video(
             pixels,
             denoised,
             plan,
             stopwatch.timings,
             config.fps,
-            memory,
+            Memory(keys_values, run.memory.cache_bytes, fit),
             tuple(spread(prompts.texts, prompts.copies)),
         )
+
+    def _experts(
+        self, run: Run, fit: Fit, embeds: Sequence[Embeds], ends: Sequence[Sequence[Any]]
+    ) -> Experts:
+        """The run's experts, each with the context it attends to; the first is ready."""
+
+        def expert(number: int) -> WanTransformer:
+            self.components.arrange(fit.of_expert(run.schedule, number).places)
+            return self.components.expert(number)
+
+        config = run.config
+        image_embeds = encode_images(self.components, self.programs, ends)
+        if config.low_memory and image_embeds is not None:
+            jax.block_until_ready(image_embeds)
+            self.components.rest("image_encoder")
+        contexts = Contexts(
+            self.programs,
+            run.schedule,
+            embeds,
+            image_embeds,
+            config.activations_dtype,
+            config.use_kv_cache,
+        )
+        first = run.plan.steps[0].expert
+        contexts.compile(expert(first))
+        for number in experts_at_hand(fit, run.schedule, first, config.use_kv_cache):
+            contexts.of(number, expert(number))
+        return Experts(expert, self.components.parameters, contexts)
+
+    def _bring_next_expert(self, run: Run, fit: Fit) -> Callable[[Step], None]:
+        """Send for the low-noise expert while the last step before it computes."""
+        last = last_computed_before_boundary(run.plan)  # long enough to fetch an expert in
+
+        def meanwhile(step: Step) -> None:
+            if step.index == last:
+                room = fit.of_expert(run.schedule, step.expert).arriving
+                self.components.expect(self.components.folder.experts[1 - step.expert], room)
+
+        return meanwhile
 
     def encode_prompt(self, prompts: Sequence[str]) -> Embeds:
         """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
@@ -428,20 +406,6 @@ class WanPipeline:
         self.components.preview = Preview.fit_all(fits)
         return self.components.preview
 
-    def fit(self, run: Run) -> Fit:
-        """Where the parts of the model are in each stage; for one video.
-
-        Raises `UsageError` with what would help where the devices have no room for the run.
-        """
-        mesh = self.programs.mesh
-        shape = MeshShape() if mesh is None else MeshShape(**mesh.shape)
-        configs = self.components.folder.model_configs()
-        fit = fit_on(run.config, run.plan, configs, self.target, shape)
-        if not fit.fits:
-            keys = advice(run.config, run.plan, configs, self.target)
-            raise UsageError(no_room(fit, keys))
-        return fit
-
     def _with(self, **values: Any) -> Config:
         """The configuration with a call's own values."""
         given = {name: value for name, value in values.items() if value is not None}
@@ -454,48 +418,12 @@ class WanPipeline:
         # the images of a call are its own
         return replace(self.config, **typed, image=None, last_image=None)
 
-    def check_size(self, config: Config) -> None:
-        """Raise `UsageError` for a video of a size that the model cannot make."""
-        for name, unit in zip(("height", "width"), self.size_units(), strict=True):
-            check_multiple(name, getattr(config, name), unit)
-        self.components.vae_config.check_frames(config.num_frames)
-
-    def size_units(self) -> tuple[int, int]:
-        """What height and width are multiples of: the pixels of a token."""
-        _, rows, columns = self.components.transformer_config.patch_size
-        factor = self.components.vae_config.spatial_factor
-        return rows * factor, columns * factor
-
     def _guidance(self, high: float | None, low: float | None) -> dict[str, float | None]:
         if len(self.components.folder.experts) == 1:
             if low is not None:
                 raise UsageError("guidance_scale_2: this model has one expert; give guidance_scale")
             return {"guidance_scale_high": high}
         return {"guidance_scale_high": high, "guidance_scale_low": high if low is None else low}
-
-    def frames(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None,
-        last_image: ImageLike | Sequence[ImageLike] | None,
-    ) -> Frames:
-        """First and last frames; raises `UsageError` for what the model cannot use."""
-        frames = Frames(as_images(image), as_images(last_image))
-        if self.may_take_image:
-            if frames.last:
-                raise UsageError("this model takes a first frame alone; leave last_image out")
-            return frames
-        if self.takes_image != bool(frames.first):
-            raise UsageError(
-                "this model animates a picture: give image=FILE"
-                if self.takes_image
-                else "this is a text-to-video model, which takes no image; leave image out"
-            )
-        if self.takes_two_images and not frames.last:
-            raise UsageError("this model goes from a first to a last frame: give last_image too")
-        sees_images = self.components.transformer_config.image_dim is not None
-        if frames.last and sees_images and not self.takes_two_images:
-            raise UsageError("this model was not made for a last frame; leave last_image out")
-        return frames
 
     def _condition(
         self, ends: Sequence[Sequence[Any]], config: Config, stripe_rows: int
@@ -510,33 +438,6 @@ class WanPipeline:
             self.components.vae, config.num_frames, self.programs, stripe_rows, *frames
         )
         return jnp.asarray(made)
-
-    def latents_shape(self, config: Config) -> tuple[int, int, int, int]:
-        """Of one video: channels, frames, rows, columns."""
-        vae = self.components.vae_config
-        t = (config.num_frames - 1) // vae.temporal_factor + 1
-        return vae.z_dim, t, config.height // vae.spatial_factor, config.width // vae.spatial_factor
-
-    def settings(
-        self, run: Run, shape: tuple[int, ...], measures: Sequence[Measure] = ()
-    ) -> Settings:
-        """What the step programs of a run over latents of this shape depend on."""
-        model = self.components.transformer_config
-        return Settings(
-            graph=self.components.graph("transformer"),
-            dtype=run.config.activations_dtype,
-            tokens=(math.prod(model.grid(shape)), model.width),
-            batch_guidance=run.config.batch_guidance,
-            keeps=run.plan.keeps.and_also(keeps_of(measures)),
-            measures=tuple(measures),
-        )
-
-
-def check_multiple(name: str, value: int, unit: int) -> None:
-    """Raise `UsageError` for a size that the model cannot have, with the nearest it can."""
-    if value < unit or value % unit:
-        nearest = max(unit, round(value / unit) * unit)
-        raise UsageError(f"{name}={value}: must be a multiple of {unit}, such as {nearest}")
 
 
 def nbytes(tree: Any) -> int:
