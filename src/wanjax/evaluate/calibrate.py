@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,14 @@ from tqdm import tqdm
 
 from wanjax.caching import METHODS, Curve, MagCache, Method, Schedule
 from wanjax.caching.method import Calibration, Measure
+from wanjax.checkpoints.digest import digest_of
+from wanjax.checkpoints.loras import expert_loras
 from wanjax.config.keys import Config
-from wanjax.errors import UsageError
+from wanjax.errors import Notice, UsageError
 from wanjax.evaluate.growth import PROMPTS, measure_growth
-from wanjax.files import write_json
+from wanjax.evaluate.lock import only_one
+from wanjax.files import JSON, read_text, write_json
+from wanjax.media.examples import picture_digest
 from wanjax.media.prompts import Prompt
 from wanjax.parallel.hosts import fetch, from_first, is_first
 from wanjax.pipeline.pipeline import WanPipeline
@@ -48,14 +56,10 @@ def calibrate(
     calibrations = _calibrations(methods)
     schedule = schedule_for(pipe.config)
     about = _about(pipe.config, schedule, prompts, seeds)
-    kept = _Progress(progress, about | {"measured": list(calibrations)})
-    todo = [(i, seed) for i in range(len(prompts)) for seed in seeds]
-    with tqdm(total=len(todo) * schedule.num_steps, desc="calibrating", unit="step") as bar:
-        for i, seed in todo:
-            if kept.has(i, seed):
-                bar.update(schedule.num_steps)
-            else:
-                kept.add(i, seed, measure_run(pipe, prompts[i], seed, calibrations, bar.update))
+    made_of = {"measured": list(calibrations), "inputs": _inputs(pipe, prompts)}
+    with _alone(progress):
+        kept = _Progress(progress, about | made_of)
+        _measure_all(pipe, prompts, seeds, calibrations, kept, schedule.num_steps)
     fields: dict[str, Any] = dict(about)
     for what, calibration in calibrations.items():
         fields |= calibration.average([run[what] for run in kept.runs.values()], schedule)
@@ -64,6 +68,24 @@ def calibrate(
         grams = [kept.runs[f"{i} {seeds[0]}"]["velocity"] for i in range(len(chosen))]
         fields["growth"] = measure_growth(pipe, chosen, seeds[0], grams, schedule)
     return Curve(**fields)
+
+
+def _measure_all(
+    pipe: WanPipeline,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    calibrations: Mapping[Measure, Calibration],
+    kept: _Progress,
+    steps: int,
+) -> None:
+    """The runs that are not kept yet."""
+    todo = [(i, seed) for i in range(len(prompts)) for seed in seeds]
+    with tqdm(total=len(todo) * steps, desc="calibrating", unit="step") as bar:
+        for i, seed in todo:
+            if kept.has(i, seed):
+                bar.update(steps)
+            else:
+                kept.add(i, seed, measure_run(pipe, prompts[i], seed, calibrations, bar.update))
 
 
 def _calibrations(methods: Sequence[type[Method]] | None) -> dict[Measure, Calibration]:
@@ -103,6 +125,27 @@ def measure_run(
         callback=collect,
     )
     return {what: calibration.reduce(rows[what]) for what, calibration in calibrations.items()}
+
+
+def _alone(progress: Path | None) -> AbstractContextManager[None]:
+    if progress is None:
+        return nullcontext()
+    return only_one(progress.with_suffix(".lock"), f"output beside {progress}")
+
+
+def _inputs(pipe: WanPipeline, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What is in the files that a run reads, and settings that a curve does not tell."""
+    config = pipe.config
+    given = (config.lora, config.lora_high, config.lora_low)
+    loras = [lora.file for both in expert_loras(*given, config.num_experts) for lora in both]
+    pictures = [p for p in (*(prompt.image for prompt in prompts), config.last_image) if p]
+    names = ("negative_prompt", "weights_dtype", "max_sequence_length", "fit_image")
+    return {
+        "files": digest_of([pipe.components.folder.path, *config.parts.values(), *loras]),
+        "pictures": [picture_digest(picture) for picture in pictures],
+        "images": [prompt.image is not None for prompt in prompts],
+        **{name: getattr(config, name) for name in names},
+    }
 
 
 def _about(
@@ -147,11 +190,25 @@ class _Progress:
 
     def _stored(self) -> dict[str, Any]:
         """The finished runs in the file."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.lexists(self.path):
             return {}
-        stored = json.loads(self.path.read_text(encoding="utf-8"))
-        found: dict[str, Any] = stored["runs"] if stored["about"] == self.about else {}
-        return found
+        try:
+            stored = json.loads(read_text(self.path, largest=JSON))  # ratios may be infinite
+        except (ValueError, RecursionError) as error:
+            return self._anew(f"{self.path} cannot be read: {error}")
+        if not isinstance(stored, dict) or stored.get("about") != self.about:
+            return self._anew(f"{self.path} is of other settings, inputs, weights or packages")
+        runs, digests = stored.get("runs"), stored.get("digests")
+        if not isinstance(runs, dict) or not isinstance(digests, dict):
+            return self._anew(f"{self.path} holds no runs")
+        whole = {key: run for key, run in runs.items() if digests.get(key) == _digest(run)}
+        if len(whole) < len(runs):
+            self._anew(f"{self.path}: {len(runs) - len(whole)} runs are damaged")
+        return whole
+
+    def _anew(self, fault: str) -> dict[str, Any]:
+        warnings.warn(f"{fault}: measured again", Notice, stacklevel=2)
+        return {}
 
     def has(self, prompt: int, seed: int) -> bool:
         return f"{prompt} {seed}" in self.runs
@@ -163,4 +220,9 @@ class _Progress:
                 key: {what: rows.tolist() for what, rows in run.items()}
                 for key, run in self.runs.items()
             }
-            write_json(self.path, {"about": self.about, "runs": runs})
+            digests = {key: _digest(run) for key, run in runs.items()}
+            write_json(self.path, {"about": self.about, "digests": digests, "runs": runs})
+
+
+def _digest(run: Any) -> str:
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]

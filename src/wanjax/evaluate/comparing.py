@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wanjax.config.keys import Config, with_steps
+from wanjax.config.keys import Config, keys, with_steps
 from wanjax.config.resolve import arguments
 from wanjax.errors import UsageError
 from wanjax.evaluate.clips import Clip, make_clips
 from wanjax.evaluate.comparison import Comparison
 from wanjax.evaluate.folders import compare_folders
+from wanjax.evaluate.generation import that_act
+from wanjax.evaluate.lock import only_one
 from wanjax.evaluate.perceptual import load_lpips
 from wanjax.evaluate.runner import Runner
 from wanjax.evaluate.store import Store
@@ -91,7 +93,8 @@ def compare_arguments(
     about = {"command": _command(args, values, given, folder)} | created
     references = [name for name in (DENSE, CONVERGED) if name in variants.configs]
     runner = Runner(variants, references, Store(folder), prepared, lpips=lpips, pipe=pipe)
-    records, timed = runner.run(clips, first.repeats)
+    with only_one(folder / ".lock", f"output={folder}"):
+        records, timed = runner.run(clips, first.repeats)
     configs = runner.configs
     dense = configs[DENSE]
     return Comparison(
@@ -164,7 +167,14 @@ def _check(
 ) -> None:
     """Raise `UsageError` for what would fail after the model has been loaded."""
     dense = configs[DENSE]
+    idle = keys().keys() - {*that_act(), "output"}
     for name, config in configs.items():
+        for key in sorted(idle):
+            if getattr(config, key) != getattr(dense, key):
+                raise UsageError(
+                    f"variant {name}: {key}={getattr(config, key)} would not act: it is one for "
+                    "the whole comparison; give it outside of variants="
+                )
         for key in _SHARED:
             if getattr(config, key) != getattr(dense, key):
                 raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from wanjax.checkpoints.containers import CONTAINERS
-from wanjax.checkpoints.locate import locate
+from wanjax.checkpoints.digest import digest_of
 from wanjax.checkpoints.loras import expert_loras
 from wanjax.config.keys import keys
 from wanjax.evaluate.clips import Clip
@@ -87,40 +87,33 @@ def decode(
     return frames
 
 
-def _weights(place: Path) -> list[Path]:
-    """Files that a model or a part of it may be read from."""
-    if place.is_file():
-        return [place]
-    return [file for file in place.rglob("*") if file.suffix in CONTAINERS]
+def that_act() -> list[str]:
+    """The keys by which variants of a clip can differ."""
+    return [n for n, f in keys().items() if not f.metadata["commands"] and n not in _ELSEWHERE]
 
 
-def fingerprint(run: Run, clip: Clip) -> str:
-    """Changes with anything that could change the video or what it costs."""
-    config, fields = run.config, keys()
-    names = [n for n in fields if not fields[n].metadata["commands"] and n not in _ELSEWHERE]
-    folder = locate(str(config.model))  # None on the Hub
-    places = [*([folder] if folder else []), *config.parts.values()]
-    weights = sorted(file for place in places for file in _weights(place))
+def fingerprint(run: Run, clip: Clip, folder: Path) -> str:
+    """Changes with anything that could change the video or what it costs: what is in the model's
+    `folder`, in pictures and in every file that the configuration names, not what they are called.
+    """
+    config, names = run.config, that_act()
+    values = [str(getattr(config, name)) for name in names if name != "model"]
+    paths = map(os.path.expanduser, values)
+    named = [Path(path) for path in paths if os.path.isfile(path)]
     given = (config.lora, config.lora_high, config.lora_low)
-    for loras in expert_loras(*given, config.num_experts):
-        weights += [lora.file for lora in loras]
-    image = clip.prompt.image
+    loras = [lora.file for both in expert_loras(*given, config.num_experts) for lora in both]
+    pictures = [path for path in (clip.prompt.image, config.last_image) if path]
     facts = {
         "config": {name: getattr(config, name) for name in names},
         "plan": run.to_dict(),
         "prompt": clip.prompt.text,
         "seed": clip.seed,
-        "image": image and picture_digest(image),
-        "weights": [(str(file), *_size_and_time(file)) for file in weights],
+        "pictures": [picture_digest(path) for path in pictures],
+        "files": digest_of([folder, *config.parts.values(), *loras, *named]),
         # not the commit: most change nothing of a video, and its record has it
         "environment": {k: v for k, v in environment().items() if k != "commit"},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _size_and_time(file: Path) -> tuple[int, int]:
-    status = file.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 @dataclass

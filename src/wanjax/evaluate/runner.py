@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from wanjax.checkpoints.locate import locate
 from wanjax.checkpoints.loras import expert_loras
+from wanjax.checkpoints.presence import cached
 from wanjax.config.keys import Config
 from wanjax.evaluate.clips import Clip
 from wanjax.evaluate.generation import Generated, decode, fingerprint, generate
@@ -151,7 +154,15 @@ class Runner:
         return self.prepared(replace(self.configs[name], image=clip.prompt.image))
 
     def _mark(self, name: str, clip: Clip) -> str:
-        return fingerprint(self._prepared(name, clip), clip)
+        return fingerprint(self._prepared(name, clip), clip, self._folder)
+
+    @cached_property
+    def _folder(self) -> Path:
+        """The model's, which is downloaded if it is not here."""
+        model = str(self.configs[self.references[0]].model)
+        if "pipe" in self.__dict__:
+            return self.pipe.components.folder.path
+        return locate(model) or cached(model) or self.pipe.components.folder.path
 
     def _measure(
         self, name: str, clip: Clip, records: Records, frames: dict[str, Frames]
