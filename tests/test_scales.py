@@ -261,3 +261,24 @@ def test_whole_numbers_without_a_scale_are_no_weights(small_folder, tmp_path):
     tensors[f"{Q}.weight"] = tensors[f"{Q}.weight"].astype(np.int8)
     said = refused(small_folder, save_narrow(tensors, tmp_path / "model.safetensors"))
     assert f"{Q}.weight_scale is missing: {Q}.weight is I8" in said
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
+@pytest.mark.parametrize("kind", LARGEST, ids=str)
+def test_many_values_are_looked_up_in_pairs(tmp_path, kind, dtype):
+    """Every pair of bytes: the same as one at a time, and as ml_dtypes has it."""
+    every = np.arange(2**16, dtype=np.uint16).view(np.uint8).view(kind).reshape(256, 512)
+    values, scale = np.concatenate([every] * 4), np.float32(0.037)
+    tensors = {"x.weight": values, "x.weight_scale": scale, "head.modulation": np.zeros(2, "f4")}
+    files = part_files("transformer", save_narrow(tensors, tmp_path / "x.safetensors"))
+    expected = values.astype(np.float32) * scale
+    whole = (slice(0, 1024), slice(0, 512))
+    np.testing.assert_array_equal(files.read("x.weight", whole), expected)
+    made = files.read_as("x.weight", whole, np.dtype(dtype))
+    assert made.dtype == dtype
+    made = made.astype(np.float32)  # in which two that are no numbers are equal
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(made, expected.astype(dtype).astype(np.float32))
+    few = (slice(3, 9), slice(5, 100))
+    part = files.read_as("x.weight", few, np.dtype(dtype))
+    np.testing.assert_array_equal(part.astype(np.float32), made[few])

@@ -223,7 +223,7 @@ def _kind(name: str, key: str, source: Source, dtype: str | None) -> str:
 
 
 def _read(files: TensorFiles, key: str, dtype: np.dtype, index: Index) -> np.ndarray:
-    return files.read(key, index).astype(dtype, copy=False)
+    return files.read_as(key, index, dtype).astype(dtype, copy=False)
 
 
 def _rounded(files: TensorFiles, key: str, name: str) -> Iterator[Out]:

@@ -143,6 +143,11 @@ class MergedFiles(TensorFiles):
     def read_rounded(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         return self.files.read_rounded(name, index, out)
 
+    def read_as(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
+        if name in self._deltas or name not in self.files.keys():  # noqa: SIM118 (no mapping)
+            return self.read(name, index)
+        return self.files.read_as(name, index, dtype)
+
     def read(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         if name not in self._deltas:
             return self.files.read(name, index, out)

@@ -142,7 +142,7 @@ class OnHost:
             if place.flags.c_contiguous and place.dtype == DTYPES[files.dtype(key)]:
                 files.read(key, index, place)
             else:
-                _copy(place, files.read(key, index))
+                _copy(place, files.read_as(key, index, place.dtype))
 
     def place(self, pieces: Sequence[Piece], raw: None) -> None:
         """Nothing: threads have written it where it belongs."""

@@ -18,6 +18,7 @@ from wanjax.checkpoints.locate import read_shards
 from wanjax.checkpoints.stored import DTYPES, NARROW, Blocks, Header, Stored
 from wanjax.errors import CheckpointError
 
+_PAIRED = 2**18  # values for which a table of all pairs is made
 Index = tuple[slice, ...]  # a slice of each dimension, with bounds, of step 1
 
 
@@ -124,9 +125,19 @@ class TensorFiles:
             values: np.ndarray = read_stored(stored, index, out)
             return values
         out = np.empty(shape, np.float32) if out is None else out
-        _widen(read_stored(stored, index), out)
+        _widen(read_stored(stored, index), _table(stored.dtype, np.float32(1), out.dtype), out)
         if (scale := self._scale(name)) is not None:
             out *= _spread(scale, stored.shape, index)
+        return out
+
+    def read_as(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
+        """A part of a tensor as `read` has it, rounded to `dtype` where that saves a pass."""
+        stored, scale = self._stored[name], self._scale(name)
+        if not _is_rounded(stored) or (scale is not None and scale.size > 1):
+            return self.read(name, index)
+        out = np.empty(tuple(part.stop - part.start for part in index), dtype)
+        factor = np.float32(1 if scale is None else scale.item())
+        _widen(read_stored(stored, index), _table(stored.dtype, factor, dtype), out)
         return out
 
     def _scale(self, name: str) -> np.ndarray | None:
@@ -169,13 +180,26 @@ def read_stored(stored: Stored, index: Index | None = None, out: np.ndarray | No
     return out
 
 
-def _widen(values: np.ndarray, out: np.ndarray) -> None:
-    """Numbers of eight bits to float32: NumPy looks them up faster than ml_dtypes converts."""
-    if values.dtype == np.int8:
-        np.copyto(out, values)
-        return
-    table = np.arange(256, dtype=np.uint8).view(values.dtype).astype(np.float32)
-    np.take(table, values.view(np.uint8), out=out, mode="clip")
+def _table(dtype: str, scale: np.float32, wanted: np.dtype) -> np.ndarray:
+    """What each of the 256 values of eight bits stands for, once scaled."""
+    values = np.arange(256, dtype=np.uint8).view(NARROW[dtype]).astype(np.float32)
+    return (values * scale).astype(wanted)
+
+
+def _widen(values: np.ndarray, table: np.ndarray, out: np.ndarray) -> None:
+    """Look values of eight bits up, two at a time where that is worth a table of all pairs.
+
+    Twice as fast as one at a time; both are several times as fast as ml_dtypes' conversion.
+    """
+    bits = np.dtype(f"u{table.dtype.itemsize}")
+    codes, table, places = values.view(np.uint8), table.view(bits), out.view(bits)
+    whole = codes.flags.c_contiguous and out.flags.c_contiguous and codes.shape[-1:] > (0,)
+    if whole and codes.size >= _PAIRED and not codes.shape[-1] % 2:
+        pairs = np.empty((256, 256, 2), bits)
+        pairs[..., 0], pairs[..., 1] = table, table[:, None]  # the lower byte is the first
+        bits = np.dtype(f"u{2 * bits.itemsize}")
+        codes, table, places = codes.view("<u2"), pairs.reshape(-1).view(bits), places.view(bits)
+    np.take(table, codes, out=places, mode="clip")
 
 
 def _from_blocks(stored: Stored, blocks: Blocks, index: Index) -> np.ndarray:
