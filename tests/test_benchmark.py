@@ -12,6 +12,7 @@ from small_folder import SMALL_RUN, make_small_folder
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.configs import model_configs
+from wanjax.checkpoints.presence import Presence
 from wanjax.checkpoints.random import RandomFolder
 from wanjax.cli.main import main
 from wanjax.evaluate.benchmark import matrix_rate
@@ -87,6 +88,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_made(small_folder, monk
     monkeypatch.setattr("wanjax.evaluate.benchmark.matrix_rate", None)
     assert main(["benchmark", f"model={small_folder}", *SMALL_RUN, *MAGCACHE]) == 2
     assert "GiB" in capsys.readouterr().err
+
+
+def test_weights_are_not_half_from_files_and_half_at_random(small_folder, monkeypatch, capsys):
+    monkeypatch.setattr("wanjax.evaluate.benchmark.presence", lambda *of: Presence("in part"))
+    arguments = [f"model={small_folder}", f"vae={small_folder}/vae", *SMALL_RUN, *MAGCACHE]
+    assert main(["benchmark", *arguments]) == 2
+    assert "vae= is given, and other parts of" in capsys.readouterr().err
 
 
 def test_the_rate_of_a_plain_product():

@@ -80,8 +80,11 @@ def test_every_layout_is_the_same_model(small_folder, tmp_path, capsys):
     assert scheduler["flow_shift"] == 5.0
 
     comfy = tmp_path / "comfyui"
+    (original / "google/umt5-xxl/spiece.model").write_bytes(b"the tokenizer's pieces")
     assert main(["convert", str(original), str(comfy), "layout=comfyui"]) == 0
     assert {file.name for file in comfy.iterdir()} == set(COMFYUI.values())
+    held = load_file(comfy / COMFYUI["text_encoder"])["spiece_model"]
+    assert held.tobytes() == b"the tokenizer's pieces"
     assert "head.modulation" in load_file(comfy / COMFYUI["transformer"])
     given = {part: comfy / name for part, name in COMFYUI.items()}
     require_equal(Folder.open(source, given), Folder.open(source))

@@ -293,13 +293,18 @@ def test_bytes_that_are_others_raise_no_other_error(tmp_path, suffix):
     [
         (["transformer=no.safetensors"], "no.safetensors: there is no such file or folder"),
         (["wan2.2-t2v-a14b", "transformer={high}"], "give the other's as transformer_2="),
+        (
+            ["wan2.2-t2v-a14b", "transformer={low}", "transformer_2={high}"],
+            "by its name it is the low",
+        ),
         (["wan2.1-t2v-1.3b", "transformer_2={high}"], "this model has one expert"),
         (["transformer={high}"], "fits no preset by its shapes: name one"),
         (["model={vae}"], "is no transformer of Wan: patch_embedding.weight is not there"),
     ],
 )
 def test_parts_that_cannot_be(original, arguments, text):
-    places = {"high": original / "high_noise_model", "vae": original / "Wan2.1_VAE.pth"}
+    places = {kind: original / f"{kind}_noise_model" for kind in ("high", "low")}
+    places |= {"vae": original / "Wan2.1_VAE.pth"}
     with pytest.raises(UsageError, match=text):
         resolve([a.format(**places) for a in arguments], "plan")
 

@@ -35,7 +35,7 @@ from wanjax.checkpoints.writing import (
     write_index,
     write_tensors,
 )
-from wanjax.checkpoints.written import PartOut, part_out, small_files
+from wanjax.checkpoints.written import SPIECE, PartOut, part_out, small_files
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.files import read_json, write_json
 
@@ -184,6 +184,9 @@ def _part_files(
 ) -> list[_File]:
     spec = part_out(layout, name, opening)
     tensors = list(_tensors(name, source, spec, dtype))
+    pieces = opening.place("tokenizer") / "spiece.model"
+    if (layout, name) == ("comfyui", "text_encoder") and pieces.is_file():
+        tensors.append(_bytes(SPIECE, pieces.read_bytes()))
     folder = out / spec.folder
     if not spec.sharded:
         return [_File(folder / spec.stem, tensors)]
@@ -241,7 +244,11 @@ def _rounded(files: TensorFiles, key: str, name: str) -> Iterator[Out]:
         return scaled.astype(NARROW["F8_E4M3"])
 
     layer = name.removesuffix(".weight")
-    about = np.frombuffer(b'{"format": "float8_e4m3fn"}', np.uint8)
     yield Out(name, "F8_E4M3", shape, pieces_of(shape, values, _PIECE))
     yield Out(f"{layer}.weight_scale", "F32", (), [lambda: np.asarray(scale())])
-    yield Out(f"{layer}.comfy_quant", "U8", about.shape, [lambda: about])
+    yield _bytes(f"{layer}.comfy_quant", b'{"format": "float8_e4m3fn"}')
+
+
+def _bytes(name: str, content: bytes) -> Out:
+    held = np.frombuffer(content, np.uint8)
+    return Out(name, "U8", held.shape, [lambda: held])

@@ -100,11 +100,16 @@ def expert_loras(
 
 def _check_expert(key: str, lora: LoRA, others: Sequence[str]) -> None:
     """Raise `CheckpointError` for a file that by its name is that of an expert among `others`."""
-    match = _OF_EXPERT.search(lora.file.name)
-    which = (match[1] or match[2]).lower() if match else None
+    which = expert_named(lora.file)
     if which in others:
         both = " is for both" if key == "lora" else f" is for the {key.removeprefix('lora_')} one"
         raise CheckpointError(
             f"{key}={lora.file}: by its name it is the {which}-noise expert's, and {key}{both}; "
             f"give it as lora_{which}="
         )
+
+
+def expert_named(file: Path) -> str | None:
+    """`high` or `low`, where a file's name says so."""
+    match = _OF_EXPERT.search(file.name)
+    return (match[1] or match[2]).lower() if match else None

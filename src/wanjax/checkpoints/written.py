@@ -19,6 +19,8 @@ from wanjax.checkpoints.layouts.original import vae as original_vae
 from wanjax.checkpoints.layouts.prefixes import part_of
 from wanjax.files import write_json
 
+SPIECE = "spiece_model"  # the tokenizer, in ComfyUI's file of the text encoder
+
 
 class PartOut(NamedTuple):
     """A part's place: files of `stem` in a folder, or the one file `stem`; `key` names a tensor."""

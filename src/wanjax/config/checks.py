@@ -11,7 +11,7 @@ from typing import Any
 
 from wanjax.caching import METHODS
 from wanjax.caching.method import keys_of
-from wanjax.checkpoints.loras import expert_loras
+from wanjax.checkpoints.loras import expert_loras, expert_named
 from wanjax.checkpoints.presence import require_folder
 from wanjax.config.keys import Config, active_methods
 from wanjax.config.own_files import check_own_files
@@ -91,6 +91,12 @@ def _check_model(config: Config) -> None:
             f"transformer={config.transformer}: this model has two experts, of which that is the "
             "high-noise one's; give the other's as transformer_2="
         )
+    for part, other in (("transformer", "low"), ("transformer_2", "high")):
+        if part in config.parts and expert_named(config.parts[part]) == other:
+            raise UsageError(
+                f"{part}={config.parts[part]}: by its name it is the {other}-noise expert's; "
+                "transformer= is the high-noise one's, transformer_2= the low-noise one's"
+            )
     expert_loras(config.lora, config.lora_high, config.lora_low, config.num_experts)
 
 

@@ -19,8 +19,10 @@ from tqdm import tqdm
 from wanjax.caching.plan import Step
 from wanjax.checkpoints.configs import model_configs
 from wanjax.checkpoints.locate import locate
+from wanjax.checkpoints.presence import presence
 from wanjax.checkpoints.random import RandomFolder
 from wanjax.config.keys import Config, active_methods
+from wanjax.errors import UsageError
 from wanjax.pipeline.encode import encode_ids
 from wanjax.pipeline.inputs import Prompts
 from wanjax.pipeline.pipeline import WanPipeline
@@ -204,7 +206,12 @@ def _timed(function: Callable[[], Any], repeats: int) -> tuple[float, ...]:
 def _pipeline(config: Config) -> tuple[WanPipeline, str]:
     """With nothing loaded yet, and whose weights it will have."""
     model = str(config.model)
-    if locate(model) is not None:
+    if config.parts and presence(model, config.parts).state != "here":
+        raise UsageError(
+            f"{min(config.parts)}= is given, and other parts of {model} are not here: a benchmark "
+            "takes all weights from files, or all at random"
+        )
+    if config.parts or locate(model) is not None:
         return WanPipeline.without_weights(config), "the checkpoint's"
     folder = RandomFolder.of(model, model_configs(model))
     return WanPipeline.without_weights(config, folder), "random"
