@@ -16,6 +16,9 @@ _PREFIXES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+_ANY = "model."  # before all keys of a file of one part, as some programs save it
+
+
 class OfPart(NamedTuple):
     """Those of a part without their prefix, the prefix, and why others are skipped."""
 
@@ -36,17 +39,23 @@ def holds(part: str, keys: Iterable[str]) -> bool:
 
 def of_part(part: str, tensors: Mapping[str, Stored]) -> OfPart:
     """The tensors of `part` in a file of one part or of several."""
-    prefix = next((p for p in _PREFIXES[part] if any(key.startswith(p) for key in tensors)), "")
-    found = OfPart({}, prefix, {})
+    known = _PREFIXES[part]
+    if tensors and all(key.startswith(_ANY) for key in tensors) and not _in_parts(tensors):
+        known = (_ANY,)
+    found = OfPart({}, next((p for p in known if any(k.startswith(p) for k in tensors)), ""), {})
     for key, stored in tensors.items():
         other = next(
-            (o for o, known in _PREFIXES.items() if o != part and key.startswith(known)), None
+            (o for o, theirs in _PREFIXES.items() if o != part and key.startswith(theirs)), None
         )
         if other is not None:
             found.skipped[key] = f"of the {other.replace('_', ' ')}, which this file has too"
         else:
-            name = key.removeprefix(prefix)
+            name = key.removeprefix(next((p for p in known if key.startswith(p)), ""))
             if name in found.tensors:
                 raise CheckpointError(f"{stored.file}: {found.tensors[name].key} and {key} clash")
             found.tensors[name] = stored
     return found
+
+
+def _in_parts(keys: Iterable[str]) -> bool:
+    return any(holds(part, keys) for part in _PREFIXES)
