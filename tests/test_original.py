@@ -40,6 +40,7 @@ from wanjax.checkpoints.published_models import published
 from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
+from wanjax.evaluate.runner import weights_of
 from wanjax.models.configs import TransformerConfig, UMT5Config, VAEConfig
 from wanjax.models.layers import Undrawn
 from wanjax.models.transformer import WanTransformer
@@ -287,6 +288,14 @@ def test_bytes_that_are_others_raise_no_other_error(tmp_path, suffix):
 
 
 # Configurations
+
+
+def test_a_variant_with_other_files_has_weights_of_its_own(small_folder):
+    """In `wanjax compare`: else the reference's would be measured under its name."""
+    given = [f"model={small_folder}", f"vae={small_folder}/vae"]
+    plain, other = resolve(given[:1], "plan"), resolve(given, "plan")
+    assert weights_of(plain) == weights_of(resolve([*given[:1], "num_inference_steps=4"], "plan"))
+    assert weights_of(plain) != weights_of(other)
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,8 @@ def weights_of(config: Config) -> tuple[Hashable, ...]:
     """What of a configuration is in the weights that are loaded, besides the model."""
     given = (config.lora, config.lora_high, config.lora_low)
     loras = expert_loras(*given, config.num_experts)
-    return tuple(tuple(lora for lora in its_own if not lora.live) for its_own in loras)
+    merged = (tuple(lora for lora in its_own if not lora.live) for its_own in loras)
+    return (*merged, *sorted(config.parts.items()))
 
 
 def _timing(number: int) -> str:
