@@ -87,6 +87,10 @@ ROWS = (
     Row("rtx4090", TI2V, 704),
     Row("rtx4090", TI2V, 704, more="task=i2v"),
     Row("v6e:1x1", TI2V, 704),
+    Row("h100", height=480, width=832),
+    Row("h100", height=480, width=832, more="quantize=fp8"),
+    Row("rtx5090", height=480, width=832, more="quantize=fp8"),
+    Row("v6e:1x1", height=480, width=832, more="quantize=int8"),
 )
 
 

@@ -34,6 +34,14 @@ from wanjax.checkpoints.lora_merge import MergedFiles
 from wanjax.checkpoints.loras import LoRA
 from wanjax.checkpoints.mapping import Entry, Rule, entries
 from wanjax.checkpoints.published_models import ModelConfigs
+from wanjax.checkpoints.rounding import (
+    WHOLE,
+    Quantize,
+    RoundedFiles,
+    Rounding,
+    take_rounding,
+    to_round,
+)
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
@@ -122,28 +130,35 @@ class Folder:
         mesh: Mesh | None = None,
         loras: Sequence[LoRA] = (),
         form: Form = PLAIN,
+        rounding: Rounding = WHOLE,
     ) -> WanTransformer:
-        """One of `experts`, with LoRAs merged into its weights, or kept apart in `form`."""
-        config = self.transformer_config(name)
+        """One of `experts`, with LoRAs merged into its weights, or kept apart in `form`.
+
+        Of its linear layers those of `rounding` are kept in eight bits.
+        """
         return self._load(
             name,
-            lambda: take_form(WanTransformer(config, kernel=kernel, rngs=Undrawn()), form),
+            lambda: self._transformer(name, form, rounding, kernel),
             transformer_keys.RULES,
-            lambda: self._transformer_files(name, loras, form),
+            lambda: self._transformer_files(name, loras, form, rounding),
             dtype=dtype,
             mesh=mesh,
             unused=transformer_keys.UNUSED,
         )
 
+    def rounding(self, quantize: Quantize | None) -> Rounding:
+        """How the linear layers of all experts are kept."""
+        return WHOLE if quantize is None else to_round(self._entries("transformer"), quantize)
+
     def lora_form(self, loras: Sequence[Sequence[LoRA]]) -> Form:
         """What has room for the live ones among each expert's LoRAs; reads them alone."""
         if not any(lora.live for its_own in loras for lora in its_own):
             return PLAIN
-        return live_form(self._transformer_entries("transformer", PLAIN), loras)
+        return live_form(self._entries("transformer"), loras)
 
     def check_loras(self, name: str, loras: Sequence[LoRA], form: Form = PLAIN) -> None:
         """Raise `CheckpointError` for LoRAs that do not fit a transformer; reads them alone."""
-        self._transformer_files(name, loras, form)
+        self._transformer_files(name, loras, form, WHOLE)
 
     def change_loras(
         self,
@@ -151,6 +166,7 @@ class Folder:
         name: str,
         loras: tuple[Sequence[LoRA], Sequence[LoRA]],
         form: Form,
+        rounding: Rounding = WHOLE,
         *,
         dtype: DTypeLike,
         mesh: Mesh | None,
@@ -161,28 +177,50 @@ class Folder:
         """
         before, after = ([lora.file for lora in its_own if lora.live] for its_own in loras)
         same = before == after and form_of(model) == form
-        wanted = self._transformer_entries(name, form)
-        found = self._files(name, model.config)
-        files = [LiveFiles(found, its_own, wanted) for its_own in loras]
+        files = RoundedFiles(
+            self._transformer_files(name, loras[1], form, WHOLE),
+            rounding,
+            self._entries(name, form, rounding),
+        )
+        remade = set().union(*(self._remade(name, its_own, form) for its_own in loras))
+        remade |= {scale for scale, weight in files.weights.items() if weight in remade}
         return load_parameters(
             take_form(model, form),
             transformer_keys.RULES,
-            files[1],
+            files,
             dtype=dtype,
             mesh=mesh,
             unused=transformer_keys.UNUSED,
-            only=changed(files[0].remade | files[1].remade, strengths_alone=same),
+            only=changed(remade, strengths_alone=same),
         )
 
-    def _transformer_entries(self, name: str, form: Form) -> list[Entry]:
-        model = take_form(WanTransformer(self.transformer_config(name), rngs=Undrawn()), form)
+    def _remade(self, name: str, loras: Sequence[LoRA], form: Form) -> set[str]:
+        """The tensors that live LoRAs are merged into nevertheless."""
+        found = self._files(name, self.transformer_config(name))
+        return LiveFiles(found, loras, self._entries(name, form)).remade
+
+    def _transformer(
+        self, name: str, form: Form, rounding: Rounding, kernel: AttentionKernel = "auto"
+    ) -> WanTransformer:
+        """Abstract."""
+        model = WanTransformer(self.transformer_config(name), kernel=kernel, rngs=Undrawn())
+        return take_rounding(take_form(model, form), rounding)
+
+    def _entries(self, name: str, form: Form = PLAIN, rounding: Rounding = WHOLE) -> list[Entry]:
+        model = self._transformer(name, form, rounding)
         return entries(nnx.state(model), transformer_keys.RULES)
 
-    def _transformer_files(self, name: str, loras: Sequence[LoRA], form: Form) -> TensorFiles:
-        found = self._files(name, self.transformer_config(name))
+    def _transformer_files(
+        self, name: str, loras: Sequence[LoRA], form: Form, rounding: Rounding
+    ) -> TensorFiles:
+        files = self._files(name, self.transformer_config(name))
         if form:
-            return LiveFiles(found, loras, self._transformer_entries(name, form))
-        return MergedFiles(found, loras) if loras else found
+            files = LiveFiles(files, loras, self._entries(name, form))
+        elif loras:
+            files = MergedFiles(files, loras)
+        if rounding:
+            files = RoundedFiles(files, rounding, self._entries(name, form, rounding))
+        return files
 
     def load_vae(self, *, mesh: Mesh | None = None, kernel: AttentionKernel = "auto") -> WanVAE:
         """The VAE, always in float32."""

@@ -106,7 +106,15 @@ def load_parameters(
 
 def kept_dtype(variable: nnx.Variable[Any], dtype: DTypeLike) -> DTypeLike:
     """That of a parameter in a model that is loaded in `dtype`."""
+    if (kept := _kept(variable)) is not None:
+        return jnp.dtype(kept)
     return jnp.float32 if variable.get_metadata("keep_float32") else dtype
+
+
+def _kept(variable: nnx.Variable[Any]) -> str | None:
+    """The type of eight bits in which a kernel is kept."""
+    name: str | None = variable.get_metadata().get("kept")
+    return name
 
 
 def _parameter(
@@ -133,7 +141,8 @@ def check_files(
 
     Raises `CheckpointError` as `load_parameters` does.
     """
-    wanted = entries(nnx.split(model)[1], rules)
+    state = nnx.split(model)[1]
+    wanted, variables = entries(state, rules), dict(flat_parameters(state))
     shapes = {key: entry.shape for entry in wanted for key in entry.keys}
     present = set(files.keys())
     said = files.said
@@ -145,9 +154,10 @@ def check_files(
         for key, shape in sorted(shapes.items())
         if key in present and files.shape(key) != shape
     ]
+    in_eight_bits = {key for entry in wanted if _kept(variables[entry.path]) for key in entry.keys}
     unreadable = [
         f"{said(key)} is {files.dtype(key)}, expected {', '.join(DTYPES)}"
-        for key in sorted(shapes.keys() & present)
+        for key in sorted(shapes.keys() & present - in_eight_bits)
         if files.dtype(key) not in DTYPES
     ]
     faults = [

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, Shaped
 
 from wanjax.checkpoints.mapping import Entry, Transform
-from wanjax.checkpoints.stored import DTYPES
+from wanjax.checkpoints.stored import ARRAYS
 from wanjax.checkpoints.tensor_files import Index, TensorFiles
 from wanjax.parallel.layouts import laid_out
 
@@ -99,7 +99,7 @@ class Parameter:
 
     def bytes_of(self, piece: Piece) -> int:
         """In the file, of all of this process's parts."""
-        itemsize = DTYPES[self.files.dtype(self.entry.keys[piece.layer])].itemsize
+        itemsize = ARRAYS[self.files.dtype(self.entry.keys[piece.layer])].itemsize
         row = math.prod(self.stored_part[1:]) * itemsize
         return (piece.stop - piece.start) * row * len(self.parts)
 
@@ -139,7 +139,7 @@ class OnHost:
             layer = made[piece.layer] if entry.stacked else made
             place = entry.transform.save(layer)
             place = place[piece.start : piece.stop] if place.ndim else place
-            if place.flags.c_contiguous and place.dtype == DTYPES[files.dtype(key)]:
+            if place.flags.c_contiguous and place.dtype == ARRAYS[files.dtype(key)]:
                 files.read(key, index, place)
             else:
                 _copy(place, files.read_as(key, index, place.dtype))

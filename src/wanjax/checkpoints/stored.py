@@ -25,6 +25,8 @@ NARROW: Mapping[str, np.dtype] = {
     "I8": np.dtype(np.int8),
 }
 
+ARRAYS: Mapping[str, np.dtype] = {**DTYPES, **NARROW}  # of what can be given to a device
+
 
 class Blocks(NamedTuple):
     """How GGUF keeps numbers: so many at a time in so many bytes; a row is of whole blocks."""

@@ -103,7 +103,9 @@ def _weights(run: Run) -> list[str]:
         "in part": f"in part in {found.folder}: {len(found.lacking)} files are lacking",
         "not here": "not here, downloaded at first use",
     }
-    return [f"weights    {held / 1e9:.3g} GB in {run.config.weights_dtype}, {where[found.state]}"]
+    config = run.config
+    kept = config.weights_dtype + f", blocks in {config.quantize}" * bool(config.quantize)
+    return [f"weights    {held / 1e9:.3g} GB in {kept}, {where[found.state]}"]
 
 
 def _memory(fit: Fit | None) -> list[str]:

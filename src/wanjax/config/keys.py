@@ -270,6 +270,12 @@ class _RunKeys:
         group="Machine",
         also=("dtype", "precision", "torch_dtype", "weights"),
     )
+    quantize: Literal["int8", "fp8"] | None = setting(
+        None,
+        "the matrices of the transformer's blocks in eight bits, with a scale for each output, "
+        "rounded as they are loaded",
+        also=("quantization", "quant", "fp8", "int8", "fp8_quantization", "dit_quant_scheme"),
+    )
     activations_dtype: Literal["float32", "bfloat16"] = setting(
         "bfloat16", "of the transformer's arithmetic", also=("dtype", "precision", "torch_dtype")
     )

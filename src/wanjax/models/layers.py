@@ -70,7 +70,11 @@ class LowRank(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """`y = x @ kernel + bias`, computed in the dtype of `x`; `lora` changes the kernel."""
+    """`y = x @ kernel + bias`, computed in the dtype of `x`; `lora` changes the kernel.
+
+    A kernel in eight bits has a `scale` [blocks of inputs, outputs] that it is multiplied by. It is
+    widened here, and thus one layer at a time.
+    """
 
     def __init__(
         self,
@@ -88,13 +92,24 @@ class Linear(nnx.Module):
         self.bias = nnx.data(
             param(rngs, shape[1:], axes[1:], zeros, keep_float32=keep_float32) if use_bias else None
         )
+        self.scale: nnx.Param[Array] | None = nnx.data(None)
         self.lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = self._product(x)
         if self.lora is not None:
             y = y + self.lora(x)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+    def _product(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        kernel = self.kernel[...].astype(x.dtype)
+        if self.scale is None:
+            return x @ kernel
+        scale = self.scale[...]
+        if len(scale) == 1:  # the same for all inputs: the fewer outputs are multiplied
+            return ((x @ kernel).astype(jnp.float32) * scale[0]).astype(x.dtype)
+        blocks = kernel.reshape(len(scale), -1, kernel.shape[1])
+        return x @ (blocks * scale[:, None].astype(x.dtype)).reshape(kernel.shape)
 
 
 class LayerNorm(nnx.Module):

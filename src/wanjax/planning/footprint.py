@@ -262,7 +262,9 @@ class Footprint:
         gathered = 0
         if self.mesh.fsdp > 1:
             whole = MeshShape(tensor=self.mesh.tensor)
-            layer = layer_bytes(self.transformer, self.config.weights_dtype, whole)
+            layer = layer_bytes(
+                self.transformer, self.config.weights_dtype, whole, self.config.quantize
+            )
             gathered = _GATHERED_LAYERS * layer
         return max(states * hidden, 2 * hidden + wide + before) + gathered
 

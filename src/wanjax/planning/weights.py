@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wanjax.checkpoints.published_models import ModelConfigs
@@ -29,33 +29,45 @@ class Parameter:
     axes: Axes
     times: int = 1
     float32: bool = False
+    rounds: bool = False  # a kernel that can be in eight bits, with a scale for each output
 
-    def bytes(self, item: int, mesh: MeshShape) -> int:
+    def bytes(self, item: int, mesh: MeshShape, *, rounded: bool = False) -> int:
         """What one device holds."""
+        if rounded and self.rounds:
+            scale = Parameter(self.shape[1:], self.axes[1:], self.times, float32=True)
+            return self.bytes(1, mesh) + scale.bytes(item, mesh)
         shared, _ = share(self.axes, self.shape, PARAMETER_RULES, mesh.sizes)
         parts = math.prod(mesh.sizes[axis] for axes in shared for axis in axes)
         return self.times * math.prod(self.shape) // parts * (4 if self.float32 else item)
 
 
-def component_bytes(configs: ModelConfigs, dtype: str, mesh: MeshShape) -> dict[str, int]:
-    """Bytes of one device by component, for weights in `dtype`; the VAE is in float32."""
+def component_bytes(
+    configs: ModelConfigs, dtype: str, mesh: MeshShape, quantize: str | None = None
+) -> dict[str, int]:
+    """Bytes of one device by component, for weights in `dtype`; the VAE is in float32.
+
+    With `quantize` the matrices of the transformers' blocks are in eight bits.
+    """
+    rounded = quantize is not None
     found = {}
     for name, values in configs.components.items():
         parameters = _PARAMETERS[name.removesuffix("_2")](values)
         item = 4 if name == "vae" else ITEM_BYTES[dtype]
-        found[name] = sum(parameter.bytes(item, mesh) for parameter in parameters)
+        found[name] = sum(p.bytes(item, mesh, rounded=rounded) for p in parameters)
     return found
 
 
-def weight_bytes(configs: ModelConfigs, dtype: str) -> int:
+def weight_bytes(configs: ModelConfigs, dtype: str, quantize: str | None = None) -> int:
     """Bytes of all components' weights, whole."""
-    return sum(component_bytes(configs, dtype, MeshShape()).values())
+    return sum(component_bytes(configs, dtype, MeshShape(), quantize).values())
 
 
-def layer_bytes(transformer: Values, dtype: str, mesh: MeshShape) -> int:
+def layer_bytes(
+    transformer: Values, dtype: str, mesh: MeshShape, quantize: str | None = None
+) -> int:
     """Those of one transformer block, as it lies on a device."""
-    parameters = _block(transformer)
-    return sum(p.bytes(ITEM_BYTES[dtype], mesh) for p in parameters)
+    rounded = quantize is not None
+    return sum(p.bytes(ITEM_BYTES[dtype], mesh, rounded=rounded) for p in _block(transformer))
 
 
 def transformer_width(values: Values) -> int:
@@ -63,8 +75,10 @@ def transformer_width(values: Values) -> int:
     return width
 
 
-def _linear(inputs: int, outputs: int, axes: Axes, **how: Any) -> Iterator[Parameter]:
-    yield Parameter((inputs, outputs), axes, **how)
+def _linear(
+    inputs: int, outputs: int, axes: Axes, *, rounds: bool = False, **how: Any
+) -> Iterator[Parameter]:
+    yield Parameter((inputs, outputs), axes, rounds=rounds, **how)
     yield Parameter((outputs,), axes[1:], **how)
 
 
@@ -92,7 +106,7 @@ def _transformer(values: Values) -> Iterator[Parameter]:
         if values.get("pos_embed_seq_len") is not None:
             yield Parameter((1, values["pos_embed_seq_len"], dim), (None,) * 3)
     for parameter in _block(values):
-        yield Parameter(parameter.shape, parameter.axes, values["num_layers"], parameter.float32)
+        yield replace(parameter, times=values["num_layers"])
     yield from _linear(width, values["out_channels"] * math.prod(patch), ("embed", None))
     yield Parameter((1, 2, width), (None, None, "embed"), float32=True)
 
@@ -102,12 +116,12 @@ def _block(values: Values) -> Iterator[Parameter]:
     images = 2 if values.get("added_kv_proj_dim") is not None else 0
     for added in (0, images):  # self-attention, cross-attention
         for _ in range(3 + added):
-            yield from _linear(width, width, ("embed", "heads"))
-        yield from _linear(width, width, ("heads", "embed"))
+            yield from _linear(width, width, ("embed", "heads"), rounds=True)
+        yield from _linear(width, width, ("heads", "embed"), rounds=True)
         for _ in range(2 + added // 2):
             yield Parameter((width,), ("heads",))
     yield _norm(width)
-    yield from _mlp(width, values["ffn_dim"], width)
+    yield from _mlp(width, values["ffn_dim"], width, rounds=True)
     yield Parameter((1, 6, width), (None, None, "embed"), float32=True)
 
 

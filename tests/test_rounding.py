@@ -1,0 +1,124 @@
+"""Weights in eight bits: how they are rounded, that a run is that of the rounded weights."""
+
+from __future__ import annotations
+
+import shutil
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+from small_folder import SMALL_RUN
+
+import wanjax
+from wanjax.checkpoints.rounding import round_rows
+from wanjax.config.resolve import resolve
+from wanjax.models.layers import Linear
+from wanjax.pipeline.compiling import device_bytes
+from wanjax.planning.run import prepare
+
+RNG = np.random.default_rng(0)
+TYPES = {"int8": np.dtype(np.int8), "fp8": np.dtype(ml_dtypes.float8_e4m3fn)}
+# of the largest of a row: half a step of 127, half of the 4 bits that a large e4m3 number has
+CLOSE = {"int8": 0.5 / 127, "fp8": 2**-4}
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_each_row_is_rounded_by_its_own_largest(name):
+    values = RNG.normal(size=(6, 40)).astype(np.float32) * 10.0 ** np.arange(-3, 3)[:, None]
+    values[2] = 0
+    rounded, scale = round_rows(values, TYPES[name])
+    assert rounded.dtype == TYPES[name]
+    most = np.abs(values).max(axis=1)
+    error = np.abs(rounded.astype(np.float32) * scale[:, None] - values).max(axis=1)
+    assert (error <= 1.001 * CLOSE[name] * most).all()
+    assert (rounded[2].astype(np.float32) == 0).all()
+    again, _ = round_rows(rounded.astype(np.float32) * scale[:, None], TYPES[name])
+    assert np.array_equal(again.view(np.uint8), rounded.view(np.uint8))
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_a_layer_multiplies_by_the_scale_of_each_block_and_output(blocks):
+    layer = Linear(8, 6, axes=(None, None), rngs=nnx.Rngs(0))
+    values = RNG.integers(-127, 128, size=(8, 6)).astype(np.int8)
+    scale = RNG.uniform(0.1, 1, size=(blocks, 6)).astype(np.float32)
+    layer.kernel.set_value(jnp.asarray(values))
+    layer.scale = nnx.data(nnx.Param(jnp.asarray(scale)))
+    x = RNG.normal(size=(3, 8)).astype(np.float32)
+    whole = values * np.repeat(scale, 8 // blocks, axis=0)
+    np.testing.assert_allclose(layer(jnp.asarray(x)), x @ whole, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("quantize", TYPES)
+def test_the_plan_knows_the_memory(small_folder, quantize):
+    pipe = load(small_folder, quantize=quantize)
+    fit = prepare(pipe.config).memory.fit
+    for name, expert in zip(
+        pipe.components.folder.experts, pipe.components.transformers, strict=True
+    ):
+        assert fit.weights[name] == device_bytes(nnx.state(expert))
+        kernel = expert.blocks.ffn.linear_1.kernel.get_value()
+        assert kernel.dtype == TYPES[quantize]
+        assert expert.condition_embedder.time_proj.kernel.get_value().dtype == jnp.float32
+
+
+def test_the_14b_model_in_eight_bits():
+    """14.0e9 parameters an expert, of which 13.8e9 are in the blocks' matrices."""
+    whole, eight = (
+        prepare(resolve(["wan2.2-t2v-a14b", *more], "plan")).memory.fit.weights["transformer"]
+        for more in ([], ["quantize=fp8"])
+    )
+    assert whole / 2**30 == pytest.approx(26.7, abs=0.1)
+    assert eight / 2**30 == pytest.approx(13.8, abs=0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", TYPES)
+def test_a_run_is_that_of_the_rounded_weights(small_folder, tmp_path, quantize):
+    folder = rounded_folder(small_folder, tmp_path / "rounded", TYPES[quantize])
+    kept, widened, plain = (
+        make(load(place, quantize=how))
+        for place, how in ((small_folder, quantize), (folder, None), (small_folder, None))
+    )
+    # the same numbers, multiplied by the scale before the sum or after it
+    np.testing.assert_allclose(kept, widened, atol=3e-5 * np.abs(widened).max())
+    assert np.abs(kept - plain).max() > 1e-3 * np.abs(plain).max()
+
+
+@pytest.mark.slow
+def test_loras_are_merged_before_rounding_or_kept_apart(small_folder, tmp_path):
+    name, halves = "transformer.blocks.1.attn1.to_q", {"lora_A": (2, 32), "lora_B": (32, 2)}
+    made = {f"{name}.{h}.weight": RNG.normal(size=s).astype(np.float32) for h, s in halves.items()}
+    save_file(made, tmp_path / "lora.safetensors")
+    merged = make(load(small_folder, quantize="int8", lora=f"{tmp_path}/lora.safetensors:0.5"))
+    plain = make(load(small_folder, quantize="int8"))
+    pipe = load(small_folder, quantize="int8", lora=f"{tmp_path}/lora.safetensors:0:live")
+    np.testing.assert_allclose(make(pipe), plain, atol=3e-5 * np.abs(plain).max())
+    pipe.set_loras(f"{tmp_path}/lora.safetensors:0.5")
+    far, rounding = np.abs(merged - plain).max(), np.abs(make(pipe) - merged).max()
+    assert 0 < rounding < far / 5  # the merged one's change is rounded, too
+
+
+def load(folder, **values):
+    given = {k: int(v) if v.isdigit() else v for k, v in (item.split("=") for item in SMALL_RUN)}
+    return wanjax.WanPipeline.from_pretrained(folder, **given, **values)
+
+
+def make(pipe):
+    return pipe("a red ball", seed=1, output_type="latent").latents
+
+
+def rounded_folder(folder, copy, dtype):
+    """The model with the blocks' matrices as eight bits have them, in float32."""
+    shutil.copytree(folder, copy)
+    for expert in ("transformer", "transformer_2"):
+        tensors = load_file(copy / expert / WEIGHTS)
+        for key, tensor in tensors.items():
+            if key.startswith("blocks.") and tensor.ndim == 2:
+                values, scale = round_rows(tensor, dtype)
+                tensors[key] = values.astype(np.float32) * scale[:, None]
+        save_file(tensors, copy / expert / WEIGHTS)
+    return copy
