@@ -97,7 +97,7 @@ class RoundedFiles(TensorFiles):
             for path in rounding
             for scale, weight in zip(scales[path + _SCALE], kernels[path], strict=True)
         }
-        self._scales: dict[str, np.ndarray] = {}  # [outputs, blocks] of what is rounded here
+        self._made: dict[str, np.ndarray] = {}  # [outputs, blocks] of what is rounded here
 
     def keys(self) -> Iterable[str]:
         return [*self.files.keys(), *self.weights]
@@ -122,9 +122,13 @@ class RoundedFiles(TensorFiles):
     def used(self) -> set[str]:
         return self.files.used()
 
+    def read_as(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
+        ours = name in self.weights or name in self._kept
+        return self.read(name, index) if ours else self.files.read_as(name, index, dtype)
+
     def read(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         if name in self.weights:
-            part = self._scale(self.weights[name]).T[index]
+            part = self._scale_of(self.weights[name]).T[index]
         elif name not in self._kept:
             return self.files.read(name, index, out)
         elif self._is_so(name):
@@ -140,16 +144,16 @@ class RoundedFiles(TensorFiles):
         """Whether the file keeps a tensor as the model does."""
         return _kept(self.files.rounded(name), self.files.shape(name)) == self._kept[name]
 
-    def _scale(self, name: str) -> np.ndarray:
+    def _scale_of(self, name: str) -> np.ndarray:
         """[outputs, blocks]."""
         outputs = self.files.shape(name)[0]
         if self._is_so(name):
             rounded = self.files.rounded(name)
             assert rounded is not None
             return np.repeat(rounded.scale, outputs // len(rounded.scale), axis=0)
-        if np.isnan(self._scales.get(name, np.array(np.nan))).any():
+        if np.isnan(self._made.get(name, np.array(np.nan))).any():
             self._rounded(name, slice(0, outputs))  # other rows than those read for a kernel
-        return self._scales[name]
+        return self._made[name]
 
     def _rounded(self, name: str, rows: slice) -> np.ndarray:
         """Some rows in eight bits; their scales are remembered."""
@@ -158,7 +162,7 @@ class RoundedFiles(TensorFiles):
         whole = self.files.read(name, (rows, slice(0, inputs))).astype(np.float32)
         blocks = whole.reshape(len(whole), kept.blocks, -1)
         values, scale = round_rows(blocks, NARROW[kept.dtype])
-        held = self._scales.setdefault(name, np.full((outputs, kept.blocks), np.nan, np.float32))
+        held = self._made.setdefault(name, np.full((outputs, kept.blocks), np.nan, np.float32))
         held[rows] = scale
         return values.reshape(whole.shape)
 
