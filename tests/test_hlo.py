@@ -52,6 +52,25 @@ def test_an_asynchronous_collective_counts_once_and_what_it_receives():
     assert collectives(LAYERS)["all-gather"] == Collective(2, 2 * 64 * 2)
 
 
+def test_an_exchange_hidden_behind_a_chain_of_fusions_counts_once():
+    fused = """\
+%{name} (p: bf16[1,8,64]) -> bf16[1,64,64] {{
+  %p = bf16[1,8,64]{{2,1,0}} parameter(0)
+  ROOT %g = bf16[1,64,64]{{2,1,0}} all-gather(%p), frontend_attributes={{chain_id="{chain}"}}
+}}
+"""
+    text = "".join(
+        fused.format(name=name, chain=chain)
+        for name, chain in (("starts", 5), ("hides", 5), ("ends", 5), ("another", 6))
+    )
+    calls = "".join(
+        f"  %{name}.1 = bf16[1,64,64]{{2,1,0}} fusion(%p), kind=kOutput, calls=%{name}\n"
+        for name in ("starts", "hides", "ends", "another")
+    )
+    text += f"ENTRY %main (p: bf16[1,8,64]) -> bf16[1,64,64] {{\n{calls}}}\n"
+    assert collectives(text) == {"all-gather": Collective(2, 2 * 64 * 64 * 2)}
+
+
 def test_a_program_of_one_device_has_none():
     assert collectives("ENTRY %main () -> f32[] {\n  ROOT %c = f32[] constant(0)\n}\n") == {}
 

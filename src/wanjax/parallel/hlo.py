@@ -34,6 +34,7 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHAIN = re.compile(r'\bchain_id="(\d+)"')
 _INDEX = re.compile(r"index=(\d+)")
 _TARGET = re.compile(r'custom_call_target="([^"]+)"')
 _KERNEL_NAME = re.compile(r'"?kernel_name"?\s*[=:]\s*"?\\?"?([\w\-]+)')
@@ -48,14 +49,23 @@ class Collective:
 
 
 def collectives(text: str) -> dict[str, Collective]:
-    """By kind, of one call on one device; what layers do counts once for each layer."""
+    """By kind, of one call on one device; what layers do counts once for each layer.
+
+    A TPU's compiler hides an exchange behind a chain of fusions, each of which has it inside: it
+    counts once.
+    """
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
+    chains: set[str] = set()
     for instruction, times in _Program(text).executed():
         kind = instruction.operation.removesuffix("-start")
-        if kind in _COLLECTIVES:
-            counts[kind] += times
-            sizes[kind] += times * _received(instruction)
+        chain = _CHAIN.search(instruction.line)
+        if kind not in _COLLECTIVES or (chain is not None and chain[1] in chains):
+            continue
+        if chain is not None:
+            chains.add(chain[1])
+        counts[kind] += times
+        sizes[kind] += times * _received(instruction)
     return {kind: Collective(counts[kind], sizes[kind]) for kind in sorted(counts)}
 
 
