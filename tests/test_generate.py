@@ -141,7 +141,7 @@ def test_quiet_and_verbose(small_folder, tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
     assert generate(small_folder, tmp_path / "ball.mp4", "--verbose") == 0
     said = capsys.readouterr().err
-    for text in ("step 5 0.", "compiled run_step in", "peak memory up to decode: "):
+    for text in ("loaded 0.", "step 5 0.", "compiled run_step in", "peak memory up to decode: "):
         assert text in said
 
 

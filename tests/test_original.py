@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from small_folder import SMALL_RUN
 from test_gguf import Kind, save_gguf
 
+from wanjax.checkpoints import tensor_files
 from wanjax.checkpoints.alike import models_of
 from wanjax.checkpoints.containers import read_header
 from wanjax.checkpoints.folder import Folder
@@ -182,6 +183,20 @@ def test_a_renamed_key_is_named_as_the_file_has_it(small_folder, tmp_path):
     assert said.startswith(f"{file} does not hold this model: 1 missing: ")
     assert "model.diffusion_model.blocks.1.self_attn.q.weight [32, 32]; 1 unexpected: " in said
     assert "model.diffusion_model.blocks.1.self_attn.qq.weight [32, 32]" in said
+
+
+def test_what_does_not_fit_is_said_before_anything_is_read(small_folder, tmp_path, monkeypatch):
+    """The transformer's fault, though the text encoder would be read first."""
+    tensors = original_tensors(small_folder, "transformer_2")
+    del tensors["blocks.0.ffn.2.bias"]
+    save_file(tensors, tmp_path / "low.safetensors")
+    monkeypatch.setattr(tensor_files, "_read_into", None)
+    monkeypatch.setattr(tensor_files, "_copy_mapped", None)
+    low = tmp_path / "low.safetensors"
+    arguments = [f"transformer={small_folder}/transformer", f"transformer_2={low}"]
+    config = resolve([f"model={small_folder}", *arguments], "plan")
+    with pytest.raises(CheckpointError, match=rf"{low} .*1 missing: blocks\.0\.ffn\.2\.bias"):
+        Components.of(config)
 
 
 def test_a_key_that_two_files_have(small_folder, tmp_path):

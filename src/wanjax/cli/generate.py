@@ -25,6 +25,7 @@ steps will be computed, without loading the model.
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -42,6 +43,8 @@ from wanjax.planning.run import Run, prepare
 if TYPE_CHECKING:
     from wanjax.pipeline.pipeline import WanPipeline
     from wanjax.pipeline.video import Video
+
+_LONG = 5.0  # seconds of loading, after which its rate is said
 
 
 def run(args: Sequence[str]) -> int:
@@ -79,7 +82,11 @@ def _load(config: Config, run: Run, progress: Progress) -> WanPipeline:
         if progress.verbose or name in config.parts or reading.skipped:
             progress.say(f"{name} from {reading}")
     compile_ahead(pipe, run)
+    began = time.perf_counter()
     pipe.load(progress=False if config.quiet else None)
+    seconds, size = time.perf_counter() - began, pipe.components.read_bytes / 1e9
+    if progress.verbose or seconds > _LONG:
+        progress.say(f"loaded {size:.3g} GB in {seconds:.1f} s, {size / seconds:.2g} GB/s")
     return pipe
 
 

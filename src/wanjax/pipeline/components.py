@@ -65,6 +65,7 @@ class Components:
                 if name not in ("tokenizer", "image_processor"):
                     load()
             self.readings = checking.readings
+        self.read_bytes = 0  # of the parts that have been loaded, in numbers as they are read
         self._progress: LoadProgress | None = None
         fit = folder.path / "vae/preview.json"
         self.preview = Preview.load(fit) if fit.exists() else None  # of latents, without the VAE
@@ -193,6 +194,8 @@ class Components:
             self._progress = None
 
     def _tell(self, report: LoadReport) -> None:
+        if report.bytes == report.total:
+            self.read_bytes += report.total
         if self._progress is not None:
             self._progress(report)
 
