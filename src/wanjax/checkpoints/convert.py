@@ -40,7 +40,7 @@ from wanjax.errors import CheckpointError, UsageError
 from wanjax.files import read_json, write_json
 
 SHARD_BYTES = 5 * 10**9
-_PIECE = 2**24  # numbers that are read at once
+_PIECE = 2**22  # numbers that are read at once; about a dozen pieces are in memory
 _STATE = ".wanjax-convert.json"
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float8": "F8_E4M3"}
 _LARGEST = 448.0  # of float8_e4m3fn
