@@ -1,6 +1,9 @@
 """MagCache: published plans, the rules' properties, settings, budgets."""
 
 import itertools
+import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -253,6 +256,48 @@ def test_budget_counts_branches_where_one_phase_has_no_guidance():
 def test_budget_beyond_reach_names_the_most(settings):
     with pytest.raises(UsageError, match=r"at most (22|2\.22|0) with magcache_K"):
         plan("wan2.2-t2v-a14b", **settings)
+
+
+def made_up_curve(steps, seed=0):
+    ratios = 1 - 0.02 * np.random.default_rng(seed).random(2 * steps) ** 3
+    return [1.0, 1.0, *ratios[2:].round(5).tolist()]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_looking_at_short_runs_first_changes_no_plan(seed, monkeypatch):
+    schedule = make_schedule(40, 3.0 + seed, 4.0, (1.0, 3.0)[seed % 2], 0.875)
+    settings = {"K": 30, "target_speedup": 1.5 + seed / 5, "retention_ratio": 0.05}
+    method = MagCache(mag_ratios_base=made_up_curve(40, seed), **settings)
+    found = []
+    for short in (1, 8, 30):
+        monkeypatch.setattr("wanjax.caching.methods.budget._SHORT", short)
+        found.append(method.plan(schedule).skipped_steps)
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_thousand_steps_are_planned_within_two_seconds():
+    """In a process of its own, where annotations are not checked, and by its own time."""
+    curve = ",".join(map(str, made_up_curve(1000)))
+    done = subprocess.run(
+        [sys.executable, "-c", PLANS, curve], capture_output=True, text=True, check=True
+    )
+    seconds = json.loads(done.stderr)
+    assert len(seconds) == 8
+    assert max(seconds.values()) < 2, seconds
+
+
+PLANS = """
+import json, sys, time
+
+seconds = {}
+for K in (1, 4, 50, 999):
+    for how in ("target_speedup=1.5", "magcache_thresh=5"):
+        keys = [f"mag_ratios_base=[{sys.argv[1]}]", f"magcache_K={K}", how]
+        began = time.process_time()
+        assert main(["plan", "tiny-t2v", "num_inference_steps=1000", "use_magcache", *keys]) == 0
+        seconds[f"{K} {how}"] = time.process_time() - began
+print(json.dumps(seconds), file=sys.stderr)
+"""
 
 
 # Forecasting on MagCache's plans ---------------------------------------------------------

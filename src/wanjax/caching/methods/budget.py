@@ -10,6 +10,8 @@ skipped steps.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -20,6 +22,7 @@ from wanjax.errors import UsageError
 # An Euler step moves the latents by the change of sigma times the velocity, but the steps after
 # an early error make more of it than those after a late one. Measured: docs/magcache.md.
 SIGMA_POWER = 0.25
+_SHORT = 8  # skipped steps in a row that are tried first
 
 
 def asked(
@@ -64,60 +67,117 @@ def cheapest_skips(
     """
     branches = np.array([schedule.num_branches(i) for i in range(schedule.num_steps)])
     gains, wanted = asked(schedule, target_speedup, skip_steps)
-    weights = (-np.diff(schedule.sigmas)) ** SIGMA_POWER
-    totals, before = _best_paths(ratios, angles, weights, branches, gains, forced, K)
-    reachable = np.flatnonzero(np.isfinite(totals[-1]))
-    most = int(reachable[-1])
-    if wanted > most:
+    if wanted > (most := _most(gains, forced, K)):
         raise refuse(schedule, target_speedup, skip_steps, most, limit_of(K))
-    wanted = int(reachable[reachable >= wanted][0])
-    skipped = np.ones(len(ratios), bool)
-    step = len(ratios) - 1
-    while step >= 0:
-        skipped[step] = False
-        previous = before[step, wanted]
-        wanted -= int(gains[previous + 1 : step].sum())
-        step = previous
-    return np.repeat(skipped[:, None], 2, axis=1)
+    unit = int(np.gcd.reduce(gains))
+    gains, wanted = gains // unit, -(-wanted // unit)
+    weights = (-np.diff(schedule.sigmas)) ** SIGMA_POWER
+    problem = _Problem(ratios, angles, weights, branches, gains, forced, wanted)
+    # the best of short runs comes fast, and long ones that cost as much need not be looked at
+    short = min(K, _SHORT)
+    while _most(gains, forced, short) < wanted:
+        short = min(K, 2 * short)
+    found = problem.solve(short)
+    if short < K:
+        longer = problem.solve(K, found.error if found.gain == wanted else np.inf)
+        found = min(found, longer, key=lambda each: (each.gain, each.error))
+    return np.repeat(found.skipped[:, None], 2, axis=1)
 
 
-def _best_paths(
-    ratios: Float[np.ndarray, "steps 2"],
-    angles: Float[np.ndarray, "steps 2"],
-    weights: Float[np.ndarray, " steps"],
-    branches: Int[np.ndarray, " steps"],
-    gains: Int[np.ndarray, " steps"],
-    forced: Bool[np.ndarray, " steps"],
-    K: int,  # noqa: N803
-) -> tuple[Float[np.ndarray, "steps gains"], Int[np.ndarray, "steps gains"]]:
-    """Least error up to each computed step for each total gain, and the computed step before it.
+def _most(gains: Int[np.ndarray, " steps"], forced: Bool[np.ndarray, " steps"], K: int) -> int:  # noqa: N803
+    """What can be gained at all."""
+    before = np.concatenate([[0], np.cumsum(gains)])  # each step
+    best = np.zeros(len(gains), np.int64)
+    first = 0  # the earliest computed step that may stand before
+    for end in range(1, len(gains)):
+        starts = np.arange(max(first, end - K - 1), end)
+        best[end] = (best[starts] - before[starts + 1]).max() + before[end]
+        first = end if forced[end] else first
+    return int(best[-1])
 
-    A plan is a path through its computed steps; the error between two neighbours on the path
-    depends on these two alone. -1 stands before step 0.
-    """
-    n = len(ratios)
-    totals = np.full((n, int(gains.sum()) + 1), np.inf)
-    before = np.full(totals.shape, -1)
-    totals[0, 0] = 0
-    for start in range(n):
-        ratio, angle, error, gain = np.ones(2), np.zeros(2), 0.0, 0
-        for end in range(start + 1, min(start + K + 1, n - 1) + 1):
-            reached = np.full(totals.shape[1], np.inf)
-            reached[gain:] = totals[start, : totals.shape[1] - gain] + error
-            better = reached < totals[end]
-            totals[end, better], before[end, better] = reached[better], start
-            if forced[end]:
-                break
-            ratio, angle = ratio * ratios[end], angle + angles[end]
-            error += float(weights[end] * _distance(ratio, angle)[: branches[end]].mean())
-            gain += int(gains[end])
-    return totals, before
+
+class _Found(NamedTuple):
+    error: float  # infinity where there is none
+    gain: int
+    skipped: Bool[np.ndarray, " steps"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """A plan is a path through its computed steps; the error between two neighbours on the path
+    depends on these two alone."""
+
+    ratios: Float[np.ndarray, "steps 2"]
+    angles: Float[np.ndarray, "steps 2"]
+    weights: Float[np.ndarray, " steps"]
+    branches: Int[np.ndarray, " steps"]
+    gains: Int[np.ndarray, " steps"]
+    forced: Bool[np.ndarray, " steps"]
+    wanted: int
+
+    def solve(
+        self,
+        K: int,  # noqa: N803
+        bound: float = np.inf,
+    ) -> _Found:
+        """The skipped steps of least error that gain just enough, if that is below `bound`.
+
+        Kept are the totals that can still come to what is wanted, or to one more: leaving a skip
+        out of a plan loses no more than two.
+        """
+        n, most = len(self.ratios), self.wanted + 1
+        totals, before = np.full((n, most + 1), np.inf), np.full((n, most + 1), -1)
+        totals[0, 0] = 0
+        gained = np.concatenate([[0], np.cumsum(self.gains)])  # at most, before each step
+        for start in range(n - 1):
+            low = max(0, self.wanted - int(gained[-1] - gained[start + 1]))
+            high = min(most, int(gained[start]))
+            if low > high or not np.isfinite(floor := totals[start, low : high + 1].min()):
+                continue
+            errors, gains = self._runs(start, K)
+            for end, (error, gain) in enumerate(zip(errors, gains, strict=True), start + 1):
+                stop = min(high, most - gain) + 1
+                if floor + error >= bound or stop <= low:
+                    break
+                reached = totals[start, low:stop] + error
+                target = slice(low + gain, stop + gain)
+                better = reached < totals[end, target]
+                totals[end, target][better] = reached[better]
+                before[end, target][better] = start
+        gain = self.wanted if np.isfinite(totals[-1, self.wanted]) else most
+        return _Found(float(totals[-1, gain]), gain, self._path(before, gain))
+
+    def _runs(self, start: int, K: int) -> tuple[list[float], list[int]]:  # noqa: N803
+        """Error and gain of skipping all steps between `start` and each later one, in turn."""
+        stop = min(start + K + 1, len(self.ratios) - 1)
+        ahead = np.flatnonzero(self.forced[start + 1 : stop + 1])
+        stop = start + 1 + int(ahead[0]) if len(ahead) else stop
+        between = slice(start + 1, stop)
+        ratio = np.cumprod(self.ratios[between], axis=0)
+        distances = _distance(ratio, np.cumsum(self.angles[between], axis=0))
+        means = np.where(self.branches[between] == 2, distances.mean(axis=1), distances[:, 0])
+        errors = np.cumsum(self.weights[between] * means)
+        return [0.0, *errors.tolist()], [0, *np.cumsum(self.gains[between]).tolist()]
+
+    def _path(
+        self, before: Int[np.ndarray, "steps gains"], total: int
+    ) -> Bool[np.ndarray, " steps"]:
+        skipped = np.ones(len(self.ratios), bool)
+        step = len(self.ratios) - 1
+        while step >= 0:
+            skipped[step] = False
+            previous = int(before[step, total])
+            total -= int(self.gains[previous + 1 : step].sum())
+            step = previous
+        return skipped
 
 
 def _distance(
-    ratio: Float[np.ndarray, "2"], angle: Float[np.ndarray, "2"]
-) -> Float[np.ndarray, "2"]:
+    ratio: Float[np.ndarray, "steps 2"], angle: Float[np.ndarray, "steps 2"]
+) -> Float[np.ndarray, "steps 2"]:
     """Between two residuals, in units of the first: their ratio and the angle between them."""
     # (1 - r)^2 + 2 r (1 - cos a): exactly |1 - r| where there is no angle
-    distance: Float[np.ndarray, "2"] = np.hypot(1 - ratio, 2 * np.sqrt(ratio) * np.sin(angle / 2))
+    distance: Float[np.ndarray, "steps 2"] = np.hypot(
+        1 - ratio, 2 * np.sqrt(ratio) * np.sin(angle / 2)
+    )
     return distance
