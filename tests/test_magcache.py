@@ -275,6 +275,7 @@ def test_looking_at_short_runs_first_changes_no_plan(seed, monkeypatch):
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_are_planned_within_two_seconds():
     """In a process of its own, where annotations are not checked, and by its own time."""
     curve = ",".join(map(str, made_up_curve(1000)))
@@ -288,6 +289,7 @@ def test_a_thousand_steps_are_planned_within_two_seconds():
 
 PLANS = """
 import json, sys, time
+from wanjax.cli.main import main
 
 seconds = {}
 for K in (1, 4, 50, 999):

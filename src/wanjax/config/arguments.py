@@ -10,9 +10,9 @@ quotes.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from wanjax.config.keys import keys, unknown
 from wanjax.config.saved import SUFFIXES
@@ -73,7 +73,7 @@ def _position(arg: str, presets: Collection[str]) -> str:
         return f"prompt={arg}"
     if _is_switch(arg):
         return f"{arg}=True"
-    if "/" in arg or Path(arg).is_dir():
+    if "/" in arg or os.path.isdir(arg):
         return f"model={arg}"
     if arg.startswith("-"):
         raise UsageError(f"{arg}: settings are written key=value or --key value")

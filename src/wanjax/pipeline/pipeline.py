@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,7 +79,7 @@ class WanPipeline(Abilities):
         `UsageError` (or its `CheckpointError`) for what cannot work.
         """
         name = str(name_or_path)
-        is_model = "/" in name or Path(name).exists()
+        is_model = "/" in name or os.path.exists(name)
         arguments = [f"model={name}"] if is_model else [name]
         values = {"compilation_cache": False} | values
         # a call brings prompt and output
