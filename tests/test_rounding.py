@@ -9,13 +9,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+from other_layouts import save_narrow
 from safetensors.numpy import load_file, save_file
 from small_folder import SMALL_RUN
 
 import wanjax
 from wanjax.checkpoints.rounding import round_rows
 from wanjax.config.resolve import resolve
+from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.layers import Linear
+from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.compiling import device_bytes
 from wanjax.planning.run import prepare
 
@@ -100,6 +103,74 @@ def test_loras_are_merged_before_rounding_or_kept_apart(small_folder, tmp_path):
     pipe.set_loras(f"{tmp_path}/lora.safetensors:0.5")
     far, rounding = np.abs(merged - plain).max(), np.abs(make(pipe) - merged).max()
     assert 0 < rounding < far / 5  # the merged one's change is rounded, too
+
+
+WAYS = {"tensor": (1, 1), "rows": (None, 1), "blocks": (2, 4)}  # blocks of each dimension
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("quantize", "way"), [("fp8", "tensor"), ("fp8", "rows"), ("int8", "rows"), ("int8", "blocks")]
+)
+def test_what_a_file_has_in_eight_bits_is_kept(small_folder, tmp_path, quantize, way):
+    parts = eight_bit_files(small_folder, tmp_path, TYPES[quantize], WAYS[way])
+    widened = make(load(small_folder, **parts))
+    pipe = load(small_folder, weights="keep", **parts)
+    np.testing.assert_allclose(make(pipe), widened, atol=3e-5 * np.abs(widened).max())
+    for expert in pipe.components.transformers:
+        kept, whole = expert.blocks.attn1.to_q, expert.blocks.attn2.to_q
+        assert kept.kernel.get_value().dtype == TYPES[quantize]
+        assert kept.scale.get_value().shape == (2, WAYS[way][1], 32)
+        assert whole.scale is None  # which the file has in float32
+    ahead = compile_ahead(pipe, prepare(pipe.config))
+    for thread in ahead:
+        thread.join()
+    programs = len(pipe.programs)
+    make(pipe)
+    assert len(pipe.programs) == programs
+
+
+@pytest.mark.slow
+def test_a_lora_merged_into_what_is_kept_is_rounded_with_it(small_folder, tmp_path):
+    parts = eight_bit_files(small_folder, tmp_path, TYPES["int8"], WAYS["blocks"])
+    name, halves = "transformer.blocks.0.attn1.to_q", {"lora_A": (1, 32), "lora_B": (32, 1)}
+    made = {f"{name}.{h}.weight": RNG.normal(size=s).astype(np.float32) for h, s in halves.items()}
+    save_file(made, tmp_path / "lora.safetensors")
+    lora = f"{tmp_path}/lora.safetensors"
+    widened, plain = make(load(small_folder, lora=lora, **parts)), make(load(small_folder, **parts))
+    kept = make(load(small_folder, lora=lora, weights="keep", **parts))
+    far = np.abs(widened - plain).max()
+    assert 0 < np.abs(kept - widened).max() < far / 5
+
+
+def test_there_must_be_something_to_keep(small_folder):
+    with pytest.raises(
+        CheckpointError, match=r"weights=keep: .*transformer and .*transformer_2 has"
+    ):
+        load(small_folder, weights="keep")
+    with pytest.raises(UsageError, match="quantize=int8 and weights=keep exclude one another"):
+        load(small_folder, weights="keep", quantize="int8")
+
+
+def eight_bit_files(folder, place, dtype, blocks):
+    """Both experts' files with the self-attention of all blocks rounded, a scale a block."""
+    parts = {}
+    for expert in ("transformer", "transformer_2"):
+        tensors = load_file(folder / expert / WEIGHTS)
+        for key in [key for key in tensors if ".attn1." in key and tensors[key].ndim == 2]:
+            rows, columns = blocks[0] or 32, blocks[1]
+            cut = tensors[key].reshape(rows, 32 // rows, columns, 32 // columns).swapaxes(1, 2)
+            values, scale = round_rows(cut.reshape(rows, columns, -1), dtype)
+            values = values.reshape(rows, columns, 32 // rows, 32 // columns).swapaxes(1, 2)
+            tensors[key] = np.ascontiguousarray(values.reshape(32, 32))
+            layer = key.removesuffix("weight")
+            tensors[f"{layer}weight_scale"] = scale if scale.size > 1 else scale.reshape(())
+            if columns > 1:
+                said = b'{"format": "int8_blockwise"}'
+                tensors[f"{layer}comfy_quant"] = np.frombuffer(said, np.uint8)
+        parts[expert] = str(place / f"{expert}.safetensors")
+        save_narrow(tensors, place / f"{expert}.safetensors")
+    return parts
 
 
 def load(folder, **values):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from wanjax.checkpoints.folder import Folder, Model
 from wanjax.checkpoints.load import NOTHING, kept_dtype
 from wanjax.checkpoints.mapping import Rule
 from wanjax.checkpoints.published_models import ModelConfigs
+from wanjax.checkpoints.rounding import Quantize, Rounding
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.models.layers import logical_axes
 from wanjax.parallel.layouts import laid_out
@@ -25,12 +26,22 @@ from wanjax.parallel.sharding import parameter_sharding
 
 @dataclass(frozen=True)
 class AbstractFolder(Folder):
-    """Loads each model as its real folder would, with `jax.ShapeDtypeStruct` for parameters."""
+    """Loads each model as its real folder would, with `jax.ShapeDtypeStruct` for parameters.
+
+    `kept` is what its files have in eight bits; where that is not known, all that can be.
+    """
+
+    kept: Rounding = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: str, configs: ModelConfigs) -> AbstractFolder:
         """`model` is the name for error texts."""
         return cls(Path(model), configs.index, configs=configs.components)
+
+    def rounding(self, quantize: Quantize | None, *, keep: bool = False) -> Rounding:
+        if keep and quantize is None:
+            return self.kept or super().rounding("fp8")
+        return super().rounding(quantize)
 
     def checking(self) -> None:
         """There are no files that could be looked at."""

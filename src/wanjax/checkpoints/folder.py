@@ -39,6 +39,7 @@ from wanjax.checkpoints.rounding import (
     Quantize,
     RoundedFiles,
     Rounding,
+    as_files_have,
     take_rounding,
     to_round,
 )
@@ -146,9 +147,24 @@ class Folder:
             unused=transformer_keys.UNUSED,
         )
 
-    def rounding(self, quantize: Quantize | None) -> Rounding:
-        """How the linear layers of all experts are kept."""
-        return WHOLE if quantize is None else to_round(self._entries("transformer"), quantize)
+    def rounding(self, quantize: Quantize | None, *, keep: bool = False) -> Rounding:
+        """How the linear layers of all experts are kept; `keep`: as their files have them.
+
+        Raises `CheckpointError` where there is nothing to keep.
+        """
+        if quantize is not None:
+            return to_round(self._entries("transformer"), quantize)
+        if not keep:
+            return WHOLE
+        files = [self._files(name, self.transformer_config(name)) for name in self.experts]
+        found = as_files_have(self._entries("transformer"), files)
+        if not found:
+            places = " and ".join(str(of.place) for of in files)
+            raise CheckpointError(
+                f"weights=keep: {places} has no matrix of the blocks in eight bits with a scale "
+                "that can be kept; leave it out, or let quantize=int8 round them"
+            )
+        return found
 
     def lora_form(self, loras: Sequence[Sequence[LoRA]]) -> Form:
         """What has room for the live ones among each expert's LoRAs; reads them alone."""

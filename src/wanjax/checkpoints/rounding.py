@@ -49,15 +49,20 @@ def to_round(wanted: Sequence[Entry], quantize: Quantize) -> dict[str, Kept]:
 def as_files_have(wanted: Sequence[Entry], files: Sequence[TensorFiles]) -> dict[str, Kept]:
     """The layers that all experts' files have rounded in one way, in all blocks."""
     found = {}
+    present = [set(of.keys()) for of in files]
     for path, keys in _kernels(wanted).items():
-        ways = {_kept(of.rounded(key), of.shape(key)) for of in files for key in keys}
+        ways = {
+            _kept(of.rounded(key)) if key in there else None  # what is missing is told later
+            for of, there in zip(files, present, strict=True)
+            for key in keys
+        }
         way = ways.pop()
         if way is not None and not ways:
             found[path] = way
     return found
 
 
-def _kept(rounded: Rounded | None, shape: tuple[int, ...]) -> Kept | None:
+def _kept(rounded: Rounded | None) -> Kept | None:
     if rounded is None:
         return None
     names = {dtype: name for name, dtype in NARROW.items()}
@@ -142,7 +147,7 @@ class RoundedFiles(TensorFiles):
 
     def _is_so(self, name: str) -> bool:
         """Whether the file keeps a tensor as the model does."""
-        return _kept(self.files.rounded(name), self.files.shape(name)) == self._kept[name]
+        return _kept(self.files.rounded(name)) == self._kept[name]
 
     def _scale_of(self, name: str) -> np.ndarray:
         """[outputs, blocks]."""

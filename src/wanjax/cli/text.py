@@ -104,7 +104,7 @@ def _weights(run: Run) -> list[str]:
         "not here": "not here, downloaded at first use",
     }
     config = run.config
-    kept = config.weights_dtype + f", blocks in {config.quantize}" * bool(config.quantize)
+    kept = config.weights_dtype + f", blocks in {config.eight_bits}" * bool(config.eight_bits)
     return [f"weights    {held / 1e9:.3g} GB in {kept}, {where[found.state]}"]
 
 

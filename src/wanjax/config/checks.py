@@ -32,6 +32,11 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
     """
     _check_guidance(config)
     _check_timesteps(config)
+    if config.quantize and config.weights == "keep":
+        raise UsageError(
+            f"quantize={config.quantize} and weights=keep exclude one another: quantize rounds, "
+            "keep takes what the files have"
+        )
     _check_one_cache(config)
     _check_machine(config)
     if command in ("generate", "plan", "compile", "compare", "benchmark", "serve"):

@@ -268,13 +268,18 @@ class _RunKeys:
         "bfloat16",
         "of the transformer's parameters",
         group="Machine",
-        also=("dtype", "precision", "torch_dtype", "weights"),
+        also=("dtype", "precision", "torch_dtype"),
     )
     quantize: Literal["int8", "fp8"] | None = setting(
         None,
         "the matrices of the transformer's blocks in eight bits, with a scale for each output, "
         "rounded as they are loaded",
         also=("quantization", "quant", "fp8", "int8", "fp8_quantization", "dit_quant_scheme"),
+    )
+    weights: Literal["widen", "keep"] = setting(
+        "widen",
+        "of a transformer's files in eight bits: widened to weights_dtype as they are read; keep: "
+        "in eight bits on the device, too",
     )
     activations_dtype: Literal["float32", "bfloat16"] = setting(
         "bfloat16", "of the transformer's arithmetic", also=("dtype", "precision", "torch_dtype")
@@ -413,6 +418,11 @@ class Config(ServerKeys, _RunKeys):
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         own = [f"{n}={v!r}" for n, v in values.items() if v != keys()[n].default]
         return f"Config({', '.join(own)})"
+
+    @property
+    def eight_bits(self) -> str | None:
+        """What the matrices of the transformers' blocks are rounded to, as far as it is known."""
+        return "eight bits" if self.weights == "keep" else self.quantize
 
     @property
     def num_experts(self) -> int:

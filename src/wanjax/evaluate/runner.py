@@ -216,7 +216,7 @@ def weights_of(config: Config) -> tuple[Hashable, ...]:
     given = (config.lora, config.lora_high, config.lora_low)
     loras = expert_loras(*given, config.num_experts)
     merged = (tuple(lora for lora in its_own if not lora.live) for its_own in loras)
-    return (config.quantize, *merged, *sorted(config.parts.items()))
+    return (config.quantize, config.weights, *merged, *sorted(config.parts.items()))
 
 
 def _timing(number: int) -> str:

@@ -47,7 +47,8 @@ def _decode(pipe: WanPipeline, run: Run) -> None:
 
 def _compiling(pipe: WanPipeline, run: Run) -> Compiling:
     configs = pipe.components.folder.model_configs()
-    return Compiling(run, pipe.target, configs, _Ahead(pipe.programs))
+    kept = pipe.components.rounding
+    return Compiling(run, pipe.target, configs, _Ahead(pipe.programs), kept)
 
 
 class _Ahead(AbstractPrograms):

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.published_models import ModelConfigs
+from wanjax.checkpoints.rounding import WHOLE, Rounding
 from wanjax.models.transformer import WanTransformer
 from wanjax.models.vae_stripes import decoder_middle, encoder_middle, rounds
 from wanjax.parallel.mesh import MeshShape
@@ -85,10 +86,18 @@ class Compiling:
     """A run's programs, made by calling the pipeline's functions on what is abstract.
 
     `text` gives `condition` what it needs, and both of them `denoise`; `decode` stands alone.
+    `kept` is what the files have in eight bits, with `weights=keep`.
     """
 
-    def __init__(self, run: Run, target: Target, configs: ModelConfigs, programs: AbstractPrograms):
-        folder = AbstractFolder.of(run.name, configs)
+    def __init__(
+        self,
+        run: Run,
+        target: Target,
+        configs: ModelConfigs,
+        programs: AbstractPrograms,
+        kept: Rounding = WHOLE,
+    ):
+        folder = dataclasses.replace(AbstractFolder.of(run.name, configs), kept=kept)
         self.run, self.target, self.configs = run, target, configs
         self.programs, self.mesh = programs, programs.mesh
         mesh = self.mesh

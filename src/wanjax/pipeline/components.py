@@ -54,7 +54,7 @@ class Components:
         self.vae_config = folder.vae_config()
         self._loras: tuple[list[LoRA], ...] = self._loras_of(config)
         self._form = folder.lora_form(self._loras)
-        self._rounding = folder.rounding(config.quantize)
+        self.rounding = folder.rounding(config.quantize, keep=config.weights == "keep")
         self._outdated: dict[str, list[LoRA]] = {}  # of resting experts: the LoRAs that they have
         self._load = self._loaders(folder, config)
         # of all parts, before anything large is read of one
@@ -154,7 +154,7 @@ class Components:
         return expert_loras(*given, len(self.folder.experts))
 
     def _load_expert(self, load: Callable[..., WanTransformer], number: int) -> WanTransformer:
-        form, rounding = self._form, self._rounding
+        form, rounding = self._form, self.rounding
         return load(
             self.folder.experts[number], loras=self._loras[number], form=form, rounding=rounding
         )
@@ -163,7 +163,7 @@ class Components:
         """Give an expert on the device the LoRAs that it should have."""
         loras = self._outdated.pop(name), self._loras[self.folder.experts.index(name)]
         self._plain.pop(name, None)
-        part, form, rounding = self._parts[name], self._form, self._rounding
+        part, form, rounding = self._parts[name], self._form, self.rounding
         self._parts[name] = self._change_loras(part, name, loras, form, rounding)
 
     @property

@@ -263,7 +263,7 @@ class Footprint:
         if self.mesh.fsdp > 1:
             whole = MeshShape(tensor=self.mesh.tensor)
             layer = layer_bytes(
-                self.transformer, self.config.weights_dtype, whole, self.config.quantize
+                self.transformer, self.config.weights_dtype, whole, self.config.eight_bits
             )
             gathered = _GATHERED_LAYERS * layer
         return max(states * hidden, 2 * hidden + wide + before) + gathered

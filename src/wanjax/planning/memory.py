@@ -105,7 +105,7 @@ def estimate(config: Config, plan: Plan) -> Memory:
     kv_cache = Footprint(config, plan, configs, target, MeshShape()).contexts
     kept = Footprint(config, plan, configs, target, fit.mesh)
     cache = kept.cache(kept.branches)
-    weights = weight_bytes(configs, config.weights_dtype, config.quantize)
+    weights = weight_bytes(configs, config.weights_dtype, config.eight_bits)
     return Memory(kv_cache if config.use_kv_cache else None, cache, fit, weights)
 
 
@@ -136,7 +136,7 @@ def fit_on(
 ) -> Fit:
     """What a run comes to on one mesh."""
     footprint = Footprint(config, plan, configs, target, mesh)
-    weights = component_bytes(configs, config.weights_dtype, mesh, config.quantize)
+    weights = component_bytes(configs, config.weights_dtype, mesh, config.eight_bits)
     for name in EXPERTS[: configs.index.num_experts]:
         weights[name] += ITEM_BYTES[config.weights_dtype] * _live_numbers(config)
     rows = StripeRows(
