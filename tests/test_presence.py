@@ -16,8 +16,10 @@ from huggingface_hub import constants
 from huggingface_hub.errors import DryRunError, LocalEntryNotFoundError
 
 from wanjax.checkpoints.hub import download
-from wanjax.checkpoints.presence import presence, require_folder, require_weights
+from wanjax.checkpoints.presence import commit_of, presence, require_folder, require_weights
 from wanjax.cli.main import main
+from wanjax.config.resolve import resolve
+from wanjax.config.saved import kept
 from wanjax.errors import CheckpointError
 
 WAN = {
@@ -58,16 +60,19 @@ class FakeHub:
     sizes: dict[str, int] = field(default_factory=dict)
     reachable: bool = True
     fetched: list[str] = field(default_factory=list)
+    revisions: set[str | None] = field(default_factory=set)  # that were asked for
 
     def snapshot_download(
         self,
         repo_id,
         *,
+        revision=None,
         allow_patterns=None,
         ignore_patterns=None,
         dry_run=False,
         tqdm_class=None,
     ):
+        self.revisions.add(revision)
         if dry_run:
             if not self.reachable:
                 raise DryRunError("no connection")
@@ -82,11 +87,13 @@ class FakeHub:
         if not self.reachable and not self.folder.exists():
             raise LocalEntryNotFoundError("no connection, and nothing here")
         left = {n for n in self.files for p in ignore_patterns or () if fnmatch(n, p)}
+        left |= {n for n in self.files if not any(fnmatch(n, p) for p in allow_patterns)}
         wanted = {name: text for name, text in self.files.items() if name not in left}
         self.fetched += wanted
         return str(write(self.folder, wanted))
 
-    def hf_hub_download(self, repo_id, filename):
+    def hf_hub_download(self, repo_id, filename, *, revision=None):
+        self.revisions.add(revision)
         self.fetched.append(filename)
         write(self.folder, {filename: self.files[filename]})
         return str(self.folder / filename)
@@ -104,6 +111,13 @@ def hub(tmp_path, monkeypatch):
 def test_a_repository_of_ours_is_fetched(hub):
     assert download("someone/wan") == hub.folder
     assert set(hub.fetched) == set(WAN)
+
+
+def test_nothing_but_safetensors_json_and_tokenizers_is_fetched(hub):
+    hub.files |= dict.fromkeys(["x.py", "x.bin", "vae/x.pth", "x.exe", "README.md", "x.pkl"], "")
+    assert download("someone/wan", revision="v1.0") == hub.folder
+    assert set(hub.fetched) == set(WAN)
+    assert hub.revisions == {"v1.0"}
 
 
 def test_parts_that_are_here_are_not_fetched(hub):
@@ -234,3 +248,34 @@ def test_presets_and_plans_say_what_is_here_and_how_large_it_is(cache, capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["model_is"] == "here"
     assert facts["weight_bytes"] == pytest.approx(14.7e9, rel=0.005)
+
+
+def test_the_commit_that_ran_is_known(cache):
+    model = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    assert commit_of(model, None) == commit_of(model, "main") == cache.name
+    assert commit_of(model, cache.name) == cache.name
+    assert commit_of(model, "v9") is None
+    assert commit_of("wanjax/tiny/t2v", None) is None
+
+
+@pytest.mark.parametrize("revision", ["../main", "a/../b", "/etc", "a b", "-x", "a//b", ".hidden"])
+def test_revisions_that_can_be_none(revision, capsys):
+    assert main(["plan", "wan2.2-t2v-a14b", f"revision={revision}"]) == 2
+    assert f"revision={revision}: must be a commit" in capsys.readouterr().err
+
+
+def test_a_folder_has_no_revision(capsys):
+    assert main(["plan", "tiny-t2v", "revision=main"]) == 2
+    assert "revisions are of models on the Hub" in capsys.readouterr().err
+
+
+def test_records_name_no_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    inside = "image=/home/somebody/photo.png"
+    config = resolve(["tiny-i2v", "prompt=a", inside, "output=/home/somebodyelse/x.mp4"], "show")
+    written = json.dumps(kept(config))
+    assert '"~/photo.png"' in written
+    assert "/home/somebody/" not in written
+    assert "/home/somebodyelse/x.mp4" in written
+    assert "hf_secret" not in written

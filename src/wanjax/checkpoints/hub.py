@@ -33,10 +33,17 @@ class _Silent(tqdm):  # type: ignore[type-arg]  # it takes none when it runs
         super().__init__(*args, **options | {"disable": True})
 
 
-def download(repo_id: str, *, quiet: bool = False, without: Collection[str] = ()) -> Path:
+def download(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    quiet: bool = False,
+    without: Collection[str] = (),
+) -> Path:
     """The folder of a Hub repository, downloaded where it is not yet here; `quiet`: without bars.
 
-    The weights of the parts in `without` stay there.
+    Of a commit, tag or branch, by default of the newest state. Nothing but safetensors, JSON and
+    the tokenizer's files is fetched, and the weights of the parts in `without` stay there.
 
     A repository that is no model of ours is refused before anything large is fetched, as is one
     for which the disk has no room. Without a connection what the Hub's cache has is taken. Raises
@@ -44,10 +51,11 @@ def download(repo_id: str, *, quiet: bool = False, without: Collection[str] = ()
     """
     bars = _Silent if quiet else None
     try:
-        _check(repo_id, without)
+        _check(repo_id, revision, without)
         return Path(
             huggingface_hub.snapshot_download(
                 repo_id,
+                revision=revision,
                 allow_patterns=_PATTERNS,
                 ignore_patterns=_weights(without),
                 tqdm_class=bars,
@@ -65,17 +73,17 @@ def _weights(parts: Collection[str]) -> list[str]:
     return [f"{part}/*.safetensors" for part in parts]
 
 
-def _check(repo_id: str, without: Collection[str]) -> None:
+def _check(repo_id: str, revision: str | None, without: Collection[str]) -> None:
     """Raise `CheckpointError` for a repository that should not be downloaded."""
     try:
         files: Sequence[Any] = huggingface_hub.snapshot_download(
-            repo_id, dry_run=True, tqdm_class=_Silent
+            repo_id, revision=revision, dry_run=True, tqdm_class=_Silent
         )
     except DryRunError:
         return  # no connection: it is here already, or `snapshot_download` says what is wrong
     names = {file.filename for file in files}
     require_layout(repo_id, names)
-    index = Path(huggingface_hub.hf_hub_download(repo_id, "model_index.json"))
+    index = Path(huggingface_hub.hf_hub_download(repo_id, "model_index.json", revision=revision))
     require_parts(repo_id, names, parse(ModelIndex, index), without)
     unwanted = _weights(without)
     wanted = [f for f in files if _is_any(f.filename, _PATTERNS)]

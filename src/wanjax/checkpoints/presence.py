@@ -5,6 +5,7 @@ Looks at names and small JSON files alone: no JAX, no network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from wanjax.checkpoints.published_models import published
 from wanjax.errors import CheckpointError
 
 _INDEX = "model_index.json"
+_REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 # What shows that files are laid out in another way, and what to do about it.
 _FILES = (
@@ -59,14 +61,35 @@ def presence(model: str, parts: Collection[str] = ()) -> Presence:
     return Presence("in part" if lacking else "here", folder, lacking)
 
 
-def cached(repo_id: str) -> Path | None:
-    """Where the Hub's cache has the newest revision that was asked for, whole or not."""
+def cached(repo_id: str, revision: str | None = None) -> Path | None:
+    """Where the Hub's cache has a commit, tag or branch, by default the newest state that was
+    asked for, whole or not. The folder's name is the commit."""
     repository = Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}")
-    revision = repository / "refs" / constants.DEFAULT_REVISION
-    if not revision.is_file():
-        return None
-    snapshot = repository / "snapshots" / revision.read_text(encoding="utf-8").strip()
+    name = revision or constants.DEFAULT_REVISION
+    known = repository / "refs" / name
+    commit = known.read_text(encoding="utf-8").strip() if known.is_file() else name
+    snapshot = repository / "snapshots" / commit
     return snapshot if snapshot.is_dir() else None
+
+
+def require_revision(model: str, revision: str | None) -> None:
+    """Raise `CheckpointError` for a revision that can be none, or of a model that is no Hub id."""
+    if revision is None:
+        return
+    if not _REVISION.fullmatch(revision):
+        raise CheckpointError(
+            f"revision={revision}: must be a commit, a tag or a branch, such as main"
+        )
+    if locate(model) is not None:
+        raise CheckpointError(
+            f"revision={revision}: {model} is a folder; revisions are of models on the Hub"
+        )
+
+
+def commit_of(model: str, revision: str | None) -> str | None:
+    """The commit of a model on the Hub that this machine has; None for a folder."""
+    folder = None if locate(model) is not None else cached(model, revision)
+    return None if folder is None else folder.name
 
 
 def needed(index: ModelIndex) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from wanjax.caching import METHODS
 from wanjax.caching.method import keys_of
 from wanjax.checkpoints.loras import expert_loras, expert_named
-from wanjax.checkpoints.presence import require_folder
+from wanjax.checkpoints.presence import require_folder, require_revision
 from wanjax.config.keys import Config, active_methods
 from wanjax.config.own_files import check_own_files
 from wanjax.errors import UsageError
@@ -85,6 +85,7 @@ def _check_many(config: Config) -> None:
 def _check_model(config: Config) -> None:
     if config.model is None:
         raise UsageError("model is missing: name a preset, a folder or a Hub id")
+    require_revision(config.model, config.revision)
     require_folder(config.model)
     for part, place in config.parts.items():
         if not place.exists():

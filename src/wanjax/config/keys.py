@@ -42,6 +42,9 @@ class _RunKeys:
         also=("checkpoint", "ckpt", "ckpt_dir", "model_path", "model_id", "path"),
         path=True,
     )
+    revision: str | None = setting(
+        None, "commit, tag or branch of a model on the Hub; null: the newest state"
+    )
     task: Literal["t2v", "i2v", "ti2v"] = setting(
         "t2v", "text or image to video, or a model of both (ti2v: by whether there is an image)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections import Counter
@@ -119,7 +120,15 @@ def kept(config: Config) -> dict[str, Any]:
     fields = keys().items()
     names = [n for n, f in fields if f.metadata["kept"] and _is_of_generate(f.metadata)]
     # a method that was registered after the configuration was made is off there
-    return {name: getattr(config, name) for name in names if hasattr(config, name)}
+    return {name: _shareable(getattr(config, name)) for name in names if hasattr(config, name)}
+
+
+def _shareable(value: Any) -> Any:
+    """A path in the home folder without that folder's name, which is whose it is."""
+    home = os.path.expanduser("~")
+    if isinstance(value, str) and len(home) > 1 and f"{value}/".startswith(f"{home}/"):
+        return "~" + value[len(home) :]
+    return value
 
 
 def digests(config: Config) -> dict[str, str]:

@@ -159,10 +159,11 @@ class Runner:
     @cached_property
     def _folder(self) -> Path:
         """The model's, which is downloaded if it is not here."""
-        model = str(self.configs[self.references[0]].model)
+        config = self.configs[self.references[0]]
+        model = str(config.model)
         if "pipe" in self.__dict__:
             return self.pipe.components.folder.path
-        return locate(model) or cached(model) or self.pipe.components.folder.path
+        return locate(model) or cached(model, config.revision) or self.pipe.components.folder.path
 
     def _measure(
         self, name: str, clip: Clip, records: Records, frames: dict[str, Frames]

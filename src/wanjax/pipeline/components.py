@@ -108,7 +108,12 @@ class Components:
                 place = Path(config.model)  # of which nothing is read
                 return cls(Folder(place, known.index, None, parts, known.components), config, mesh)
         if path is None:
-            path = download(config.model, quiet=config.quiet, without=parts.keys())
+            path = download(
+                config.model,
+                revision=config.revision,
+                quiet=config.quiet,
+                without=parts.keys(),
+            )
         folder = Folder.open(path, parts)
         require_weights(path, parts.keys())
         if other := parts.keys() - needed(folder.index):

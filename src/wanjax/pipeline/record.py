@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from wanjax.checkpoints.presence import commit_of
 from wanjax.config.keys import Config
 from wanjax.config.saved import digests, kept
 from wanjax.media.video_files import VideoFile
@@ -22,6 +23,7 @@ def make_record(config: Config, video: Video, file: VideoFile) -> dict[str, Any]
     stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
     return {
         "config": kept(config),
+        "model_commit": commit_of(str(config.model), config.revision),
         "inputs": digests(config),
         "plan": video.plan.to_dict() | video.memory.to_dict(),
         "video": file.to_dict(),
