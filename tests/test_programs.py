@@ -56,6 +56,15 @@ def test_what_compiling_took():
     assert programs.waited >= programs.seconds
 
 
+def test_of_more_sizes_than_are_kept_the_first_is_forgotten():
+    programs = Programs(most=2)
+    sizes = [np.ones(size, np.float32) for size in (1, 2, 3)]
+    first, *_ = (programs.get(_scale, (2,), (x,)) for x in sizes)
+    assert len(programs) == 2
+    assert programs.get(_scale, (2,), (sizes[2],)) is programs.get(_scale, (2,), (sizes[2],))
+    assert programs.get(_scale, (2,), (sizes[0],)) is not first
+
+
 def test_programs_can_be_forgotten():
     programs = Programs()
     given = (np.ones(3),)

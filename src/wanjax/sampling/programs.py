@@ -30,19 +30,20 @@ class Programs:
     mesh everything is compiled for none, whatever mesh the caller has set. Raises
     `UsageError` for a mesh whose axes are not automatic.
 
+    At most `most` programs are kept: of sizes that come and go, those compiled first are forgotten.
     `compilations` are those so far, `len()` is the number of programs kept. `watch`, if set,
     is told of each use: function, arguments and compiled program. Threads may ask at once: what
     one compiles the others wait for. What is compiled, by name, happens inside `compiling(name)`,
     such as a progress bar's.
     """
 
-    def __init__(self, mesh: Mesh | None = None) -> None:
+    def __init__(self, mesh: Mesh | None = None, most: int = 256) -> None:
         if mesh is not None and set(mesh.axis_types) - {AxisType.Auto}:
             raise UsageError(
                 "mesh: the models need automatic axes; make the mesh with "
                 "wanjax.parallel.sharding.make_mesh, or with axis_types of AxisType.Auto"
             )
-        self.mesh = mesh
+        self.mesh, self.most = mesh, most
         self.compilations: list[Compilation] = []
         self.watch: Callable[[Any, tuple[Any, ...], Any], None] | None = None
         self.waited = 0.0  # seconds that callers of `get` have spent on compilations
@@ -89,6 +90,8 @@ class Programs:
         with self._lock:
             mine: Future[Callable[..., Any]] = Future()
             program = self._compiled.setdefault(key, mine)  # hashing it takes long: once only
+            if len(self._compiled) > self.most:
+                del self._compiled[next(iter(self._compiled))]
         if program is not mine:
             there = program.done()
             return program.result(), not there
