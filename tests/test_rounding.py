@@ -14,12 +14,15 @@ from safetensors.numpy import load_file, save_file
 from small_folder import SMALL_RUN
 
 import wanjax
+from wanjax.checkpoints.configs import model_configs
 from wanjax.checkpoints.rounding import round_rows
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.layers import Linear
+from wanjax.parallel.targets import parse_target
 from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.compiling import device_bytes
+from wanjax.planning.memory import advice
 from wanjax.planning.run import prepare
 
 RNG = np.random.default_rng(0)
@@ -76,6 +79,18 @@ def test_the_14b_model_in_eight_bits():
     )
     assert whole / 2**30 == pytest.approx(26.7, abs=0.1)
     assert eight / 2**30 == pytest.approx(13.8, abs=0.3)
+
+
+def test_eight_bits_are_advised_where_they_would_make_a_run_fit():
+    arguments = ["wan2.2-t2v-a14b", "height=480", "width=832", "target=rtx5090"]
+    config = resolve(arguments, "plan")
+    run, configs = prepare(config), model_configs(config.model)
+    assert not run.memory.fit.fits
+    told = advice(config, run.plan, configs, parse_target(config.target))
+    assert "quantize=int8" in told
+    eight = prepare(resolve([*arguments, "quantize=int8"], "plan"))
+    assert eight.memory.fit.fits
+    assert eight.memory.fit.placement.peak < 18 * 2**30
 
 
 @pytest.mark.slow

@@ -221,9 +221,10 @@ def _changes(config: Config) -> Iterator[tuple[str, Config]]:
     smaller: dict[str, Any] = {
         "batch_guidance": False,
         "weights_dtype": "bfloat16",
-        "quantize": "int8",
         "activations_dtype": "bfloat16",
     }
+    if config.eight_bits is None:
+        smaller["quantize"] = "int8"
     for key, value in smaller.items():
         if getattr(config, key) != value:
             yield f"{key}={value}", replace(config, **{key: value})
