@@ -16,6 +16,7 @@ from small_folder import SMALL_RUN, make_small_folder
 from wanjax.cli.main import main
 from wanjax.media.video_files import read_tags, read_video
 from wanjax.sampling.denoise import StepReport
+from wanjax.serve.jobs import MOST_ATTEMPTS
 
 RATIOS = [1.0] * 12
 CACHED = {"use_magcache": True, "retention_ratio": 0.0, "mag_ratios_base": RATIOS}
@@ -221,12 +222,12 @@ def test_what_was_being_made_when_a_server_ended_is_made_again(small_folder, tmp
 def test_a_job_that_ends_every_server_fails(small_folder, tmp_path):
     with serving(small_folder, tmp_path / "store", work=False) as running:
         video = running.create()
-        for _ in range(3):
+        for _ in range(MOST_ATTEMPTS):
             assert running.server.jobs.claim(video["id"], "killed")
             running.server.jobs.recover()
         failed = running.show(video)
     assert failed["status"] == "failed"
-    assert failed["error"]["message"] == "the server ended 3 times while it made this video"
+    assert failed["error"]["message"] == f"the server ended {MOST_ATTEMPTS} times while it made this video"
 
 
 def test_a_server_that_ends_gives_back_what_it_cannot_finish(small_folder, tmp_path, monkeypatch):

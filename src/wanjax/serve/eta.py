@@ -34,12 +34,15 @@ class Part:
 
 @dataclass
 class _Mean:
-    """A mean that forgets."""
+    """A mean that forgets. The first run of a program counts until there is another."""
 
     seconds: float = 0.0
     count: int = 0
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, cold: bool) -> None:
+        if cold:
+            self.seconds = self.seconds if self.count else seconds
+            return
         self.count += 1
         self.seconds += max(1 / self.count, _NEWEST) * (seconds - self.seconds)
 
@@ -91,13 +94,16 @@ class Speeds:
         with self._lock:
             return [(*key, mean.seconds, mean.count) for key, mean in self._means.items()]
 
-    def add(self, shape: str, part: Part, seconds: float) -> None:
-        """What a part took, each time: of its shape, and of its model for other shapes."""
+    def add(self, shape: str, part: Part, seconds: float, cold: bool = False) -> None:
+        """What a part took, once: of its shape, and of its model for other shapes.
+
+        `cold`: its programs ran for the first time, which takes longer.
+        """
         with self._lock:
-            self._means.setdefault((shape, part.name), _Mean()).add(seconds)
+            self._means.setdefault((shape, part.name), _Mean()).add(seconds, cold)
             rate = seconds / part.work if part.work else seconds
             for name in (part.name, *(["any"] if part.work and part.name != SAVE else [])):
-                self._means.setdefault((_everywhere(shape), name), _Mean()).add(rate)
+                self._means.setdefault((_everywhere(shape), name), _Mean()).add(rate, cold)
 
     def seconds(self, shape: str, part: Part) -> float | None:
         """What it takes once; None where nothing like it was measured yet."""
@@ -143,9 +149,10 @@ class Course:
     def __post_init__(self) -> None:
         self.left = {name: part.count for name, part in self.parts.items()}
 
-    def done(self, name: str, seconds: float, count: float = 1.0) -> None:
-        """So much of a part has ended, which would take `seconds` for all of it."""
-        self.took.setdefault(name, []).append(seconds)
+    def done(self, name: str, seconds: float | None, count: float = 1.0) -> None:
+        """So much of a part has ended, which would take `seconds` (if known) for all of it."""
+        if seconds is not None:
+            self.took.setdefault(name, []).append(seconds)
         self.left[name] = max(0.0, self.left.get(name, 0.0) - count)
         self.share = max(self.share, self._share())
 
@@ -176,7 +183,8 @@ class Course:
 
     def _by_work(self, part: Part) -> float | None:
         """From what this run itself has had to do so far."""
-        done = [(sum(s), len(s) * self.parts[n].work) for n, s in self.took.items() if n != SAVE]
+        steps = {n: took for n, took in self.took.items() if n.startswith("step")}
+        done = [(sum(took), len(took) * self.parts[n].work) for n, took in steps.items()]
         work = sum(amount for _, amount in done)
         return part.work * sum(seconds for seconds, _ in done) / work if work else None
 

@@ -28,7 +28,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 from wanjax.errors import UsageError
 
 State = Literal["queued", "in_progress", "completed", "failed"]
-MOST_ATTEMPTS = 3  # a job amid which the server ended so often has ended the server
+MOST_ATTEMPTS = 5  # a job amid which the server ended so often has ended the server
 
 
 class _Base(MappedAsDataclass, DeclarativeBase):
@@ -97,6 +97,7 @@ class Jobs:
 
     def __init__(self, url: str):
         self.engine = _engine(url)
+        self._waiting: dict[str, Job] = {}  # whose rows do not change
 
     def close(self) -> None:
         self.engine.dispose()
@@ -131,8 +132,20 @@ class Jobs:
         return Page(found[:limit], len(found) > limit)
 
     def queued(self) -> Sequence[Job]:
-        """Those that wait, the oldest first."""
-        return self._in("queued")
+        """Those that wait, the oldest first; what was read once is not read again."""
+        query = select(Job.id).where(Job.state == "queued").order_by(Job.number)
+        with self._session() as session:
+            ids = session.scalars(query).all()
+            known = self._waiting  # another thread may put another in its place
+            found = {video: known[video] for video in ids if video in known}
+            for video in ids:
+                if video in known:
+                    continue
+                job = session.scalar(select(Job).where(Job.id == video))
+                if job is not None:
+                    found[video] = job
+        self._waiting = found
+        return [found[video] for video in ids if video in found]
 
     def running(self) -> Sequence[Job]:
         return self._in("in_progress")

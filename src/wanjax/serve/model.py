@@ -86,7 +86,7 @@ class Model:
         return run
 
     def _planned(self, config: Config) -> Run:
-        """A run of the same plan; planning a forecast takes seconds, and only one may."""
+        """A run of the same plan; planning a forecast takes seconds: one at a time."""
         same: dict[str, Any] = {
             "prompt": "",
             "negative_prompt": "",
@@ -95,6 +95,8 @@ class Model:
             "output": None,
         }
         key = replace(config, image=None, last_image=None, fit_image=False, **same)
+        if (known := self._plans.get(key)) is not None:
+            return known
         with self._planning:
             if key not in self._plans:
                 self._plans[key] = prepare(key)

@@ -12,6 +12,7 @@ from wanjax.serve.jobs import Job, Jobs
 from wanjax.serve.order import Waiting, in_order
 
 _FRESH = 1.0  # seconds that an order is good for: other servers may take jobs, too
+_KEEPING = 10.0  # seconds between two times that speeds are kept
 _UNKNOWN = 1.0  # seconds that a job counts with where nothing like it was measured
 
 
@@ -34,6 +35,7 @@ class Queue:
         self.models = frozenset(models)  # whose jobs are taken
         self.jobs, self.owner, self.most = jobs, owner, most
         self.speeds = Speeds(jobs.speeds())
+        self._kept = -_KEEPING
         self._had: dict[str, float] = {}  # seconds of each client
         self._last: str | None = None  # programs of the last job
         self._changed, self._version = threading.Condition(), 0
@@ -78,8 +80,14 @@ class Queue:
         self, job: Job, result: dict[str, object], seconds: float, keep: float | None
     ) -> bool:
         self._spend(job.client, seconds)
-        self.jobs.keep_speeds(self.speeds.rows())
+        if time.monotonic() - self._kept > _KEEPING:
+            self.keep_speeds()
         return self.jobs.complete(job.id, self.owner, result, keep)
+
+    def keep_speeds(self) -> None:
+        """For the next server."""
+        self.jobs.keep_speeds(self.speeds.rows())
+        self._kept = time.monotonic()
 
     def fail(self, job: Job, code: str, message: str, keep: float | None) -> bool:
         return self.jobs.fail(job.id, self.owner, code, message, keep)

@@ -48,6 +48,7 @@ class Video(BaseModel):
     values: dict[str, Any]
     started_at: float | None
     inference_time_s: float | None
+    predicted_time_s: float | None
     stage_durations: dict[str, float] | None
     peak_memory_mb: float | None
     warnings: list[str]
@@ -118,6 +119,7 @@ def video(
             "values": job.values,
             "started_at": job.started_at,
             "inference_time_s": result.get("inference_time_s"),
+            "predicted_time_s": result.get("predicted_time_s"),
             "stage_durations": result.get("stage_durations"),
             "peak_memory_mb": result.get("peak_memory_mb"),
             "warnings": [*facts["warnings"], *result.get("warnings", [])],

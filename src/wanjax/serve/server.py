@@ -56,6 +56,7 @@ class Server:
     def close(self) -> None:
         """End the work: finished within the grace, or given back to the queue."""
         self.worker.stop(self.config.grace)
+        self.queue.keep_speeds()
         self.jobs.close()
         self._lock.release()
 

@@ -156,23 +156,25 @@ class Worker:
         video = self._execute(model, live, frames)
         warm = job.programs in self.compiled
         self.compiled.add(job.programs)
-        self._measure(live, video)
+        self._measure(live, video, cold=not warm)
         result, saving = self._save(model, live, video, folder)
         for sent in pictures.values():
             sent.unlink()
         self.storage.keep(job.id, folder)
-        self.queue.speeds.add(live.course.shape, live.course.parts[SAVE], saving)
+        self.queue.speeds.add(live.course.shape, live.course.parts[SAVE], saving, cold=not warm)
         if video.timings.compile:
             compiling = Part(COMPILE, 1, 0)
             self.queue.speeds.add(live.course.shape, compiling, video.timings.compile)
         took = time.monotonic() - began
-        result |= {"inference_time_s": round(took, 4), "warnings": said}
+        predicted = None if live.told_end is None else round(live.told_end - began, 4)
+        result |= {"inference_time_s": round(took, 4), "predicted_time_s": predicted}
+        result["warnings"] = said
         if not self.queue.complete(job, result, took, self.keep):
             raise CancelledError
         self.metrics.videos.labels("completed").inc()
         self.metrics.made(video, saving, warm)
-        if live.told_end is not None:
-            self.metrics.eta.observe(abs((live.told_end - began) / took - 1))
+        if predicted is not None:
+            self.metrics.eta.observe(abs(predicted / took - 1))
         LOG.info("completed", extra={"video": job.id, "seconds": round(took, 3)})
 
     def _begin(self, job: Job, run: Run, model: Model) -> Live:
@@ -192,7 +194,7 @@ class Worker:
         def step(report: StepReport) -> None:
             nonlocal told
             if report.step.index == 0:
-                self._before_steps(live, report.seconds)
+                self._before_steps(live)
             steps, _ = at[report.step.index]
             name = step_name(run.plan, steps[0])
             live.course.done(name, report.seconds * len(steps), 1 / len(steps))
@@ -216,25 +218,25 @@ class Worker:
             callback=step,
         )
 
-    def _before_steps(self, live: Live, seconds: float) -> None:
+    def _before_steps(self, live: Live) -> None:
         """Prompt, picture and programs are done; how long each took is told in the end."""
-        spent = max(0.0, time.monotonic() - live.since - seconds)
-        first = [name for name in ("text", "condition", COMPILE) if name in live.course.parts]
-        for name in first:
-            live.course.done(name, spent / len(first))
+        for name in ("text", "condition", COMPILE):
+            if name in live.course.parts:
+                live.course.done(name, None)
 
-    def _measure(self, live: Live, video: Video) -> None:
-        """Keep what the parts have taken; where something was compiled seconds say little."""
+    def _measure(self, live: Live, video: Video, cold: bool) -> None:
+        """Keep what the parts have taken."""
         course, timings = live.course, video.timings
         speeds = self.queue.speeds
         for name, seconds in timings.stages.items():
             if name in course.parts:
-                speeds.add(course.shape, course.parts[name], seconds)
+                speeds.add(course.shape, course.parts[name], seconds, cold)
         position = 0
         for steps in live.run.plan.runs:
             own = timings.steps[position : position + len(steps)]
             position += len(steps)
-            speeds.add(course.shape, course.parts[step_name(live.run.plan, steps[0])], sum(own))
+            part = course.parts[step_name(live.run.plan, steps[0])]
+            speeds.add(course.shape, part, sum(own), cold)
         live.course.done("decode", timings.stages["decode"])
         live.since = time.monotonic()
 
