@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
@@ -106,7 +105,7 @@ class Server:
             try:
                 urllib.request.urlopen(f"{self.url}{path}", timeout=5)
                 return
-            except urllib.error.URLError:
+            except OSError:  # refused, or too busy to answer
                 assert self.process.poll() is None, self.log.read_text()
                 time.sleep(0.1)
 

@@ -227,7 +227,10 @@ def test_a_job_that_ends_every_server_fails(small_folder, tmp_path):
             running.server.jobs.recover()
         failed = running.show(video)
     assert failed["status"] == "failed"
-    assert failed["error"]["message"] == f"the server ended {MOST_ATTEMPTS} times while it made this video"
+    assert (
+        failed["error"]["message"]
+        == f"the server ended {MOST_ATTEMPTS} times while it made this video"
+    )
 
 
 def test_a_server_that_ends_gives_back_what_it_cannot_finish(small_folder, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import (
     JSON,
+    Connection,
     CursorResult,
     Engine,
     Index,
@@ -29,6 +30,7 @@ from wanjax.errors import UsageError
 
 State = Literal["queued", "in_progress", "completed", "failed"]
 MOST_ATTEMPTS = 5  # a job amid which the server ended so often has ended the server
+_LOCK = 0x77616E6A6178  # of ours, among a database's advisory locks
 
 
 class _Base(MappedAsDataclass, DeclarativeBase):
@@ -97,9 +99,12 @@ class Jobs:
 
     def __init__(self, url: str):
         self.engine = _engine(url)
+        self._alone = _hold(self.engine, url)
         self._waiting: dict[str, Job] = {}  # whose rows do not change
 
     def close(self) -> None:
+        if self._alone is not None:
+            self._alone.close()
         self.engine.dispose()
 
     def add(self, job: Job, most_queued: int) -> bool:
@@ -265,6 +270,22 @@ def _engine(url: str) -> Engine:
         shown = url.partition("://")[0]  # the rest may have a password
         raise UsageError(f"database={shown}://...: {reason}") from error
     return engine
+
+
+def _hold(engine: Engine, url: str) -> Connection | None:
+    """A connection that keeps other servers from this database, while it is open.
+
+    SQLite's is in the store, which has a lock of its own. Raises `UsageError`.
+    """
+    if engine.dialect.name != "postgresql":
+        return None
+    connection = engine.connect()
+    if connection.scalar(select(func.pg_try_advisory_lock(_LOCK))):
+        connection.commit()  # the lock is the session's
+        return connection
+    connection.close()
+    engine.dispose()
+    raise UsageError(f"database={url.partition('://')[0]}://...: another server uses it")
 
 
 def _durable(connection: Any, record: Any) -> None:

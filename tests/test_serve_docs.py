@@ -1,0 +1,66 @@
+"""The examples of docs/serve.md, against a server."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving import serving
+
+PAGE = (Path(__file__).parents[1] / "docs/serve.md").read_text(encoding="utf-8")
+
+
+def example(language: str, of: str, url: str) -> str:
+    (block,) = [b for b in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if of in b]
+    return block.replace("http://localhost:8000", url).replace("localhost:8000", url)
+
+
+@pytest.fixture(scope="module")
+def server(small_folder, tmp_path_factory):
+    cached = ["use_magcache=True", f"mag_ratios_base={[1.0] * 40}"]
+    with serving(small_folder, tmp_path_factory.mktemp("store"), *cached) as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_the_example_in_python(server, tmp_path):
+    code = example("python", "openai", server.url)
+    told = run([sys.executable, "-W", "ignore", "-c", code], tmp_path)
+    assert told.startswith("completed #")
+    assert (tmp_path / "ball.mp4").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_example_in_javascript(server, tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("There is no Node here.")
+    (tmp_path / "example.mjs").write_text(example("js", "fetch", server.url))
+    told = run(["node", "example.mjs"], tmp_path)
+    assert "completed 100 %" in told
+    assert re.search(r"\d{4,} bytes", told)
+
+
+@pytest.mark.slow
+def test_the_examples_with_curl(server, tmp_path):
+    if shutil.which("curl") is None:
+        pytest.skip("There is no curl here.")
+    code = example("sh", "curl", server.url)
+    create, *rest = code.replace("\\\n", " ").splitlines()
+    video = re.search(r"video_[0-9a-f]{32}", run(["bash", "-c", create], tmp_path))
+    assert video is not None
+    server.wait({"id": video[0]})
+    for line in rest:
+        answer = run(["bash", "-c", line.replace("video_...", video[0])], tmp_path)
+        assert "error" not in answer or '"error":null' in answer
+    assert (tmp_path / "ball.mp4").stat().st_size > 1000
+    assert server.ask(f"/v1/videos/{video[0]}")[0] == 404
+
+
+def run(command, folder) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

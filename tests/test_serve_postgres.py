@@ -1,0 +1,78 @@
+"""The queue in Postgres, of the system's packages, started here and ended again."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from serving import serving
+
+from wanjax.errors import UsageError
+from wanjax.serve.jobs import Jobs
+
+pytest.importorskip("psycopg", reason="Postgres' client is not installed: pip install psycopg")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """The URL of a new database on a socket of its own."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
+    if not found:
+        pytest.skip("Postgres is not installed: `apt-get install postgresql`.")
+    folder, bin = tmp_path_factory.mktemp("postgres"), Path(found[-1])
+    user = None
+    if os.geteuid() == 0:  # as whom it does not run
+        user = next((u for u in ("postgres", "nobody") if _is_user(u)), None)
+        if user is None:
+            pytest.skip("There is no user but root, as whom Postgres does not run.")
+        for parent in (folder, *folder.parents[:2]):
+            parent.chmod(0o755)
+        shutil.chown(folder, user)
+
+    def run(*command):
+        done = subprocess.run(command, user=user, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    data, options = folder / "data", f"-k {folder} -c listen_addresses="
+    run(bin / "initdb", "-D", data, "-U", "wanjax", "-A", "trust")
+    run(bin / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+    yield f"postgresql+psycopg://wanjax@/postgres?host={folder}"
+    run(bin / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="The paths are those of Debian's packages.")
+def test_a_queue_in_postgres(small_folder, tmp_path, database):
+    given = f"database={database}"
+    with serving(small_folder, tmp_path / "one", given, work=False) as before:
+        first, second = before.create(seed=1), before.create(seed=2)
+        assert before.server.jobs.claim(first["id"], "a server that is killed")
+        assert before.server.jobs.told(first["id"], "a server that is killed", 40)
+        with pytest.raises(UsageError, match="another server uses it"):
+            Jobs(database)
+    with serving(small_folder, tmp_path / "one", given) as after:
+        assert after.server.recovered == 1
+        made = [after.made(video) for video in (first, second)]
+        assert made[0] == after.made(after.create(seed=1)) != made[1]
+        _, page, _ = after.ask("/v1/videos?limit=2")
+        assert (len(page["data"]), page["has_more"]) == (2, True)
+        assert after.ask(f"/v1/videos/{first['id']}", method="DELETE")[0] == 200
+        assert after.server.jobs.counts()["completed"] == 2
+    assert not (tmp_path / "one/jobs.db").exists()
+    again = Jobs(database)
+    assert again.speeds()
+    again.close()
