@@ -29,7 +29,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 from wanjax.errors import UsageError
 
 State = Literal["queued", "in_progress", "completed", "failed"]
-MOST_ATTEMPTS = 5  # a job amid which the server ended so often has ended the server
+MOST_ATTEMPTS = 20  # a job amid which the server ended so often has ended the server
 _LOCK = 0x77616E6A6178  # of ours, among a database's advisory locks
 
 

@@ -12,6 +12,7 @@ from wanjax.serve.jobs import Job, Jobs
 from wanjax.serve.order import Waiting, in_order
 
 _FRESH = 1.0  # seconds that an order is good for: other servers may take jobs, too
+_LATER = 10**9  # places
 _KEEPING = 10.0  # seconds between two times that speeds are kept
 _UNKNOWN = 1.0  # seconds that a job counts with where nothing like it was measured
 
@@ -123,8 +124,15 @@ class Queue:
         return self._in_order(self.jobs.queued())
 
     def _in_order(self, jobs: Sequence[Job]) -> list[Waiting]:
+        # a job amid which a server ended comes after its client's others: it may be why
         waiting = [
-            Waiting(job.id, job.client, job.programs, self.seconds(job) or _UNKNOWN, job.number)
+            Waiting(
+                job.id,
+                job.client,
+                job.programs,
+                self.seconds(job) or _UNKNOWN,
+                job.number + _LATER * job.attempts,
+            )
             for job in jobs
             if job.model in self.models
         ]
