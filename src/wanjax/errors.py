@@ -19,6 +19,11 @@ is raised is a fault of this package.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 
 def printable(text: str, longest: int = 2000) -> str:
     """`text` in one line that a terminal shows as it is: control characters, line ends and what
@@ -42,6 +47,32 @@ class NonFiniteError(RunError):
 
 class Notice(UserWarning):
     """Something in what was given that may be meant otherwise; the run goes on."""
+
+
+_listener: ContextVar[Callable[[str], None] | None] = ContextVar("listener", default=None)
+
+
+def notify(text: str, stacklevel: int = 1) -> None:
+    """Say a `Notice`: to whoever listens, else as a warning of `stacklevel` above the caller.
+
+    Python's warnings are set for all threads at once, and a thread that silences its own for a
+    moment, as libraries do, silences others too: a command listens for itself.
+    """
+    listener = _listener.get()
+    if listener is None:
+        warnings.warn(text, Notice, stacklevel=stacklevel + 1)
+    else:
+        listener(text)
+
+
+@contextmanager
+def notices_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """This thread's notices go to `listener` inside."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class CheckpointError(UsageError):

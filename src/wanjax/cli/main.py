@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
 
 from wanjax.cli.interrupts import ended_by_signals
-from wanjax.errors import Notice, RunError, UsageError, printable
+from wanjax.errors import RunError, UsageError, notices_to, printable
 
 USAGE = """\
 usage: wanjax COMMAND [PRESET|FILE.yml] ["PROMPT"] [key=value ...]
@@ -72,9 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: list[str]) -> int:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", Notice)
-            warnings.showwarning = functools.partial(_show, warnings.showwarning, set())
+        with notices_to(functools.partial(_say_once, set())):
             return _dispatch(args)
     except UsageError as error:
         print(f"wanjax: error: {printable(str(error))}", file=sys.stderr)
@@ -95,19 +91,10 @@ def _run(args: list[str]) -> int:
         return 1
 
 
-def _show(
-    otherwise: Callable[..., None],
-    said: set[str],
-    message: Warning | str,
-    *where: Any,
-    **to: Any,
-) -> None:
-    """A notice in one line, and once; other warnings as Python shows them."""
-    if not isinstance(message, Notice):
-        otherwise(message, *where, **to)
-    elif str(message) not in said:
-        said.add(str(message))
-        print(f"warning: {printable(str(message))}", file=sys.stderr)
+def _say_once(said: set[str], notice: str) -> None:
+    if notice not in said:
+        said.add(notice)
+        print(f"warning: {printable(notice)}", file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 
 from wanjax import files
 from wanjax.config.keys import Config, keys
-from wanjax.errors import Notice, UsageError
+from wanjax.errors import UsageError, notify
 from wanjax.media.examples import picture_digest
 from wanjax.validation import named
 
@@ -150,5 +149,5 @@ def _of_record(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     lost = [name for name, value in config.items() if name not in known and value]
     if lost:
         these = ", ".join(f"{name}={config[name]}" for name in lost)
-        warnings.warn(f"{path}: this version has no {these}: left out", Notice, stacklevel=2)
+        notify(f"{path}: this version has no {these}: left out", stacklevel=2)
     return {n: v for n, v in config.items() if n in known and known[n].metadata["kept"]}

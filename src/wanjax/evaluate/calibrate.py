@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
@@ -21,7 +20,7 @@ from wanjax.caching.method import Calibration, Measure
 from wanjax.checkpoints.digest import digest_of
 from wanjax.checkpoints.loras import expert_loras
 from wanjax.config.keys import Config
-from wanjax.errors import Notice, UsageError
+from wanjax.errors import UsageError, notify
 from wanjax.evaluate.growth import PROMPTS, measure_growth
 from wanjax.evaluate.lock import only_one
 from wanjax.files import JSON, read_text, write_json
@@ -207,7 +206,7 @@ class _Progress:
         return whole
 
     def _anew(self, fault: str) -> dict[str, Any]:
-        warnings.warn(f"{fault}: measured again", Notice, stacklevel=2)
+        notify(f"{fault}: measured again", stacklevel=2)
         return {}
 
     def has(self, prompt: int, seed: int) -> bool:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wanjax.checkpoints.digest import content_digest
-from wanjax.errors import Notice, UsageError
+from wanjax.errors import UsageError, notify
 from wanjax.files import atomic_path, read_json, write_json
 from wanjax.media.video_files import save_video
 from wanjax.parallel.hosts import array_from_first, from_first, is_first
@@ -54,7 +53,7 @@ class Store:
             record, fault = {}, str(error)
         if fault is None:
             return record
-        warnings.warn(f"{fault}: this run is made again", Notice, stacklevel=2)
+        notify(f"{fault}: this run is made again", stacklevel=2)
         return None
 
     def _fault(self, variant: str, clip: str, record: Record, fingerprint: str) -> str | None:

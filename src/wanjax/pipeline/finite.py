@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from flax import nnx
 from jaxtyping import Shaped
 
 from wanjax.config.keys import Config
-from wanjax.errors import NonFiniteError, Notice, UsageError
+from wanjax.errors import NonFiniteError, UsageError, notify
 from wanjax.models.transformer import WanTransformer
 from wanjax.sampling.denoise import StepReport
 
@@ -64,7 +63,7 @@ def check_latents(latents: np.ndarray, config: Config, sources: Sources) -> None
     text = f"the denoised latents are not finite (NaN or infinity); {_blamed(sources)}"
     if config.nonfinite != "keep":
         raise NonFiniteError(f"{text}; {_ASK}")
-    warnings.warn(f"{text}: the video is kept as nonfinite=keep asks", Notice, stacklevel=2)
+    notify(f"{text}: the video is kept as nonfinite=keep asks", stacklevel=2)
 
 
 def check_step(report: StepReport, sources: Sources) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator, Sequence
 
 from PIL import Image
 
 from wanjax.config.keys import Config
-from wanjax.errors import Notice
+from wanjax.errors import notify
 from wanjax.media.images import resize_and_crop
 from wanjax.media.tokenizer import Tokenizer, prompt_clean
 from wanjax.tiny.sight import WORLD, about_prompt, is_drawing
@@ -29,7 +28,7 @@ def notice(
     Prompts need the `tokenizer`.
     """
     for text in seen(config, prompts, pictures, tokenizer):
-        warnings.warn(text, Notice, stacklevel=_outside())
+        notify(text, stacklevel=_outside())
 
 
 def seen(
