@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -257,4 +258,10 @@ def _preset_values(name: str) -> dict[str, Any]:
             f"unknown preset {printable(name, 60)}{nearest(name, preset_names())}; presets: "
             + ", ".join(preset_names())
         )
-    return _typed(read_yaml(_PRESETS / f"{name}.yml"), None, where=f"preset {name}: ")
+    return dict(_values_in(name))
+
+
+@cache
+def _values_in(preset: str) -> Mapping[str, Any]:
+    """Of a preset's file, which is a part of this package and read once."""
+    return _typed(read_yaml(_PRESETS / f"{preset}.yml"), None, where=f"preset {preset}: ")
