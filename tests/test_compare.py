@@ -136,6 +136,7 @@ def test_prompts_survive_their_file(tmp_path):
     assert load_prompts(tmp_path / "p.txt") == prompts
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on(pipe, arguments, tmp_path, monkeypatch):
     generated = []
     generate = runner.generate

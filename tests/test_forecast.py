@@ -313,6 +313,7 @@ def test_plans_of_the_bundled_models(name):
     assert default.plan.ideal_speedup >= 3
 
 
+@pytest.mark.slow
 def test_the_predicted_error_grows_with_what_is_skipped():
     errors = [
         prepare(resolve(["tiny-t2v", "use_forecast=True", f"skip_steps={n}"], "plan"))

@@ -20,7 +20,13 @@ COMPILED = [row for row in ROWS if row.file.exists()]
 each_row = pytest.mark.parametrize("row", COMPILED, ids=lambda row: row.file.stem)
 
 
-@each_row
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=() if row == ROWS[0] else pytest.mark.slow, id=row.file.stem)
+        for row in COMPILED
+    ],
+)
 def test_the_plan_is_within_15_percent_of_what_was_compiled(row):
     found, fit = row.read(), prepare(resolve(row.arguments, "plan")).memory.fit
     assert fit.mesh == MeshShape(**found["mesh"])

@@ -68,6 +68,7 @@ def test_outputs_take_a_fortieth_of_the_residuals():
     assert kept["linear"] / kept["repeat"] == 0.025
 
 
+@pytest.mark.slow
 def test_a_plan_for_a_target_says_what_is_where():
     found = run_of("wan2.2-t2v-a14b", "use_magcache=True", "target=h100").to_dict()
     assert found["fits"]
@@ -111,6 +112,7 @@ def test_a_cpu_is_one_device_unless_a_mesh_is_asked_for(a14b):
     assert mesh_shape(asked.config, asked.plan, here) == MeshShape(context=8)
 
 
+@pytest.mark.slow
 def test_advice_is_what_would_fit(a14b):
     target = parse_target("v5e:2x4")
     config, plan, configs = arguments_of(

@@ -213,6 +213,7 @@ def test_a_run_without_room_is_refused_with_what_would_help(small_folder):
         crowded(*PROMPTS)
 
 
+@pytest.mark.slow
 def test_the_vae_takes_stripes_where_frames_do_not_fit(small_folder, pipe):
     expected = pipe(*PROMPTS, height=96).frames
     crowded = load(small_folder, height=96)

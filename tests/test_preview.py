@@ -82,6 +82,7 @@ def test_the_bundled_vaes_fit_is_that_of_its_weights():
     ).read_text()
 
 
+@pytest.mark.slow
 def test_a_vae_without_a_fit_says_how_to_make_one(pipe, tmp_path):
     def preview(report):
         pictures.append(pipe.preview(report, frame=0))

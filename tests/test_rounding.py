@@ -81,6 +81,7 @@ def test_the_14b_model_in_eight_bits():
     assert eight / 2**30 == pytest.approx(13.8, abs=0.3)
 
 
+@pytest.mark.slow
 def test_eight_bits_are_advised_where_they_would_make_a_run_fit():
     arguments = ["wan2.2-t2v-a14b", "height=480", "width=832", "target=rtx5090"]
     config = resolve(arguments, "plan")

@@ -221,6 +221,7 @@ PROGRESS: Mapping[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.slow
 def test_progress_that_is_none(pipe, monkeypatch) -> None:
     progress = Path("c.progress.json")
     prompts = [Prompt("a red ball")]

@@ -107,6 +107,7 @@ def test_striped_encode_equals_the_whole(vae, video, encoded, programs, rows):
     assert_equal(encode_video(vae, video, programs, stripe_rows=rows), encoded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", [False, True])
 def test_other_forms_have_their_own_margins(residual):
     patches = {"is_residual": True, "patch_size": 2, "in_channels": 12, "out_channels": 12}
