@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -318,6 +319,8 @@ class Components:
         self._plain.pop(name, None)  # else the device would keep them
         graph, parameters = nnx.split(self._parts[name])
         self._parts[name] = nnx.merge(graph, move(parameters))
+        del parameters
+        gc.collect()  # flax from 0.12.12 on keeps what it takes apart in circles
 
 
 def _place(x: jax.Array) -> Any:
