@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
-from wanjax.checkpoints.folder import Folder, Model
-from wanjax.checkpoints.load import NOTHING, kept_dtype
-from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.folder import Folder, Loadable, Model
+from wanjax.checkpoints.load import kept_dtype
 from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.checkpoints.rounding import Quantize, Rounding
-from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.models.layers import logical_axes
 from wanjax.parallel.layouts import laid_out
 from wanjax.parallel.sharding import parameter_sharding
@@ -46,23 +40,13 @@ class AbstractFolder(Folder):
     def checking(self) -> None:
         """There are no files that could be looked at."""
 
-    def _load(
-        self,
-        name: str,
-        make: Callable[[], Model],
-        rules: Sequence[Rule],
-        files: Callable[[], TensorFiles],
-        *,
-        dtype: DTypeLike = jnp.float32,
-        mesh: Mesh | None = None,
-        unused: Mapping[str, str] = NOTHING,
-    ) -> Model:
-        graph, parameters = nnx.split(make())
+    def _load(self, part: Loadable[Model]) -> Model:
+        graph, parameters = nnx.split(part.make())
 
         def kept(variable: nnx.Variable[Any]) -> nnx.Variable[Any]:
             shape = tuple(variable.get_value().shape)
-            sharding = parameter_sharding(logical_axes(variable), shape, mesh)
-            as_kept = kept_dtype(variable, dtype)
+            sharding = parameter_sharding(logical_axes(variable), shape, part.mesh)
+            as_kept = kept_dtype(variable, part.dtype)
             place = laid_out(shape, as_kept, sharding)
             return variable.replace(jax.ShapeDtypeStruct(shape, as_kept, sharding=place))
 

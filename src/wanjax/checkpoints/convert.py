@@ -9,22 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
 
 from wanjax.checkpoints.containers import files_of
-from wanjax.checkpoints.folder import Checking, Folder, Model
-from wanjax.checkpoints.load import NOTHING
-from wanjax.checkpoints.mapping import Rule, entries, flat_parameters
+from wanjax.checkpoints.folder import Checking, Folder, Loadable, Model
+from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.checkpoints.stored import DTYPES, NARROW
 from wanjax.checkpoints.tensor_files import Index, TensorFiles
 from wanjax.checkpoints.writing import (
@@ -61,23 +57,13 @@ class Opening(Checking):
 
     sources: dict[str, Source] = field(default_factory=dict)
 
-    def _load(
-        self,
-        name: str,
-        make: Callable[[], Model],
-        rules: Sequence[Rule],
-        files: Callable[[], TensorFiles],
-        *,
-        dtype: DTypeLike = jnp.float32,
-        mesh: Mesh | None = None,
-        unused: Mapping[str, str] = NOTHING,
-    ) -> Model:
-        found = files()
-        model = super()._load(name, make, rules, lambda: found, unused=unused)
+    def _load(self, part: Loadable[Model]) -> Model:
+        found = part.files()
+        model = super()._load(replace(part, files=lambda: found))
         state = nnx.split(model)[1]
         kept = {path: v.get_metadata("keep_float32") for path, v in flat_parameters(state)}
-        wanted = entries(state, rules)
-        self.sources[name] = Source(
+        wanted = entries(state, part.rules)
+        self.sources[part.name] = Source(
             found,
             frozenset(key for e in wanted if kept[e.path] for key in e.keys),
             frozenset(

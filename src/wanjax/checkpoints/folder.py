@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -60,6 +60,23 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 NO_PARTS: Mapping[str, Path] = {}
+
+
+@dataclass(frozen=True)
+class Loadable(Generic[Model]):
+    """What loading a part takes: its name, what makes the model, the rules and the files.
+
+    `files` are opened, and the model is made, when they are asked for. Parameters become `dtype`
+    where their layer does not say otherwise, on `mesh`; `unused` are keys nobody reads, and why.
+    """
+
+    name: str
+    make: Callable[[], Model]
+    rules: Sequence[Rule]
+    files: Callable[[], TensorFiles]
+    dtype: DTypeLike = jnp.float32
+    mesh: Mesh | None = None
+    unused: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
 
 class LoadReport(NamedTuple):
@@ -138,13 +155,15 @@ class Folder:
         Of its linear layers those of `rounding` are kept in eight bits.
         """
         return self._load(
-            name,
-            lambda: self._transformer(name, form, rounding, kernel),
-            transformer_keys.RULES,
-            lambda: self._transformer_files(name, loras, form, rounding),
-            dtype=dtype,
-            mesh=mesh,
-            unused=transformer_keys.UNUSED,
+            Loadable(
+                name,
+                lambda: self._transformer(name, form, rounding, kernel),
+                transformer_keys.RULES,
+                lambda: self._transformer_files(name, loras, form, rounding),
+                dtype=dtype,
+                mesh=mesh,
+                unused=transformer_keys.UNUSED,
+            )
         )
 
     def rounding(self, quantize: Quantize | None, *, keep: bool = False) -> Rounding:
@@ -242,11 +261,13 @@ class Folder:
         """The VAE, always in float32."""
         config = self.vae_config()
         return self._load(
-            "vae",
-            lambda: WanVAE(config, kernel=kernel, rngs=Undrawn()),
-            vae_keys.rules(config),
-            lambda: self._files("vae", config),
-            mesh=mesh,
+            Loadable(
+                "vae",
+                lambda: WanVAE(config, kernel=kernel, rngs=Undrawn()),
+                vae_keys.rules(config),
+                lambda: self._files("vae", config),
+                mesh=mesh,
+            )
         )
 
     def load_text_encoder(
@@ -254,12 +275,14 @@ class Folder:
     ) -> UMT5Encoder:
         config = self._config(UMT5Config, "text_encoder")
         return self._load(
-            "text_encoder",
-            lambda: UMT5Encoder(config, rngs=Undrawn()),
-            umt5_keys.RULES,
-            lambda: self._files("text_encoder", config),
-            dtype=dtype,
-            mesh=mesh,
+            Loadable(
+                "text_encoder",
+                lambda: UMT5Encoder(config, rngs=Undrawn()),
+                umt5_keys.RULES,
+                lambda: self._files("text_encoder", config),
+                dtype=dtype,
+                mesh=mesh,
+            )
         )
 
     def load_image_encoder(
@@ -272,13 +295,15 @@ class Folder:
         """Of Wan 2.1 image to video."""
         config = self._config(CLIPVisionConfig, "image_encoder")
         return self._load(
-            "image_encoder",
-            lambda: CLIPVisionModel(config, kernel=kernel, rngs=Undrawn()),
-            clip_keys.RULES,
-            lambda: self._files("image_encoder", config),
-            dtype=dtype,
-            mesh=mesh,
-            unused=clip_keys.unused(config.num_hidden_layers),
+            Loadable(
+                "image_encoder",
+                lambda: CLIPVisionModel(config, kernel=kernel, rngs=Undrawn()),
+                clip_keys.RULES,
+                lambda: self._files("image_encoder", config),
+                dtype=dtype,
+                mesh=mesh,
+                unused=clip_keys.unused(config.num_hidden_layers),
+            )
         )
 
     def load_image_processor(self) -> ImageProcessor:
@@ -306,23 +331,19 @@ class Folder:
     def _files(self, name: str, config: Any) -> TensorFiles:
         return part_files(name, self.place(name), config)
 
-    def _load(
-        self,
-        name: str,
-        make: Callable[[], Model],
-        rules: Sequence[Rule],
-        files: Callable[[], TensorFiles],
-        *,
-        dtype: DTypeLike = jnp.float32,
-        mesh: Mesh | None = None,
-        unused: Mapping[str, str] = NOTHING,
-    ) -> Model:
+    def _load(self, part: Loadable[Model]) -> Model:
         def report(done: int, total: int) -> None:
             if self.progress is not None:
-                self.progress(LoadReport(name, done, total))
+                self.progress(LoadReport(part.name, done, total))
 
         return load_parameters(
-            make(), rules, files(), dtype=dtype, mesh=mesh, unused=unused, report=report
+            part.make(),
+            part.rules,
+            part.files(),
+            dtype=part.dtype,
+            mesh=part.mesh,
+            unused=part.unused,
+            report=report,
         )
 
 
@@ -332,17 +353,7 @@ class Checking(Folder):
 
     readings: dict[str, Reading] = field(default_factory=dict)
 
-    def _load(
-        self,
-        name: str,
-        make: Callable[[], Model],
-        rules: Sequence[Rule],
-        files: Callable[[], TensorFiles],
-        *,
-        dtype: DTypeLike = jnp.float32,
-        mesh: Mesh | None = None,
-        unused: Mapping[str, str] = NOTHING,
-    ) -> Model:
-        model = make()
-        self.readings[name] = check_files(model, rules, files(), unused)
+    def _load(self, part: Loadable[Model]) -> Model:
+        model = part.make()
+        self.readings[part.name] = check_files(model, part.rules, part.files(), part.unused)
         return model

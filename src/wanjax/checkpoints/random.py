@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
-from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from wanjax.checkpoints.abstract import AbstractFolder
-from wanjax.checkpoints.folder import Model
-from wanjax.checkpoints.load import NOTHING
-from wanjax.checkpoints.mapping import Rule
-from wanjax.checkpoints.tensor_files import TensorFiles
+from wanjax.checkpoints.folder import Loadable, Model
 from wanjax.media.clip_processor import ImageProcessor
 
 
@@ -31,19 +26,8 @@ class RandomFolder(AbstractFolder):
     ones. There is no tokenizer.
     """
 
-    def _load(
-        self,
-        name: str,
-        make: Callable[[], Model],
-        rules: Sequence[Rule],
-        files: Callable[[], TensorFiles],
-        *,
-        dtype: DTypeLike = jnp.float32,
-        mesh: Mesh | None = None,
-        unused: Mapping[str, str] = NOTHING,
-    ) -> Model:
-        abstract = super()._load(name, make, rules, files, dtype=dtype, mesh=mesh, unused=unused)
-        graph, parameters = nnx.split(abstract)
+    def _load(self, part: Loadable[Model]) -> Model:
+        graph, parameters = nnx.split(super()._load(part))
         leaves, structure = jax.tree.flatten(parameters)
         made = [_random(i, like) for i, like in enumerate(leaves)]
         return nnx.merge(graph, jax.tree.unflatten(structure, made))

@@ -46,9 +46,9 @@ def experts_at_hand(fit: Fit, schedule: Schedule, first: int, keys_values: bool)
     The `first` one to denoise, and the other where both stay on the device; not its keys and
     values, which are large.
     """
-    stages = [fit.of_expert(schedule, schedule.experts[phase.start]) for phase in schedule.phases]
-    stay = all(dict(stage.places) == dict(stages[0].places) for stage in stages)
     numbers = [schedule.experts[phase.start] for phase in schedule.phases]
+    places = [dict(fit.of_expert(schedule, number).places) for number in numbers]
+    stay = all(place == places[0] for place in places)
     return numbers if stay and not keys_values else [first]
 
 

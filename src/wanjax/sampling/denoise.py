@@ -122,11 +122,10 @@ def denoise(
             cache = empty_cache(settings, len(step.actions), state.sample, programs.mesh)
             decided = None if decisions is None else decisions.start()
         if decisions is not None:
-            given = arguments(step, step_inputs(step, table, plan), state, cache)
-            read = partial(_read, probes[len(step.actions)], given)
+            read = partial(_read, probes[len(step.actions)], arguments(step, inputs, state, cache))
             step, decided = decisions.decide(decided, step, read)
-            del given  # the state goes to the step, and the expert may have to go
-            steps, inputs = (step,), on_host((step,))
+            if step is not steps[0]:  # which would have computed
+                steps, inputs = (step,), on_host((step,))
         reached: list[Callable[[], SamplerState]] = []  # the state after each but the last
         changes: Changes = {}
         if step.estimated:

@@ -28,7 +28,6 @@ from wanjax.serve.queue import Queue
 from wanjax.serve.storage import Storage
 
 _TOLD = 0.5  # seconds between two notes of progress in the database
-_MOST_PROGRAMS = 256  # kept compiled; each holds memory
 
 
 class CancelledError(Exception):
@@ -147,9 +146,6 @@ class Worker:
         }
         run = model.run(model.configured(job.arguments, job.values, folder, pictures))
         live = self.live = self._begin(job, run, model)
-        if len(model.pipe.programs) > _MOST_PROGRAMS:
-            model.pipe.programs.clear()
-            self.compiled.clear()
         frames = model.pipe.frames(run.config.image, run.config.last_image)
         tokenizer = model.pipe.components.tokenizer
         said = seen(run.config, [run.config.prompt], frames.all, tokenizer)
