@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -226,6 +227,20 @@ def test_two_processes_write_the_file_of_one(small_folder, tmp_path):
         first, second = outcomes(processes)
     assert (first[0], second) == (0, (0, "", ""))
     assert "2 there already" in first[2]
+
+
+@pytest.mark.slow
+def test_two_processes_are_timed_together(small_folder, tmp_path):
+    """Over the devices of both, and process 0 alone tells."""
+    shared = ["benchmark", *small_run(small_folder), "mesh=context:8", "repeats=1"]
+    each = [f"output={tmp_path / name}" for name in ("first.json", "other.json")]
+    with two(*shared, each=each) as processes:
+        first, second = outcomes(processes)
+    assert (first[0], second) == (0, (0, "", "")), first[2]
+    assert "| computed_step |" in (tmp_path / "first.md").read_text()
+    found = json.loads((tmp_path / "first.json").read_text())
+    assert (found["mesh"]["context"], found["device"]["count"]) == (8, 8)
+    assert not (tmp_path / "other.json").exists()
 
 
 @pytest.mark.slow

@@ -25,23 +25,36 @@ from pathlib import Path
 from typing import Any
 
 from wanjax.cli.text import print_table
-from wanjax.config.keys import with_steps
+from wanjax.cli.together import FromFirst, together
+from wanjax.config.keys import Config, with_steps
 from wanjax.config.resolve import arguments, resolve
 from wanjax.files import atomic_path, write_json
 from wanjax.media.names import free
 
+STEPS = 10  # of the runs that are timed, where no other number is asked for
+
 _TITLES = ("stage", "seconds", "fastest", "slowest", "TFLOP", "TFLOP/s", "of matrix rate")
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str]) -> int:
     config = resolve(args, "benchmark")
-    from wanjax.evaluate.benchmark import STEPS, benchmark  # imports JAX
-
     if not any(arg.startswith("num_inference_steps=") for arg in arguments(args)):
         config = with_steps(config, STEPS)
-    made = benchmark(config, _tell)
-    command = shlex.join(["wanjax", "benchmark", *args])
-    found = {"command": command} | made.to_dict()
+    asked = shlex.join(["wanjax", "benchmark", *args])
+
+    def command(config: Config, from_first: FromFirst) -> None:
+        _benchmark(config, asked)
+
+    return together(config, command)
+
+
+def _benchmark(config: Config, asked: str) -> None:
+    from wanjax.evaluate.benchmark import benchmark  # imports JAX
+    from wanjax.parallel.hosts import is_first
+
+    found = {"command": asked} | benchmark(config, _tell).to_dict()
+    if not is_first():
+        return
     assert config.output is not None
     output = Path(config.output if config.overwrite else free(config.output)).expanduser()
     write_json(output, found)

@@ -33,8 +33,6 @@ from wanjax.planning.flops import stage_flops, step_flops
 from wanjax.planning.run import FROM_CONFIG, Run, prepare
 from wanjax.sampling.denoise import StepReport
 
-STEPS = 10  # of the runs that are timed, where no other number is asked for
-
 
 @dataclass(frozen=True)
 class Measured:
