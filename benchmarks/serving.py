@@ -1,21 +1,28 @@
 """What a server does under load, against calling the pipeline in a loop.
 
 python benchmarks/serving.py [jobs=200] [clients=8] [steps=20] [output=FILE.json]
+python benchmarks/serving.py kills=10 [jobs=16] [steps=20]
 
 Starts `wanjax serve` in a process of its own. Clients with a token each send videos of mixed
-settings (dense, MagCache, forecast; two sizes) all at once and wait for them. Reported: videos lost
-and made twice, how fair the order was, how often the programs changed, the time told after two
-steps against the truth, the process's memory after 50 and after all videos, and the seconds from
-the first to the last video against those of the same videos in a loop over the pipeline.
+settings (dense, MagCache, forecast; two sizes) all at once and look at them as often as they are
+told to. Reported: videos lost and made twice, how fair the order was, how often the programs
+changed, the time told after two steps against the truth, the process's memory after 50 and after
+all videos, and the seconds from the first to the last video against those of the same videos in a
+loop over the pipeline that writes the same files: each with its record.
+
+With `kills` the server is killed (SIGKILL) so often at random moments with all videos in its
+queue, and started again; then their bytes are compared with those of a server that was not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import random
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -25,10 +32,12 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 _ANEW = ("compilation_cache=False",)  # as in the loop
+_READY, _ALIVE = 0.7, 1.5  # share of kills after loading; seconds until one, at most
 PROMPTS = ("a red ball moving right", "a blue square moving left")
 KINDS: tuple[dict[str, Any], ...] = (
     {"cache": "none"},
@@ -40,18 +49,61 @@ KINDS: tuple[dict[str, Any], ...] = (
 
 def main(args: Sequence[str]) -> dict[str, Any]:
     given = dict(arg.split("=", 1) for arg in args)
-    jobs, clients = int(given.get("jobs", 200)), int(given.get("clients", 8))
-    sent = make_jobs(jobs, int(given.get("steps", 20)))
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder), clients, *_ANEW) as server:
-        made = server.make(sent)
-        found = judge(sent, made) | server.memory_report()
-    seconds = loop(sent)
-    found |= {"loop_seconds": round(seconds, 2), "throughput": seconds / found["served_seconds"]}
-    found |= {"clients": clients, "load": os.getloadavg()[0], "cores": os.cpu_count()}
+    jobs = int(given.get("jobs", 16 if "kills" in given else 200))
+    clients, sent = int(given.get("clients", 8)), make_jobs(jobs, int(given.get("steps", 20)))
+    with tempfile.TemporaryDirectory() as folder:
+        if "kills" in given:
+            found = killed(sent, int(given["kills"]), Path(folder))
+        else:
+            found = loaded(sent, clients, Path(folder))
+    found |= {"load": os.getloadavg()[0], "cores": os.cpu_count()}
     print(json.dumps(found, indent=2))
     if "output" in given:
         Path(given["output"]).write_text(json.dumps(found, indent=2) + "\n")
     return found
+
+
+def loaded(sent: Sequence[dict[str, Any]], clients: int, folder: Path) -> dict[str, Any]:
+    """The videos by a server, then in a loop."""
+    with Server(folder, clients, *_ANEW) as server:
+        found = judge(sent, server.make(sent)) | server.memory_report()
+    seconds, stages = loop(sent)
+    found |= {"loop_seconds": round(seconds, 2), "throughput": seconds / found["served_seconds"]}
+    return found | {"clients": clients, "loop_seconds_each": stages}
+
+
+def killed(sent: Sequence[dict[str, Any]], kills: int, folder: Path) -> dict[str, Any]:
+    """The videos by a server that is left alone, and by one that is killed again and again."""
+    rng, moments = random.Random(1), []
+    cache = f"compilation_cache={folder / 'cache'}"
+    for name in ("whole", "killed"):
+        (folder / name).mkdir()
+    with Server(folder / "whole", 1, cache) as server:
+        whole = [server.contents(video["id"]) for video in server.make(sent)]
+    with Server(folder / "killed", 1, cache) as server:
+        token = server.tokens[0]
+        ids = [server.ask(token, "/v1/videos", job)["id"] for job in sent]
+        for _ in range(kills):
+            if rng.random() < _READY:
+                server.until_ready()
+            time.sleep(rng.uniform(0.0, _ALIVE))
+            server.kill()
+            moments.append(server.states())
+            server.start()
+        server.until_ready()
+        for video in ids:
+            server.until_done(video)
+        made = [server.contents(video) for video in ids]
+        listed = server.ask(token, "/v1/videos?limit=100")["data"]
+    return {
+        "jobs": len(sent),
+        "kills": kills,
+        "killed_amid_a_video": sum("in_progress" in states for states in moments),
+        "done_at_each_kill": [states.get("completed", 0) for states in moments],
+        "lost": len(sent) - sum(video["status"] == "completed" for video in listed),
+        "doubled": len(listed) - len(set(ids)),
+        "other_bytes": sum(a != b for a, b in zip(made, whole, strict=True)),
+    }
 
 
 def make_jobs(count: int, steps: int) -> list[dict[str, Any]]:
@@ -75,7 +127,8 @@ class Server:
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.command = [sys.executable, "-m", "wanjax", "serve", "tiny-t2v", f"port={port}"]
-        self.command += [f"store={folder / 'store'}", f"tokens={folder / 'tokens'}", *args]
+        self.store = folder / "store"
+        self.command += [f"store={self.store}", f"tokens={folder / 'tokens'}", *args]
         self.log = folder / "log"
         self.memory: dict[int, float] = {}
         self.start()
@@ -115,7 +168,29 @@ class Server:
         request = urllib.request.Request(self.url + path, content, headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             content = answer.read()
-        return json.loads(content) if answer.headers.get_content_subtype() == "json" else content
+        if answer.headers.get_content_subtype() != "json":
+            return content
+        found = json.loads(content)
+        if "openai-poll-after-ms" in answer.headers:
+            found["poll_after"] = int(answer.headers["openai-poll-after-ms"]) / 1000
+        return found
+
+    def contents(self, video: str) -> bytes:
+        content: bytes = self.ask(self.tokens[0], f"/v1/videos/{video}/content")
+        return content
+
+    def until_done(self, video: str) -> None:
+        while True:
+            found = self.ask(self.tokens[0], f"/v1/videos/{video}")
+            assert found["status"] != "failed", found
+            if found["status"] == "completed":
+                return
+            time.sleep(found["poll_after"])
+
+    def states(self) -> Counter[str]:
+        """How many videos are in each state, as the store of a server that is dead has it."""
+        with contextlib.closing(sqlite3.connect(self.store / "jobs.db")) as database:
+            return Counter(state for (state,) in database.execute("select state from jobs"))
 
     def make(self, jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """All jobs, from all clients at once; what became of each."""
@@ -133,7 +208,7 @@ class Server:
                         break  # the others of this client are not done either, as a rule
                     found[i] = video | {"client": number}
                 self._measure(sum(map(bool, found)))
-                time.sleep(0.5)
+                time.sleep(video["poll_after"])
 
         threads = [threading.Thread(target=client, args=(n,)) for n in range(len(self.tokens))]
         for thread in threads:
@@ -181,7 +256,19 @@ def judge(sent: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> dic
         "eta_error_median": round(statistics.median(errors), 4),
         "eta_error_90": round(statistics.quantiles(errors, n=10)[-1], 4),
         "eta_within_5_percent": round(sum(e <= 0.05 for e in errors) / len(errors), 3),
+        "seconds_each": seconds_each(order),
     }
+
+
+def seconds_each(order: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """What a video has cost on average: its stages, the rest of its time, the time between two."""
+    stages: Counter[str] = Counter()
+    for video in order:
+        stages.update(video["stage_durations"])
+        stages["around"] += video["inference_time_s"] - sum(video["stage_durations"].values())
+    for before, after in itertools.pairwise(order):
+        stages["between"] += after["started_at"] - before["started_at"] - before["inference_time_s"]
+    return {name: round(seconds / len(order), 4) for name, seconds in stages.items()}
 
 
 def unfairness(order: Sequence[dict[str, Any]]) -> float:
@@ -198,16 +285,22 @@ def unfairness(order: Sequence[dict[str, Any]]) -> float:
     return most
 
 
-def loop(jobs: Sequence[dict[str, Any]]) -> float:
-    """Seconds of the same videos by the pipeline alone, each written to a file."""
+def loop(jobs: Sequence[dict[str, Any]]) -> tuple[float, dict[str, float]]:
+    """Seconds of the same videos by the pipeline alone, each written to a file with its record.
+
+    And the seconds of each stage, per video.
+    """
     from wanjax.config.resolve import resolve
+    from wanjax.files import write_json
     from wanjax.pipeline.inputs import Prompts
     from wanjax.pipeline.pipeline import WanPipeline
+    from wanjax.pipeline.record import make_record, make_tags
     from wanjax.planning.run import prepare
     from wanjax.serve.requests import read_request
 
     config = resolve(["tiny-t2v", *_ANEW], "show")
     pipe = WanPipeline.from_config(config)
+    stages: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         pipe("a red ball", num_inference_steps=20).save(f"{folder}/first.mp4")  # as a server does
         began = time.perf_counter()
@@ -224,8 +317,17 @@ def loop(jobs: Sequence[dict[str, Any]]) -> float:
                 pipe.frames(None, None),
                 seed=values["seed"],
             )
-            video.save(own["output"])
-        return time.perf_counter() - began
+            saving = time.perf_counter()
+            named = {name: own[name] for name in ("prompt", "seed", "output")}
+            config_of_it = replace(planned[settings].config, **named)
+            (file,) = video.save(own["output"], tags=make_tags(config_of_it))
+            write_json(Path(folder, f"{i}.json"), make_record(config_of_it, video, file))
+            stages.update(video.timings.stages)
+            stages["compile"] += video.timings.compile
+            stages["save"] += time.perf_counter() - saving
+        seconds = time.perf_counter() - began
+    stages["around"] = seconds - sum(stages.values())
+    return seconds, {name: round(spent / len(jobs), 4) for name, spent in stages.items()}
 
 
 if __name__ == "__main__":

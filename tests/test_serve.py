@@ -43,10 +43,11 @@ def test_openais_client_creates_polls_downloads_lists_remixes_and_deletes(client
     assert (done.status, done.progress, done.seconds) == ("completed", 100, "1.125")
     client.videos.download_content(video.id).write_to_file(tmp_path / "ball.mp4")
     assert read_video(tmp_path / "ball.mp4").shape == (9, 32, 48, 3)
-    for variant in ("thumbnail", "spritesheet"):
+    sizes = {"thumbnail": (48, 32), "spritesheet": (144, 96)}  # nine frames
+    for variant in sizes:
         client.videos.download_content(video.id, variant=variant).write_to_file(tmp_path / variant)
         with Image.open(tmp_path / variant) as image:
-            assert image.format == "WEBP"
+            assert (image.format, image.size) == ("WEBP", sizes[variant])
     remix = client.videos.remix(video.id, prompt="a blue square")
     assert (remix.remixed_from_video_id, remix.prompt) == (video.id, "a blue square")
     assert client.videos.poll(remix.id).values == {**done.values, "prompt": "a blue square"}
@@ -137,6 +138,22 @@ def test_deleting_a_running_video_ends_it_within_a_step(server, monkeypatch):
     assert server.wait(after)["status"] == "completed"
     assert len(told) - steps <= 1 + 2
     assert video["id"] not in server.server.storage.ids()
+
+
+def test_what_the_next_shape_needs_compiles_while_a_video_is_made(server, monkeypatch):
+    slow_steps(monkeypatch, 0.05)
+    ahead, worker = [], server.server.worker
+
+    def compile_ahead(pipe, run):
+        ahead.append((run.config.num_frames, worker.live.job.id))
+        return []
+
+    monkeypatch.setattr("wanjax.serve.worker.compile_ahead", compile_ahead)
+    videos = [server.create(num_frames=frames) for frames in (9, 9, 13, 9, 13)]
+    for video in videos:
+        assert server.wait(video)["status"] == "completed"
+    first, same = (video["id"] for video in videos[:2])
+    assert [video in (first, same) for frames, video in ahead if frames == 13] == [True]
 
 
 def test_sync_answers_with_the_video(server):

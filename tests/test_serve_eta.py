@@ -54,6 +54,16 @@ def test_an_estimate_is_what_the_parts_have_taken():
     assert Speeds().estimate(SHAPE, [STEP]) is None
 
 
+def test_a_first_run_which_takes_longer_counts_until_there_is_another():
+    speeds = Speeds()
+    speeds.add(SHAPE, DECODE, 3.0, cold=True)
+    assert (speeds.usual(SHAPE, DECODE), speeds.seconds(SHAPE, DECODE)) == (None, 3.0)
+    speeds.add("tiny|128x64x17", Part("decode", 1, 1000), 1.0)  # the same work in half the time
+    assert speeds.seconds(SHAPE, DECODE) == pytest.approx(0.5)
+    speeds.add(SHAPE, DECODE, 0.6)
+    assert speeds.usual(SHAPE, DECODE) == speeds.seconds(SHAPE, DECODE) == pytest.approx(0.6)
+
+
 def test_another_shape_is_estimated_by_its_work():
     twice = [Part("step blocks", 10, 2000), SKIP, Part("decode", 1, 1000)]
     assert measured().estimate("tiny|128x64x17", twice) == pytest.approx(4 + 0.05 + 1)
@@ -85,12 +95,35 @@ def test_what_is_left_falls_as_parts_end():
     assert course.share == pytest.approx(1 - 0.05 / 2.55)
 
 
+def run_of(speeds: Speeds, steps: list[float]) -> Course:
+    """A run of which so many steps are done."""
+    course = Course(SHAPE, speeds, {part.name: part for part in (STEP, SKIP, DECODE)})
+    for seconds in steps:
+        course.done("step blocks", seconds)
+    return course
+
+
+def jittery() -> Speeds:
+    """Of ten runs that took as long as one another, with steps that did not."""
+    speeds = measured()
+    for _ in range(10):
+        run_of(speeds, [0.15, 0.25] * 5).learn()
+    return speeds
+
+
 def test_two_steps_tell_of_a_busier_machine():
-    parts = {part.name: part for part in (STEP, SKIP, DECODE)}
-    course = Course(SHAPE, measured(), parts)
-    course.done("step blocks", 0.3)
-    course.done("step blocks", 0.3)
-    assert course.remaining() == pytest.approx(1.5 * (8 * 0.2 + 0.05 + 0.5), rel=0.01)
+    course = run_of(measured(), [0.3, 0.3])
+    assert course.remaining() == pytest.approx(1.5 * (8 * 0.2 + 0.05 + 0.5), rel=0.02)
+
+
+def test_two_steps_say_little_where_steps_differ_and_runs_do_not():
+    course = run_of(jittery(), [0.25, 0.25])
+    assert course.remaining() == pytest.approx(8 * 0.2 + 0.05 + 0.5, rel=0.05)
+
+
+def test_steps_that_never_took_so_long_tell_of_a_busier_machine():
+    course = run_of(jittery(), [0.5, 0.5])
+    assert course.remaining() == pytest.approx(2.5 * (8 * 0.2 + 0.05 + 0.5), rel=0.1)
 
 
 def test_a_first_run_is_estimated_from_its_own_steps():

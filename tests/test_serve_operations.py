@@ -165,7 +165,7 @@ def test_a_fault_of_ours_is_told_without_its_trace(small_folder, tmp_path, monke
         assert status == 500
         assert "secret" not in json.dumps(body)
         monkeypatch.undo()
-        monkeypatch.setattr("wanjax.serve.worker.save_thumbnail", fault)
+        monkeypatch.setattr("wanjax.serve.worker.make_record", fault)
         failed = running.wait(running.create(num_inference_steps=1))
         assert failed["error"] == {
             "code": "server_error",

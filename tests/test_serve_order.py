@@ -25,7 +25,7 @@ def programs(jobs):
 
 def test_one_client_of_one_shape_is_served_in_turn():
     jobs = waiting("ann a", "ann a", "ann a")
-    assert in_order(jobs, {}) == jobs
+    assert list(in_order(jobs, {})) == jobs
 
 
 def test_a_client_that_sends_one_does_not_wait_for_one_that_sends_many():
@@ -45,7 +45,7 @@ def test_no_client_gets_further_ahead_than_compiling_is_worth():
     told = [f"{name} {rng.choice('abc')}" for name in ("ann", "bob", "eve") for _ in range(30)]
     rng.shuffle(told)
     seconds, spent = 5.0, dict.fromkeys(("ann", "bob", "eve"), 0.0)
-    ordered = in_order(waiting(*told, seconds=seconds), {})
+    ordered = list(in_order(waiting(*told, seconds=seconds), {}))
     left = dict.fromkeys(spent, 30)
     for job in ordered:
         spent[job.client] += seconds

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from wanjax.pipeline.compiling import Compiling
+from wanjax.pipeline.inputs import start_latents
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.planning.run import Run
 from wanjax.sampling.abstract import AbstractProgram, AbstractPrograms, Figures
@@ -27,7 +28,7 @@ def compile_ahead(pipe: WanPipeline, run: Run) -> list[threading.Thread]:
         return []
     threads = [
         threading.Thread(target=make, args=(pipe, run), name=make.__name__)
-        for make in (_until_latents, _decode)  # neither needs the other
+        for make in (_until_latents, _decode, _noise)  # none needs another
     ]
     for thread in threads:
         thread.start()
@@ -43,6 +44,11 @@ def _until_latents(pipe: WanPipeline, run: Run) -> None:
 def _decode(pipe: WanPipeline, run: Run) -> None:
     with suppress(Exception):  # as above
         _compiling(pipe, run).decode()
+
+
+def _noise(pipe: WanPipeline, run: Run) -> None:
+    with suppress(Exception):  # as above
+        start_latents(pipe.latents_shape(run.config), 1, run.config.seed, None)
 
 
 def _compiling(pipe: WanPipeline, run: Run) -> Compiling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from importlib.metadata import version
 from typing import Any
@@ -50,6 +51,11 @@ def environment() -> dict[str, Any]:
             "count": jax.device_count(),
         },
         "host": host(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": _versions(),
         "commit": commit(),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}

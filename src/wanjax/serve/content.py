@@ -8,6 +8,7 @@ from starlette.responses import Response, StreamingResponse
 
 from wanjax.serve.errors import ApiError
 from wanjax.serve.jobs import Job
+from wanjax.serve.pictures import save_spritesheet, save_thumbnail
 from wanjax.serve.server import Server
 
 _VARIANTS = {
@@ -16,6 +17,7 @@ _VARIANTS = {
     "spritesheet": ("spritesheet.webp", "image/webp"),
     "record": ("record.json", "application/json"),
 }
+_PICTURES = {"thumbnail": save_thumbnail, "spritesheet": save_spritesheet}
 _RANGE = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 
 
@@ -32,6 +34,8 @@ def content(server: Server, job: Job, variant: str, asked: str | None) -> Respon
     if job.state != "completed":
         raise ApiError(400, f"this video is {job.state}: wait for it", code="video_not_ready")
     name, kind = _VARIANTS[variant]
+    if variant in _PICTURES:
+        server.draw(job.id, name, _PICTURES[variant])
     size = server.storage.size(job.id, name)
     if size is None:
         raise ApiError(404, f"{variant} of {job.id} is gone", code="video_not_found")

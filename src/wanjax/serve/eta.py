@@ -20,7 +20,8 @@ from wanjax.planning.run import Run
 
 COMPILE, SAVE = "compile", "save"
 _NEWEST = 0.3  # weight of the newest of many measurements
-_FEW = 3  # so many steps of a kind say all about the others in the same run
+_RECENT = 16  # steps that tell how busy the machine is
+_SURPRISE = 3.0  # standard deviations
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,22 @@ class _Mean:
             return
         self.count += 1
         self.seconds += max(1 / self.count, _NEWEST) * (seconds - self.seconds)
+
+
+@dataclass
+class _Spread:
+    """How seconds differ in a shape, as variances: a run's pace (its seconds over the usual
+    ones), and a step's seconds from its run's pace, per usual second."""
+
+    runs: float = 0.05  # until there are some
+    steps: float = 0.001
+    count: int = 0
+
+    def add(self, runs: float, steps: float) -> None:
+        self.count += 1
+        weight = max(1 / (self.count + 1), _NEWEST / 2)
+        self.runs += weight * (runs - self.runs)
+        self.steps += max(1 / self.count, _NEWEST / 2) * (steps - self.steps)
 
 
 def shape_of(model: str, config: Config) -> str:
@@ -88,6 +105,7 @@ class Speeds:
 
     def __init__(self, rows: Iterable[tuple[str, str, float, int]] = ()):
         self._means = {(shape, name): _Mean(seconds, count) for shape, name, seconds, count in rows}
+        self._spreads: dict[str, _Spread] = {}  # of shapes
         self._lock = threading.Lock()
 
     def rows(self) -> list[tuple[str, str, float, int]]:
@@ -105,19 +123,38 @@ class Speeds:
             for name in (part.name, *(["any"] if part.work and part.name != SAVE else [])):
                 self._means.setdefault((_everywhere(shape), name), _Mean()).add(rate, cold)
 
-    def seconds(self, shape: str, part: Part) -> float | None:
-        """What it takes once; None where nothing like it was measured yet."""
+    def usual(self, shape: str, part: Part) -> float | None:
+        """What it has taken in this shape, once its programs had run before; None: not yet."""
         with self._lock:
             own = self._means.get((shape, part.name))
-            if own is not None:
-                return own.seconds
+        return own.seconds if own is not None and own.count else None
+
+    def seconds(self, shape: str, part: Part) -> float | None:
+        """What it takes once; None where nothing like it was measured yet."""
+        if (usual := self.usual(shape, part)) is not None:
+            return usual
+        with self._lock:
+            first = self._means.get((shape, part.name))
             rate = self._means.get((_everywhere(shape), part.name))
+            if first is not None and (rate is None or not rate.count):
+                return first.seconds
             if rate is None and part.work and part.name != SAVE:
                 rate = self._means.get((_everywhere(shape), "any"))
         if rate is not None:
             return rate.seconds * (part.work or 1)
         # a step without the model, or a file, is next to nothing
         return None if part.work and part.name != SAVE else 0.0
+
+    def spread(self, shape: str) -> tuple[float, float]:
+        """Variances: of a run's pace in this shape, and of a step's seconds per usual second."""
+        with self._lock:
+            known = self._spreads.get(shape, _Spread())
+            return known.runs, known.steps
+
+    def differed(self, shape: str, runs: float, steps: float) -> None:
+        """What a run's variances were."""
+        with self._lock:
+            self._spreads.setdefault(shape, _Spread()).add(runs, steps)
 
     def estimate(self, shape: str, parts: Sequence[Part]) -> float | None:
         """What all of it takes."""
@@ -134,9 +171,10 @@ def _everywhere(shape: str) -> str:
 class Course:
     """A run under way: what is done, and what the rest will take.
 
-    The parts of a run are told by `done` as they end. `seconds` of a part that this run has
-    measured itself count for what is left of the kind; others are scaled by how this run has
-    been against what was expected, since the machine may be busier than it was.
+    The parts of a run are told by `done` as they end. What is left takes what is usual in this
+    shape, times the run's pace: how its steps have been against the usual ones. Single steps
+    differ more than whole runs do, so a pace that a few steps show counts as much as what is
+    known of both makes likely.
     """
 
     shape: str
@@ -145,14 +183,18 @@ class Course:
     left: dict[str, float] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
     share: float = 0.0  # of the whole that is done
+    _steps: list[tuple[float, float]] = field(default_factory=list)  # seconds, and usual ones
 
     def __post_init__(self) -> None:
         self.left = {name: part.count for name, part in self.parts.items()}
 
     def done(self, name: str, seconds: float | None, count: float = 1.0) -> None:
-        """So much of a part has ended, which would take `seconds` (if known) for all of it."""
+        """So much of a part has ended, which took `seconds` (if known) for all of it."""
         if seconds is not None:
             self.took.setdefault(name, []).append(seconds)
+            usual = self.speeds.usual(self.shape, self.parts[name])
+            if usual and name.startswith("step"):
+                self._steps.append((seconds, usual))
         self.left[name] = max(0.0, self.left.get(name, 0.0) - count)
         self.share = max(self.share, self._share())
 
@@ -168,18 +210,31 @@ class Course:
                 total += count * seconds
         return total
 
+    def learn(self) -> None:
+        """Keep how this run's steps differed, for those that come."""
+        if self._steps:
+            pace, _ = _pace_of(self._steps)
+            squares = [(seconds - pace * usual) ** 2 / usual for seconds, usual in self._steps]
+            self.speeds.differed(self.shape, (pace - 1) ** 2, sum(squares) / len(squares))
+
     def _seconds(self, name: str, pace: float) -> float | None:
-        expected = self.speeds.seconds(self.shape, self.parts[name])
-        own = self.took.get(name, [])[-8:]
-        if not own:
-            if expected is not None:
-                return expected * pace
-            return self._by_work(self.parts[name])
-        mean = sum(own) / len(own)
-        if expected is None or len(own) >= _FEW:
-            return mean
-        trust = len(own) / _FEW
-        return trust * mean + (1 - trust) * expected * pace
+        part = self.parts[name]
+        usual, own = self.speeds.usual(self.shape, part), self.took.get(name)
+        if usual is None and own:
+            return sum(own) / len(own)
+        expected = self.speeds.seconds(self.shape, part)
+        return self._by_work(part) if expected is None else expected * pace
+
+    def _pace(self) -> float:
+        """The likeliest, given how runs and steps differ."""
+        if not self._steps:
+            return 1.0
+        seen, usual = _pace_of(self._steps[-_RECENT:])
+        runs, steps = self.speeds.spread(self.shape)
+        noise = steps / usual
+        if (seen - 1) ** 2 > _SURPRISE**2 * (runs + noise):  # the machine is another than it was
+            runs = (seen - 1) ** 2
+        return 1 + (seen - 1) * runs / (runs + noise)
 
     def _by_work(self, part: Part) -> float | None:
         """From what this run itself has had to do so far."""
@@ -187,15 +242,6 @@ class Course:
         done = [(sum(took), len(took) * self.parts[n].work) for n, took in steps.items()]
         work = sum(amount for _, amount in done)
         return part.work * sum(seconds for seconds, _ in done) / work if work else None
-
-    def _pace(self) -> float:
-        """How much slower than expected the steps have been, between a half and twice."""
-        took = expected = 0.0
-        for name, seconds in self.took.items():
-            usual = self.speeds.seconds(self.shape, self.parts[name])
-            if usual and name.startswith("step"):
-                took, expected = took + sum(seconds), expected + usual * len(seconds)
-        return min(2.0, max(0.5, took / expected)) if expected else 1.0
 
     def _share(self) -> float:
         """By seconds where they are known, else by work."""
@@ -206,3 +252,9 @@ class Course:
         whole = sum(part.count * weights[name] for name, part in self.parts.items())
         left = sum(count * weights[name] for name, count in self.left.items())
         return 1 - left / whole if whole else 0.0
+
+
+def _pace_of(steps: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Seconds over usual seconds, and the latter."""
+    took, usual = (sum(column) for column in zip(*steps, strict=True))
+    return took / usual, usual

@@ -15,7 +15,8 @@ from wanjax.config.keys import Config, keys
 from wanjax.config.resolve import arguments, resolve
 from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.pipeline import WanPipeline
-from wanjax.planning.run import Run, fitted, prepare
+from wanjax.planning.run import Run, fitted, of_one_task, prepare
+from wanjax.serve.jobs import Job
 
 _PLANS = 200  # that are remembered
 
@@ -84,6 +85,12 @@ class Model:
         pipe.check_size(config)
         pipe.fit(run)
         return run
+
+    def run_of(self, job: Job) -> Run:
+        """A job's run, but for its pictures: what is compiled for it. Raises `UsageError`."""
+        sized = {name: job.facts[name] for name in ("width", "height")} | {"fit_image": False}
+        config = resolve(job.arguments, "plan", {**job.values, **sized})
+        return self.run(of_one_task(config, bool(job.pictures)))
 
     def _planned(self, config: Config) -> Run:
         """A run of the same plan; planning a forecast takes seconds: one at a time."""

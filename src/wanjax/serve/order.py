@@ -8,7 +8,8 @@ of another than that, and no job is overtaken by more than `OVERTAKEN` later one
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 PATIENCE = 20.0  # seconds
@@ -27,39 +28,55 @@ class Waiting:
 
 
 def in_order(
-    waiting: Sequence[Waiting], had: Mapping[str, float], programs: str | None = None
-) -> list[Waiting]:
-    """All that wait, as they will be made if nothing else is sent.
+    waiting: Iterable[Waiting], had: Mapping[str, float], programs: str | None = None
+) -> Iterator[Waiting]:
+    """All that wait, as they will be made if nothing else is sent; found as it is asked for.
 
     `had` are the seconds of each client so far, `programs` those of the job before.
     """
-    lanes: dict[str, list[Waiting]] = {}
+    lanes: dict[str, _Lane] = {}
     for job in sorted(waiting, key=lambda job: job.number):
-        lanes.setdefault(job.client, []).append(job)
+        lanes.setdefault(job.client, _Lane()).append(job)
     spent = {client: had.get(client, 0.0) for client in lanes}
-    overtaken = dict.fromkeys(lanes, 0)  # how often a client's oldest job was passed by
-    ordered: list[Waiting] = []
     while lanes:
         chosen = min(
-            (job for client, lane in lanes.items() for job in _candidates(lane, overtaken[client])),
+            (job for lane in lanes.values() for job in lane.candidates()),
             key=lambda job: (
                 spent[job.client] + PATIENCE * (job.programs != programs),
                 job.number,
             ),
         )
         lane = lanes[chosen.client]
-        overtaken[chosen.client] = 0 if lane[0] is chosen else overtaken[chosen.client] + 1
-        lane.remove(chosen)
-        if not lane:
+        lane.take(chosen)
+        if not lane.rows:
             del lanes[chosen.client]
         spent[chosen.client] += chosen.seconds
         programs = chosen.programs
-        ordered.append(chosen)
-    return ordered
+        yield chosen
 
 
-def _candidates(lane: Sequence[Waiting], overtaken: int) -> list[Waiting]:
-    """The oldest job for each set of programs; the oldest of all once it has waited enough."""
-    if overtaken >= OVERTAKEN:
-        return [lane[0]]
-    return list({job.programs: job for job in reversed(lane)}.values())
+class _Lane:
+    """A client's jobs by their programs, each row the oldest first."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, deque[Waiting]] = {}
+        self._overtaken = 0  # how often the oldest job was passed by
+
+    def append(self, job: Waiting) -> None:
+        self.rows.setdefault(job.programs, deque()).append(job)
+
+    def candidates(self) -> list[Waiting]:
+        """The oldest job for each set of programs; the oldest of all once it has waited enough."""
+        heads = [row[0] for row in self.rows.values()]
+        return [self._oldest(heads)] if self._overtaken >= OVERTAKEN else heads
+
+    def take(self, job: Waiting) -> None:
+        oldest = self._oldest([row[0] for row in self.rows.values()])
+        self._overtaken = 0 if job is oldest else self._overtaken + 1
+        self.rows[job.programs].popleft()
+        if not self.rows[job.programs]:
+            del self.rows[job.programs]
+
+    @staticmethod
+    def _oldest(jobs: Sequence[Waiting]) -> Waiting:
+        return min(jobs, key=lambda job: job.number)

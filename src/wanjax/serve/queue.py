@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from wanjax.serve.eta import Part, Speeds
@@ -74,6 +74,14 @@ class Queue:
                 if version == self._version:  # else something has come meanwhile
                     self._changed.wait(left)
 
+    def following(self, programs: Collection[str]) -> Job | None:
+        """The first job that waits for other programs than these."""
+        jobs = {job.id: job for job in self.jobs.queued()}
+        if all(job.programs in programs for job in jobs.values()):
+            return None
+        ordered = self._in_order(list(jobs.values()))
+        return next((jobs[w.id] for w in ordered if w.programs not in programs), None)
+
     def told(self, job: Job, progress: int) -> bool:
         return self.jobs.told(job.id, self.owner, progress)
 
@@ -104,36 +112,44 @@ class Queue:
             self._places = (time.monotonic(), places)
         return places.get(video)
 
-    def seconds(self, job: Job) -> float | None:
-        """What a job will take."""
-        parts = [Part(name, count, work) for name, count, work in job.facts["parts"]]
-        return self.speeds.estimate(job.facts["shape"], parts)
+    def _seconds(self, jobs: Sequence[Job]) -> list[float | None]:
+        """What each job will take; those of the same shape and parts take as long."""
+        found: dict[str, float | None] = {}
+        each = []
+        for job in jobs:
+            shape, parts = job.facts["shape"], job.facts["parts"]
+            key = f"{shape} {parts}"
+            if key not in found:
+                found[key] = self.speeds.estimate(shape, [Part(*part) for part in parts])
+            each.append(found[key])
+        return each
 
     def _find_places(self) -> dict[str, Place]:
-        jobs = {job.id: job for job in self.jobs.queued()}
+        jobs = self.jobs.queued()
+        seconds = dict(zip((job.id for job in jobs), self._seconds(jobs), strict=True))
         places, before = {}, 0.0
         known = True
-        for position, waiting in enumerate(self._in_order(list(jobs.values()))):
-            own = self.seconds(jobs[waiting.id])
+        for position, waiting in enumerate(self._in_order(jobs)):
+            own = seconds[waiting.id]
             places[waiting.id] = Place(position, before if known else None, own)
             known = known and own is not None
             before += own or 0.0
         return places
 
-    def _ordered(self) -> list[Waiting]:
+    def _ordered(self) -> Iterator[Waiting]:
         return self._in_order(self.jobs.queued())
 
-    def _in_order(self, jobs: Sequence[Job]) -> list[Waiting]:
+    def _in_order(self, jobs: Sequence[Job]) -> Iterator[Waiting]:
         # a job amid which a server ended comes after its client's others: it may be why
         waiting = [
             Waiting(
                 job.id,
                 job.client,
                 job.programs,
-                self.seconds(job) or _UNKNOWN,
+                seconds or _UNKNOWN,
                 job.number + _LATER * job.attempts,
             )
-            for job in jobs
+            for job, seconds in zip(jobs, self._seconds(jobs), strict=True)
             if job.model in self.models
         ]
         return in_order(waiting, self._had, self._last)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
+from wanjax.media.video_files import read_video
 from wanjax.planning.run import Run
 from wanjax.serve.auth import Tokens
 from wanjax.serve.errors import ApiError, not_found, refused
@@ -37,7 +39,7 @@ class Server:
         self.models, self.config = dict(models), config
         self.tokens = Tokens.read(config.tokens)
         self.largest = int(config.max_upload * 2**20)  # bytes of a request
-        self._decoding = threading.Lock()
+        self._decoding, self._drawing = threading.Lock(), threading.Lock()
         self._lock = _alone(folder)
         try:
             self.storage = Storage(folder, config.files)
@@ -97,6 +99,24 @@ class Server:
         if found is None:
             raise ApiError(400, "after: there is no such video", param="after")
         return found
+
+    def draw(self, video_id: str, name: str, save: Callable[[np.ndarray, Path], None]) -> None:
+        """Make a picture of a finished video by its frames, if it is not there: few are asked for.
+
+        Raises `ApiError` where the video is gone.
+        """
+        if self.storage.size(video_id, name) is not None:
+            return
+        with self._drawing, self.storage.making(video_id) as folder:
+            if self.storage.size(video_id, "video.mp4") is None:
+                raise not_found(video_id)
+            video = self.storage.fetch(video_id, "video.mp4", folder)
+            frames = read_video(video)
+            video.unlink()
+            save(frames, folder / name)
+            self.storage.keep(video_id, folder)
+            if self.jobs.get(video_id) is None:  # deleted meanwhile
+                self.storage.remove(video_id)
 
     def expire(self) -> None:
         """Forget what was kept as long as it was to be."""

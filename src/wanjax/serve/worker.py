@@ -6,12 +6,14 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from wanjax.config.saved import kept
 from wanjax.errors import RunError, UsageError
 from wanjax.files import write_json
+from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.inputs import Frames, Prompts
 from wanjax.pipeline.notices import seen
 from wanjax.pipeline.record import make_record, make_tags
@@ -23,7 +25,6 @@ from wanjax.serve.jobs import Job
 from wanjax.serve.logs import LOG
 from wanjax.serve.metrics import Metrics
 from wanjax.serve.model import Model
-from wanjax.serve.pictures import save_spritesheet, save_thumbnail
 from wanjax.serve.queue import Queue
 from wanjax.serve.storage import Storage
 
@@ -71,7 +72,9 @@ class Worker:
         self.metrics = metrics
         self.ready = threading.Event()
         self.live: Live | None = None
-        self.compiled: set[str] = set()
+        self.compiled: set[str] = set()  # by name, of programs that have run
+        self._ahead: set[str] = set()  # of those that compile before their job is taken
+        self._compiling = threading.Thread()
         self.failed: BaseException | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="wanjax-worker", daemon=True)
@@ -175,8 +178,9 @@ class Worker:
 
     def _begin(self, job: Job, run: Run, model: Model) -> Live:
         parts = {part.name: part for part in parts_of(run, model.configs)}
-        if job.programs not in self.compiled:
+        if job.programs not in self.compiled | self._ahead:
             parts[COMPILE] = Part(COMPILE, 1, 0)
+            compile_ahead(model.pipe.with_config(run.config), run)
         shape = shape_of(model.name, run.config)
         course = Course(shape, self.queue.speeds, parts)
         return Live(job, run, course, since=time.monotonic())
@@ -191,9 +195,11 @@ class Worker:
             nonlocal told
             if report.step.index == 0:
                 self._before_steps(live)
-            steps, _ = at[report.step.index]
+                self._compile_next(live.job.programs)
+            steps, n = at[report.step.index]
             name = step_name(run.plan, steps[0])
-            live.course.done(name, report.seconds * len(steps), 1 / len(steps))
+            seconds = None if n else report.seconds * len(steps)  # of all that ran as one
+            live.course.done(name, seconds, 1 / len(steps))
             live.since, live.steps_done = time.monotonic(), report.step.index + 1
             if live.steps_done == 2 and (eta := live.eta) is not None:
                 live.told_end = live.since + eta
@@ -220,10 +226,31 @@ class Worker:
             if name in live.course.parts:
                 live.course.done(name, None)
 
+    def _compile_next(self, programs: str) -> None:
+        """Have threads compile what the next job of other programs needs, while this one runs."""
+        if self._compiling.is_alive():
+            return
+        job = self.queue.following(self.compiled | self._ahead | {programs})
+        if job is None:
+            return
+        self._ahead.add(job.programs)
+        model = self.models[job.model]
+
+        def compile_all() -> None:
+            with suppress(Exception):  # the job comes to the same, and fails there
+                run = model.run_of(job)
+                for thread in compile_ahead(model.pipe.with_config(run.config), run):
+                    thread.join()
+
+        self._compiling = threading.Thread(target=compile_all, name="wanjax-compiling")
+        self._compiling.start()
+
     def _measure(self, live: Live, video: Video, cold: bool) -> None:
         """Keep what the parts have taken."""
         course, timings = live.course, video.timings
         speeds = self.queue.speeds
+        if not cold:
+            course.learn()
         for name, seconds in timings.stages.items():
             if name in course.parts:
                 speeds.add(course.shape, course.parts[name], seconds, cold)
@@ -246,9 +273,6 @@ class Worker:
         record = make_record(config, video, file)
         record["config"] = kept(public)  # no path of this machine
         write_json(folder / "record.json", record)
-        frames = video.array()[0]
-        save_thumbnail(frames, folder / "thumbnail.webp")
-        save_spritesheet(frames, folder / "spritesheet.webp")
         stages = {"compile": video.timings.compile} | video.timings.stages
         spent = time.monotonic() - began
         stages["save"] = spent
