@@ -202,16 +202,20 @@ def test_on_eight_devices_a_skipped_step_exchanges_no_hidden_states(small_folder
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("target", "module", "limit"),
-    [("v6e:2x4", "libtpu", 31.25), ("h100:8", "jax_cuda13_plugin", 59.33)],
+    ("target", "module", "devices", "limit"),
+    [
+        ("v6e:2x4", "libtpu", 8, 31.25),
+        ("v5e:1x1", "libtpu", 1, 15.75),
+        ("h100:8", "jax_cuda13_plugin", 8, 59.33),
+    ],
 )
-def test_for_a_machine_that_is_not_here(small_folder, target, module, limit):
+def test_for_a_machine_that_is_not_here(small_folder, target, module, devices, limit):
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"the compiler for {target} is not installed: {module}")
     done = run_command("compile", f"model={small_folder}", *SMALL_RUN, *MAGCACHE,
                        f"target={target}", "json=True")  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["devices"] == 8
+    assert found["devices"] == devices
     assert found["memory_limit_bytes"] / 2**30 == pytest.approx(limit, abs=0.01)
     assert list(found["programs"]) == PROGRAMS

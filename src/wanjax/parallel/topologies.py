@@ -18,10 +18,13 @@ def target_devices(target: Target) -> Sequence[jax.Device]:
     """
     require_extra(target)
     jax.devices()  # starts JAX, which then knows the compilers that are installed
-    name, _, _ = target.name.partition(":")
+    name, _, sizes = target.name.partition(":")
     try:
         if target.platform == "tpu":
-            description = topologies.get_topology_desc(target.name, platform="tpu")
+            # a host has four chips unless this says otherwise; some libtpu refuse one chip then
+            one_chip = set(sizes.split("x")) == {"1"}
+            alone = {"chips_per_host_bounds": (1, 1, 1)} if one_chip else {}
+            description = topologies.get_topology_desc(target.name, platform="tpu", **alone)
         else:
             description = topologies.get_topology_desc(
                 name,
