@@ -223,12 +223,12 @@ def test_what_was_being_made_when_a_server_ended_is_made_again(small_folder, tmp
     """A process that is killed leaves its jobs as they stand in the database."""
     with serving(small_folder, tmp_path / "store", work=False) as before:
         first, second = (before.create(seed=seed) for seed in (1, 2))
-        assert before.server.jobs.claim(first["id"], "a server that is killed")
+        before.die(first)
         assert before.show(first)["status"] == "in_progress"
         left = before.server.storage.work / "left"
         left.mkdir()
     with serving(small_folder, tmp_path / "store") as after:
-        assert after.server.recovered == 1
+        assert after.server.peers.recovered == 1
         assert not left.exists()
         made = [after.made(video) for video in (first, second)]
         assert len({*made}) == 2
@@ -241,7 +241,7 @@ def test_a_job_that_ends_every_server_fails(small_folder, tmp_path):
         video = running.create()
         for _ in range(MOST_ATTEMPTS):
             assert running.server.jobs.claim(video["id"], "killed")
-            running.server.jobs.recover()
+            running.server.jobs.give_back("killed")
         failed = running.show(video)
     assert failed["status"] == "failed"
     assert (
@@ -257,7 +257,7 @@ def test_a_server_that_ends_gives_back_what_it_cannot_finish(small_folder, tmp_p
         while not told:
             time.sleep(0.01)
     with serving(small_folder, tmp_path / "store", work=False) as again:
-        assert again.server.recovered == 0
+        assert again.server.peers.recovered == 0
         assert again.show(video)["status"] == "queued"
         assert again.server.jobs.get(video["id"]).attempts == 0
 

@@ -8,12 +8,13 @@ import pwd
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from serving import serving
+from test_serve_load import load
 
-from wanjax.errors import UsageError
 from wanjax.serve.jobs import Jobs
 
 pytest.importorskip("psycopg", reason="Postgres' client is not installed: pip install psycopg")
@@ -60,12 +61,10 @@ def test_a_queue_in_postgres(small_folder, tmp_path, database):
     given = f"database={database}"
     with serving(small_folder, tmp_path / "one", given, work=False) as before:
         first, second = before.create(seed=1), before.create(seed=2)
-        assert before.server.jobs.claim(first["id"], "a server that is killed")
-        assert before.server.jobs.told(first["id"], "a server that is killed", 40)
-        with pytest.raises(UsageError, match="another server uses it"):
-            Jobs(database)
+        before.die(first)
+        assert before.server.jobs.told(first["id"], before.server.peers.own, 40)
     with serving(small_folder, tmp_path / "one", given) as after:
-        assert after.server.recovered == 1
+        assert after.server.peers.recovered == 1
         made = [after.made(video) for video in (first, second)]
         assert made[0] == after.made(after.create(seed=1)) != made[1]
         _, page, _ = after.ask("/v1/videos?limit=2")
@@ -76,3 +75,32 @@ def test_a_queue_in_postgres(small_folder, tmp_path, database):
     again = Jobs(database)
     assert again.speeds()
     again.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="The paths are those of Debian's packages.")
+def test_a_server_that_is_killed_leaves_its_videos_to_the_other(tmp_path, database):
+    """Two processes on one queue; each video is made once, to the bytes it would have had."""
+    sent = load.make_jobs(8, 10)
+    given = [f"database={database}", f"files={tmp_path / 'files'}", "lease=2"]
+    given.append(f"compilation_cache={tmp_path / 'cache'}")
+    for name in ("killed", "lives"):
+        (tmp_path / name).mkdir()
+    with load.Server(tmp_path / "lives", 1, *given) as lives:
+        token, jobs = lives.tokens[0], Jobs(database)
+        with load.Server(tmp_path / "killed", 1, *given) as killed:
+            ids = [killed.ask(token, "/v1/videos", job)["id"] for job in sent]
+            own = (tmp_path / "killed/store/server").read_text().strip()
+            while not any(job.owner == own and 0 < job.progress < 60 for job in jobs.running()):
+                time.sleep(0.01)
+            killed.kill()
+        (left,) = (job.id for job in jobs.running() if job.owner == own)
+        for video in ids:
+            lives.until_done(video)
+        made = [lives.contents(video) for video in ids]
+        assert [jobs.get(video).attempts for video in ids] == [1 + (v == left) for v in ids]
+        again = [lives.contents(video["id"]) for video in lives.make(sent)]
+    assert made == again
+    said = [(tmp_path / name / "log").read_text() for name in ("killed", "lives")]
+    assert all("".join(said).count(f"completed video={video}") == 1 for video in ids)
+    jobs.close()

@@ -53,8 +53,8 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
     server = Server({model.name: model}, config)
     host, port = listener.getsockname()[:2]
     _tell(f"{model.name} at http://{host}:{port}/v1/videos, kept in {config.store}")
-    if server.recovered:
-        _tell(f"{server.recovered} videos that were being made are made again")
+    if server.peers.recovered:
+        _tell(f"{server.peers.recovered} videos that were being made are made again")
     web = uvicorn.Server(
         uvicorn.Config(make_app(server), log_config=None, limit_concurrency=_CONNECTIONS)
     )

@@ -52,6 +52,15 @@ class ServerKeys:
         also=("db", "postgres", "sqlite", "database_url"),
         kept=False,
     )
+    lease: float = setting(
+        20.0,
+        "seconds after which a server that is not heard of counts as dead: another one that has "
+        "the same database makes its video",
+        above=0,
+        commands=_SERVE,
+        also=("lock_timeout", "takeover"),
+        kept=False,
+    )
     grace: float = setting(
         30.0,
         "seconds in which a video that is being made is finished when the server is told to end; "

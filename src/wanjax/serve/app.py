@@ -32,7 +32,7 @@ def make_app(server: Server) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        server.worker.start()
+        server.start()
         expiring = asyncio.create_task(_expire(server))
         yield
         expiring.cancel()

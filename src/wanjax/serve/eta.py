@@ -112,6 +112,12 @@ class Speeds:
         with self._lock:
             return [(*key, mean.seconds, mean.count) for key, mean in self._means.items()]
 
+    def hear(self, rows: Iterable[tuple[str, str, float, int]]) -> None:
+        """What other servers have measured, of parts that were not measured here."""
+        with self._lock:
+            for shape, name, seconds, count in rows:
+                self._means.setdefault((shape, name), _Mean(seconds, count))
+
     def add(self, shape: str, part: Part, seconds: float, cold: bool = False) -> None:
         """What a part took, once: of its shape, and of its model for other shapes.
 

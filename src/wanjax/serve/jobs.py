@@ -1,4 +1,4 @@
-"""The queue and what became of it, in a database: SQLite or any that SQLAlchemy knows."""
+"""The queue and what became of it, in a database: SQLite, or Postgres."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 from sqlalchemy import (
     JSON,
-    Connection,
     CursorResult,
     Engine,
     Index,
@@ -23,6 +22,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 
@@ -33,11 +33,11 @@ MOST_ATTEMPTS = 20  # a job amid which the server ended so often has ended the s
 _LOCK = 0x77616E6A6178  # of ours, among a database's advisory locks
 
 
-class _Base(MappedAsDataclass, DeclarativeBase):
-    pass
+class Base(MappedAsDataclass, DeclarativeBase):
+    """Of all tables."""
 
 
-class Job(_Base, kw_only=True):
+class Job(Base, kw_only=True):
     """A video that was asked for.
 
     `arguments` and `values` are what `resolve` makes its configuration of, always the same.
@@ -70,7 +70,7 @@ class Job(_Base, kw_only=True):
     error: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True), default=None)
 
 
-class Speed(_Base, kw_only=True):
+class Speed(Base, kw_only=True):
     """Seconds that a part of a video takes in a shape, and how often that was measured."""
 
     __tablename__ = "speeds"
@@ -99,17 +99,14 @@ class Jobs:
 
     def __init__(self, url: str):
         self.engine = _engine(url)
-        self._alone = _hold(self.engine, url)
         self._waiting: dict[str, Job] = {}  # whose rows do not change
 
     def close(self) -> None:
-        if self._alone is not None:
-            self._alone.close()
         self.engine.dispose()
 
     def add(self, job: Job, most_queued: int) -> bool:
         """Append a job to the queue; False where that is as long as it may be."""
-        with self._session() as session:
+        with self.session() as session:
             if (session.scalar(_count("queued")) or 0) >= most_queued:
                 return False
             session.add(job)
@@ -118,7 +115,7 @@ class Jobs:
 
     def get(self, video: str, client: str | None = None) -> Job | None:
         """One job, if it is that client's (None: anybody's)."""
-        with self._session() as session:
+        with self.session() as session:
             return session.scalar(_of(select(Job).where(Job.id == video), client))
 
     def page(self, client: str | None, after: str | None, limit: int, order: str) -> Page | None:
@@ -132,14 +129,14 @@ class Jobs:
             beyond = Job.number < last.number if newest_first else Job.number > last.number
             query = query.where(beyond)
         query = query.order_by(Job.number.desc() if newest_first else Job.number)
-        with self._session() as session:
+        with self.session() as session:
             found = session.scalars(query.limit(limit + 1)).all()
         return Page(found[:limit], len(found) > limit)
 
     def queued(self) -> Sequence[Job]:
         """Those that wait, the oldest first; what was read once is not read again."""
         query = select(Job.id).where(Job.state == "queued").order_by(Job.number)
-        with self._session() as session:
+        with self.session() as session:
             ids = session.scalars(query).all()
             known = self._waiting  # another thread may put another in its place
             found = {video: known[video] for video in ids if video in known}
@@ -159,14 +156,14 @@ class Jobs:
         """Take a job that waits; None where another server was faster or it is deleted."""
         taken = update(Job).where(Job.id == video, Job.state == "queued")
         values = {"state": "in_progress", "owner": owner, "attempts": Job.attempts + 1}
-        if not self._changed(taken.values(**values, started_at=time.time())):
+        if not self.changed(taken.values(**values, started_at=time.time())):
             return None
         return self.get(video)
 
     def told(self, video: str, owner: str, progress: int) -> bool:
         """Keep how far a job is; False where it is this server's no longer."""
         highest = case((Job.progress > progress, Job.progress), else_=progress)
-        return bool(self._changed(_running(video, owner).values(progress=highest)))
+        return bool(self.changed(_running(video, owner).values(progress=highest)))
 
     def complete(self, video: str, owner: str, result: dict[str, Any], keep: float | None) -> bool:
         """The video is there, for `keep` seconds; False where nobody wants it any more."""
@@ -174,75 +171,85 @@ class Jobs:
         expires = None if keep is None else now + keep
         done = {"state": "completed", "progress": 100, "completed_at": now, "expires_at": expires}
         made = _running(video, owner).values(**done, result=result, owner=None)
-        return bool(self._changed(made))
+        return bool(self.changed(made))
 
     def fail(self, video: str, owner: str, code: str, message: str, keep: float | None) -> bool:
         now = time.time()
         expires = None if keep is None else now + keep
         error = {"code": code, "message": message}
         done = {"state": "failed", "completed_at": now, "expires_at": expires, "owner": None}
-        return bool(self._changed(_running(video, owner).values(**done, error=error)))
+        return bool(self.changed(_running(video, owner).values(**done, error=error)))
 
     def release(self, video: str, owner: str) -> bool:
         """Give a job back to the queue, of which it was no attempt."""
         back = {"state": "queued", "owner": None, "attempts": Job.attempts - 1}
-        return bool(self._changed(_running(video, owner).values(**back)))
+        return bool(self.changed(_running(video, owner).values(**back)))
 
-    def recover(self) -> int:
-        """Give back what a server was making that has ended; returns how many jobs wait again.
+    def owners(self) -> set[str]:
+        """The servers that make something."""
+        query = select(Job.owner).where(Job.state == "in_progress").distinct()
+        with self.session() as session:
+            return {owner for owner in session.scalars(query) if owner is not None}
+
+    def give_back(self, owner: str) -> int:
+        """What a server was making that has ended waits again; returns how many jobs do.
 
         One amid which servers ended again and again fails.
         """
-        left = Job.state == "in_progress"
+        left = (Job.state == "in_progress", Job.owner == owner)
         message = f"the server ended {MOST_ATTEMPTS} times while it made this video"
         failed = {"state": "failed", "completed_at": time.time(), "owner": None}
         error = {"code": "server_error", "message": message}
-        hopeless = update(Job).where(left, Job.attempts >= MOST_ATTEMPTS)
-        self._changed(hopeless.values(**failed, error=error))
-        return self._changed(update(Job).where(left).values(state="queued", owner=None))
+        hopeless = update(Job).where(*left, Job.attempts >= MOST_ATTEMPTS)
+        self.changed(hopeless.values(**failed, error=error))
+        return self.changed(update(Job).where(*left).values(state="queued", owner=None))
 
     def delete(self, video: str) -> bool:
-        return bool(self._changed(delete(Job).where(Job.id == video)))
+        return bool(self.changed(delete(Job).where(Job.id == video)))
 
     def expired(self) -> Sequence[str]:
-        with self._session() as session:
+        with self.session() as session:
             return session.scalars(select(Job.id).where(Job.expires_at < time.time())).all()
 
     def counts(self) -> dict[str, int]:
         """How many jobs there are in each state."""
         query = select(Job.state, func.count()).group_by(Job.state)
-        with self._session() as session:
+        with self.session() as session:
             found = {row[0]: int(row[1]) for row in session.execute(query)}
         return {state: found.get(state, 0) for state in get_args(State)}
 
     def ids(self) -> set[str]:
-        with self._session() as session:
+        with self.session() as session:
             return set(session.scalars(select(Job.id)).all())
 
     def speeds(self) -> list[tuple[str, str, float, int]]:
-        with self._session() as session:
+        with self.session() as session:
             return [(s.shape, s.part, s.seconds, s.count) for s in session.scalars(select(Speed))]
 
     def keep_speeds(self, rows: Sequence[tuple[str, str, float, int]]) -> None:
         """Those that were measured, in place of what was kept of the same."""
-        with self._session() as session:
-            for shape, part, seconds, count in rows:
-                session.merge(Speed(shape=shape, part=part, seconds=seconds, count=count))
-            session.commit()
+        if not rows:
+            return
+        postgres = self.engine.dialect.name == "postgresql"
+        new = (postgresql if postgres else sqlite).insert(Speed).values(sorted(rows))
+        values = {"seconds": new.excluded.seconds, "count": new.excluded.count}
+        self.changed(new.on_conflict_do_update(index_elements=["shape", "part"], set_=values))
 
     def _in(self, state: State) -> Sequence[Job]:
         query = select(Job).where(Job.state == state).order_by(Job.number)
-        with self._session() as session:
+        with self.session() as session:
             return session.scalars(query).all()
 
-    def _changed(self, statement: Any) -> int:
-        with self._session() as session:
+    def changed(self, statement: Any) -> int:
+        """Change rows in one transaction; returns how many there were."""
+        with self.session() as session:
             result = session.execute(statement)
             session.commit()
         assert isinstance(result, CursorResult)
         return result.rowcount
 
-    def _session(self) -> Session:
+    def session(self) -> Session:
+        """What is read in it stays readable afterwards."""
         return Session(self.engine, expire_on_commit=False)
 
 
@@ -264,7 +271,7 @@ def _engine(url: str) -> Engine:
         engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _durable)
-        _Base.metadata.create_all(engine)
+        create_tables(engine)
     except (SQLAlchemyError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         shown = url.partition("://")[0]  # the rest may have a password
@@ -272,20 +279,15 @@ def _engine(url: str) -> Engine:
     return engine
 
 
-def _hold(engine: Engine, url: str) -> Connection | None:
-    """A connection that keeps other servers from this database, while it is open.
-
-    SQLite's is in the store, which has a lock of its own. Raises `UsageError`.
-    """
-    if engine.dialect.name != "postgresql":
-        return None
-    connection = engine.connect()
-    if connection.scalar(select(func.pg_try_advisory_lock(_LOCK))):
-        connection.commit()  # the lock is the session's
-        return connection
-    connection.close()
-    engine.dispose()
-    raise UsageError(f"database={url.partition('://')[0]}://...: another server uses it")
+def create_tables(engine: Engine) -> None:
+    """Those that are not there; of servers that start at once the first one does it."""
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        Base.metadata.create_all(connection)
+        connection.commit()
 
 
 def _durable(connection: Any, record: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from wanjax.serve.eta import Part, Speeds
@@ -19,23 +21,42 @@ _UNKNOWN = 1.0  # seconds that a job counts with where nothing like it was measu
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job stands: so many before it, which take `before` seconds; itself `own`.
+    """Where a job stands: so many before it; when it begins, by the monotonic clock; its seconds.
 
     None where nothing like these was measured yet.
     """
 
     position: int
-    before: float | None
+    begins: float | None
     own: float | None
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until it is done."""
+        if self.begins is None or self.own is None:
+            return None
+        return max(0.0, self.begins - time.monotonic()) + self.own
 
 
 class Queue:
-    """The jobs that wait, for one server; what it has learnt of seconds is kept with them."""
+    """The jobs that wait, for one server; what it has learnt of seconds is kept with them.
 
-    def __init__(self, jobs: Jobs, owner: str, most: int, models: Collection[str]):
+    `free_in` are the seconds until each server of the database takes a job, None where nobody
+    knows.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        owner: str,
+        most: int,
+        models: Collection[str],
+        free_in: Callable[[], Sequence[float | None]],
+    ):
         self.models = frozenset(models)  # whose jobs are taken
-        self.jobs, self.owner, self.most = jobs, owner, most
-        self.speeds = Speeds(jobs.speeds())
+        self.jobs, self.owner, self.most, self._free_in = jobs, owner, most, free_in
+        self.speeds, self._known = Speeds(), frozenset[tuple[str, str, float, int]]()
+        self._hear()
         self._kept = -_KEEPING
         self._had: dict[str, float] = {}  # seconds of each client
         self._last: str | None = None  # programs of the last job
@@ -94,8 +115,10 @@ class Queue:
         return self.jobs.complete(job.id, self.owner, result, keep)
 
     def keep_speeds(self) -> None:
-        """For the next server."""
-        self.jobs.keep_speeds(self.speeds.rows())
+        """For the next server, and for others; what they have learnt is known from then on."""
+        own = frozenset(self.speeds.rows())
+        self.jobs.keep_speeds(sorted(own - self._known))
+        self._hear()
         self._kept = time.monotonic()
 
     def fail(self, job: Job, code: str, message: str, keep: float | None) -> bool:
@@ -103,6 +126,10 @@ class Queue:
 
     def release(self, job: Job) -> bool:
         return self.jobs.release(job.id, self.owner)
+
+    def is_there(self, job: Job) -> bool:
+        """Whether anybody wants it still."""
+        return self.jobs.get(job.id) is not None
 
     def place(self, video: str) -> Place | None:
         """Where a job that waits stands; None where it waits no longer."""
@@ -124,16 +151,22 @@ class Queue:
             each.append(found[key])
         return each
 
+    def _hear(self) -> None:
+        self.speeds.hear(self.jobs.speeds())
+        self._known = frozenset(self.speeds.rows())
+
     def _find_places(self) -> dict[str, Place]:
+        """Each job goes to the server that is free first."""
         jobs = self.jobs.queued()
         seconds = dict(zip((job.id for job in jobs), self._seconds(jobs), strict=True))
-        places, before = {}, 0.0
-        known = True
+        now = time.monotonic()
+        free = [math.inf if left is None else now + left for left in self._free_in()]
+        heapq.heapify(free)
+        places = {}
         for position, waiting in enumerate(self._in_order(jobs)):
-            own = seconds[waiting.id]
-            places[waiting.id] = Place(position, before if known else None, own)
-            known = known and own is not None
-            before += own or 0.0
+            own, begins = seconds[waiting.id], free[0]
+            places[waiting.id] = Place(position, None if begins == math.inf else begins, own)
+            heapq.heapreplace(free, math.inf if own is None else begins + own)
         return places
 
     def _ordered(self) -> Iterator[Waiting]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from wanjax.serve.jobs import Job, Jobs, Page, new_id
 from wanjax.serve.logs import LOG
 from wanjax.serve.metrics import Metrics
 from wanjax.serve.model import Model
+from wanjax.serve.peers import Doing, Peers, server_id
 from wanjax.serve.queue import Queue
 from wanjax.serve.requests import read_request, remixed, save_pictures, typed
 from wanjax.serve.schemas import Video, video
@@ -40,27 +41,32 @@ class Server:
         self.tokens = Tokens.read(config.tokens)
         self.largest = int(config.max_upload * 2**20)  # bytes of a request
         self._decoding, self._drawing = threading.Lock(), threading.Lock()
+        self._orphans: set[str] = set()
         self._lock = _alone(folder)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._lock.release)
             self.storage = Storage(folder, config.files)
             self.jobs = Jobs(config.database or f"sqlite:///{folder / 'jobs.db'}")
-        except UsageError:
-            self._lock.release()
-            raise
-        self.recovered = self.jobs.recover()
-        for orphan in self.storage.ids() - self.jobs.ids():
-            self.storage.remove(orphan)
-        self.queue = Queue(self.jobs, secrets.token_hex(8), config.max_queue, models)
+            undo.callback(self.jobs.close)
+            own = server_id(folder)
+            self.peers = Peers(self.jobs, self.storage, own, config.lease, self._doing)
+            self._undo = undo.pop_all()
+        self.queue = Queue(self.jobs, own, config.max_queue, models, self._free_in)
         self.metrics = Metrics(self.jobs)
         keep = None if config.keep_hours is None else config.keep_hours * 3600
         self.worker = Worker(self.models, self.queue, self.storage, self.metrics, keep)
 
+    def start(self) -> None:
+        """Begin to work, and tell the others so."""
+        self.worker.start()
+        self.peers.start()
+
     def close(self) -> None:
         """End the work: finished within the grace, or given back to the queue."""
         self.worker.stop(self.config.grace)
+        self.peers.stop()
         self.queue.keep_speeds()
-        self.jobs.close()
-        self._lock.release()
+        self._undo.close()
 
     def create(self, body: Mapping[str, object], client: str) -> Job:
         """Accept a job. Raises `ApiError`."""
@@ -119,31 +125,50 @@ class Server:
                 self.storage.remove(video_id)
 
     def expire(self) -> None:
-        """Forget what was kept as long as it was to be."""
+        """Forget what was kept as long as it was to be, and files that are nobody's.
+
+        Files come before their job, when a picture is sent, and are nobody's for a moment; those
+        that were so the last time, too, are of a server that was killed then.
+        """
         for video_id in self.jobs.expired():
-            self.jobs.delete(video_id)
+            if self.jobs.delete(video_id):  # else another server was faster
+                self.storage.remove(video_id)
+                LOG.info("expired", extra={"video": video_id})
+        orphans = self.storage.ids() - self.jobs.ids()
+        for video_id in orphans & self._orphans:
             self.storage.remove(video_id)
-            LOG.info("expired", extra={"video": video_id})
+        self._orphans = orphans
+        self.queue.keep_speeds()
 
     def _owner(self, client: str | None) -> str | None:
         """Whose videos a client sees: with tokens its own, else all."""
         return client if self.tokens.clients else None
 
     def show(self, job: Job) -> Video:
-        """A job as it is now."""
+        """A job as it is now, whichever server makes it."""
         live = self.worker.live
         if job.state == "in_progress" and live is not None and live.job.id == job.id:
             done = {"progress": live.progress, "steps_done": live.steps_done}
             return video(job, eta=live.eta, **done)
-        if job.state != "queued":
-            return video(job)
-        place = self.queue.place(job.id)
+        if job.state == "in_progress" and (at := self.peers.doing(job.owner)).job == job.id:
+            return video(job, eta=at.left, steps_done=at.steps_done)
+        place = self.queue.place(job.id) if job.state == "queued" else None
         if place is None:
             return video(job)
-        running = live.eta if live is not None else 0.0
-        known = (place.before, place.own, running)
-        eta = None if None in known else sum(seconds or 0.0 for seconds in known)
-        return video(job, eta=eta, position=place.position)
+        return video(job, eta=place.eta, position=place.position)
+
+    def _doing(self) -> Doing | None:
+        """What the others are told; None once the worker has failed: its video is theirs then."""
+        live = self.worker.live
+        if self.worker.failed is not None:
+            return None
+        if live is None:
+            return Doing()
+        return Doing(live.job.id, live.steps_done, live.eta)
+
+    def _free_in(self) -> list[float | None]:
+        live = self.worker.live
+        return [0.0 if live is None else live.eta, *self.peers.free_in()]
 
     def delete(self, video_id: str, client: str | None) -> None:
         """Forget a video; one that is being made ends after the step that is being computed."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from wanjax.errors import UsageError
 
 _ID = re.compile(r"video_[0-9a-f]{32}")
+_SERVER = re.compile(r"server_[0-9a-f]{32}")
 NAMES = ("video.mp4", "thumbnail.webp", "spritesheet.webp", "record.json")
 PICTURES = ("image.png", "last_image.png")
 _PART = 2**18  # bytes that are sent at a time
@@ -49,10 +52,17 @@ class Storage:
             shutil.rmtree(folder, ignore_errors=True)
 
     def keep(self, video: str, folder: Path) -> None:
-        """Everything in `folder` as the video's files."""
+        """Everything in `folder` as the video's files, each there as a whole or not at all."""
         self._system.makedirs(self._path(video), exist_ok=True)
+        in_parts = isinstance(self._system, LocalFileSystem)  # buckets have whole files alone
         for file in sorted(folder.iterdir()):
-            self._system.put_file(str(file), self._path(video, file.name))
+            path = self._path(video, file.name)
+            if in_parts:
+                part = f"{path}.{secrets.token_hex(4)}"
+                self._system.put_file(str(file), part)
+                self._system.mv(part, path)
+            else:
+                self._system.put_file(str(file), path)
 
     def fetch(self, video: str, name: str, folder: Path) -> Path:
         """A file of the video's, in a folder of this machine."""
@@ -77,15 +87,31 @@ class Storage:
                 yield part
 
     def remove(self, video: str) -> None:
-        path = self._path(video)
-        if self._system.exists(path):
-            self._system.rm(path, recursive=True)
+        with suppress(FileNotFoundError):  # another server may do the same
+            self._system.rm(self._path(video), recursive=True)
+
+    def announce(self, server: str) -> None:
+        """Leave a server's name, for others to see that these files are theirs, too."""
+        self._system.pipe_file(self._name(server), b"")
+
+    def announced(self, server: str) -> bool:
+        self._system.invalidate_cache()
+        return bool(self._system.exists(self._name(server)))
+
+    def withdraw(self, server: str) -> None:
+        with suppress(FileNotFoundError):
+            self._system.rm_file(self._name(server))
 
     def ids(self) -> set[str]:
         """The videos that have files."""
         self._system.invalidate_cache()
         listed: list[Any] = self._system.ls(self._root, detail=False)
         return {name for path in listed if is_id(name := str(path).rstrip("/").rpartition("/")[2])}
+
+    def _name(self, server: str) -> str:
+        if _SERVER.fullmatch(server) is None:
+            raise ValueError(f"no name of a server: {server!r}")
+        return f"{self._root}/{server}"
 
     def _path(self, video: str, name: str = "") -> str:
         assert not name or name in (*NAMES, *PICTURES)

@@ -129,18 +129,27 @@ class Worker:
             if self.queue.release(job):
                 LOG.info("requeued", extra={"video": job.id})
             else:
-                self.storage.remove(job.id)
-                self.metrics.videos.labels("cancelled").inc()
-                LOG.info("cancelled", extra={"video": job.id})
+                self._drop(job)
         except Exception as error:
             code, text = _told(error)
+            if not self.queue.fail(job, code, text, self.keep):
+                self._drop(job)
+                return
             LOG.error("failed: %s", text, extra={"video": job.id})
             if code == "server_error":
                 LOG.error(traceback.format_exc(), extra={"video": job.id})
             self.metrics.videos.labels("failed").inc()
-            self.queue.fail(job, code, text, self.keep)
         finally:
             self.live = None
+
+    def _drop(self, job: Job) -> None:
+        """A job that is no longer this server's: deleted, or another's, who took us for dead."""
+        if self.queue.is_there(job):
+            LOG.warning("another server's by now", extra={"video": job.id})
+        else:
+            self.storage.remove(job.id)
+            self.metrics.videos.labels("cancelled").inc()
+            LOG.info("cancelled", extra={"video": job.id})
 
     def _run(self, job: Job, folder: Path) -> None:
         began, model = time.monotonic(), self.models[job.model]
