@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
 from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
 from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
-from wanjax.checkpoints.mapping import Rule, flat_parameters
+from wanjax.checkpoints.layouts.names import Rule
+from wanjax.checkpoints.mapping import flat_parameters
 from wanjax.checkpoints.save import save_model
 from wanjax.files import write_json
 from wanjax.models.configs import TransformerConfig, UMT5Config, VAEConfig

@@ -14,15 +14,18 @@ from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.errors import CheckpointError
 
 
-def save_gguf(tensors: Tensors, path, kind: Kind, architecture="wan", shapes=None):
-    """Weights of products in blocks of `kind` where they fit, the rest in float32."""
+def save_gguf(tensors: Tensors, path, kind, architecture="wan", shapes=None):
+    """Weights of products in blocks of `kind` where they fit, the rest in float32.
+
+    `kind` may say it of each by its key.
+    """
     writer = gguf.GGUFWriter(path, architecture)
-    numbers, _ = gguf.GGML_QUANT_SIZES[kind]
     for key, shape in (shapes or {}).items():
         writer.add_array(f"comfy.gguf.orig_shape.{key}", list(shape))
     for key, x in tensors.items():
-        if x.ndim == 2 and x.shape[-1] % numbers == 0:
-            writer.add_tensor(key, gguf.quantize(x, kind), raw_dtype=kind)
+        of_it = kind(key) if callable(kind) else kind
+        if x.ndim == 2 and x.shape[-1] % gguf.GGML_QUANT_SIZES[of_it][0] == 0:
+            writer.add_tensor(key, gguf.quantize(x, of_it), raw_dtype=of_it)
         else:
             writer.add_tensor(key, x)
     writer.write_header_to_file()

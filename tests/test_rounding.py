@@ -15,7 +15,8 @@ from small_folder import SMALL_RUN
 
 import wanjax
 from wanjax.checkpoints.configs import model_configs
-from wanjax.checkpoints.rounding import round_rows
+from wanjax.checkpoints.rounding import round_blocks
+from wanjax.checkpoints.stored import ARRAYS, Kept
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.models.layers import Linear
@@ -44,6 +45,20 @@ def test_each_row_is_rounded_by_its_own_largest(name):
     assert (rounded[2].astype(np.float32) == 0).all()
     again, _ = round_rows(rounded.astype(np.float32) * scale[:, None], TYPES[name])
     assert np.array_equal(again.view(np.uint8), rounded.view(np.uint8))
+
+
+@pytest.mark.parametrize("kept", [Kept("I4", 1, True), Kept("I4", 1, True, "F16"), Kept("I8", 1)])
+def test_a_block_with_an_offset_uses_all_of_its_numbers(kept):
+    """Half a step is the most that a number may be off, and what a half-precision scale adds."""
+    values = (5 + RNG.normal(size=(6, 32))).astype(np.float32)
+    values[1] = 3
+    rounded, scale, offset = round_blocks(values, kept)
+    made = rounded.astype(np.float32) * scale[:, None] + offset[:, None]
+    wide = np.ptp(values, axis=1) if kept.offset else 2 * values.max(axis=1)
+    most = wide / (14 if kept.dtype == "I4" else 254)
+    slack = 1 + 14 / 1024 * (kept.scale == "F16")
+    error = np.abs(made - values).max(axis=1)
+    assert (error <= 0.5 * slack * most + 1e-6).all()
 
 
 @pytest.mark.parametrize("blocks", [1, 4])
@@ -166,6 +181,13 @@ def test_there_must_be_something_to_keep(small_folder):
         load(small_folder, weights="keep")
     with pytest.raises(UsageError, match="quantize=int8 and weights=keep exclude one another"):
         load(small_folder, weights="keep", quantize="int8")
+
+
+def round_rows(values, dtype):
+    (name,) = (name for name, known in ARRAYS.items() if known == dtype)
+    rounded, scale, offset = round_blocks(values, Kept(name))
+    assert not offset.any()
+    return rounded, scale
 
 
 def eight_bit_files(folder, place, dtype, blocks):

@@ -17,6 +17,7 @@ from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import Reading, load_parameters
+from wanjax.checkpoints.stored import ARRAYS
 from wanjax.errors import CheckpointError
 from wanjax.models.layers import Undrawn
 from wanjax.models.transformer import WanTransformer
@@ -131,12 +132,16 @@ def test_weights_are_values_times_scales(small_folder, tmp_path, convention, pre
 def test_values_and_scales_can_be_had_as_they_are(small_folder, tmp_path, convention):
     tensors, expected = as_in(convention, original_tensors(small_folder, "transformer"))
     files = part_files("transformer", save_narrow(tensors, tmp_path / "model.safetensors"))
-    kept = files.rounded("blocks.0.attn1.to_q.weight")
-    values = files.read_rounded("blocks.0.attn1.to_q.weight", (slice(0, 32), slice(0, 32)))
-    assert values.dtype == kept.dtype == CONVENTIONS[convention][2]
-    made = widened(values, kept.scale)
-    np.testing.assert_array_equal(made, expected["blocks.0.self_attn.q.weight"])
-    assert files.rounded("blocks.0.attn1.to_q.bias") is None
+    key, rows = "blocks.0.attn1.to_q.weight", slice(3, 20)
+    values = files.read_rounded(key, (rows, slice(0, 32)))
+    scale, offset = files.read_scales(key, rows)
+    kept = files.kept(key)
+    assert values.dtype == ARRAYS[kept.dtype] == CONVENTIONS[convention][2]
+    assert (scale.shape, offset) == ((17, kept.blocks), None)
+    np.testing.assert_array_equal(
+        widened(values, scale), expected["blocks.0.self_attn.q.weight"][rows]
+    )
+    assert files.kept("blocks.0.attn1.to_q.bias") is None
 
 
 @pytest.mark.parametrize("convention", ["old", "blocks", "int8 in rows"])
@@ -163,7 +168,8 @@ def test_fp8_without_scales_is_cast(small_folder, tmp_path):
     model, files = read(small_folder, file)
     expected = rounded["blocks.1.self_attn.q.weight"].astype(np.float32)
     np.testing.assert_array_equal(model.blocks.attn1.to_q.kernel[1], expected.T)
-    assert (files.rounded("blocks.1.attn1.to_q.weight").scale == 1).all()
+    scale, _ = files.read_scales("blocks.1.attn1.to_q.weight", slice(0, 32))
+    assert (scale == 1).all()
 
 
 def test_a_text_encoders_embedding_has_no_scale(small_folder, tmp_path):

@@ -10,9 +10,9 @@ import jax
 from flax import nnx
 
 from wanjax.checkpoints.folder import Folder, Loadable, Model
+from wanjax.checkpoints.kept import Quantize, Rounding
 from wanjax.checkpoints.load import kept_dtype
 from wanjax.checkpoints.published_models import ModelConfigs
-from wanjax.checkpoints.rounding import Quantize, Rounding
 from wanjax.models.layers import logical_axes
 from wanjax.parallel.layouts import laid_out
 from wanjax.parallel.sharding import parameter_sharding
@@ -22,7 +22,8 @@ from wanjax.parallel.sharding import parameter_sharding
 class AbstractFolder(Folder):
     """Loads each model as its real folder would, with `jax.ShapeDtypeStruct` for parameters.
 
-    `kept` is what its files have in eight bits; where that is not known, all that can be.
+    `kept` is what its files have in eight bits or fewer; where that is not known, all that can be
+    in eight.
     """
 
     kept: Rounding = field(default_factory=dict)
@@ -30,7 +31,7 @@ class AbstractFolder(Folder):
     @classmethod
     def of(cls, model: str, configs: ModelConfigs) -> AbstractFolder:
         """`model` is the name for error texts."""
-        return cls(Path(model), configs.index, configs=configs.components)
+        return cls(Path(model), configs.index, configs=configs.components, kept=configs.kept)
 
     def rounding(self, quantize: Quantize | None, *, keep: bool = False) -> Rounding:
         if keep and quantize is None:

@@ -13,10 +13,12 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from wanjax.checkpoints.configs import model_configs
+from wanjax.checkpoints.kept import WHOLE, Quantize, Rounding, as_files_have, every_layer
 from wanjax.checkpoints.layouts.diffusers import clip as clip_keys
 from wanjax.checkpoints.layouts.diffusers import transformer as transformer_keys
 from wanjax.checkpoints.layouts.diffusers import umt5 as umt5_keys
 from wanjax.checkpoints.layouts.diffusers import vae as vae_keys
+from wanjax.checkpoints.layouts.names import Rule
 from wanjax.checkpoints.layouts.original.folder import original_folder
 from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import NOTHING, Reading, check_files, load_parameters
@@ -32,17 +34,9 @@ from wanjax.checkpoints.lora_live import (
 )
 from wanjax.checkpoints.lora_merge import MergedFiles
 from wanjax.checkpoints.loras import LoRA
-from wanjax.checkpoints.mapping import Entry, Rule, entries
+from wanjax.checkpoints.mapping import Entry, entries
 from wanjax.checkpoints.published_models import ModelConfigs
-from wanjax.checkpoints.rounding import (
-    WHOLE,
-    Quantize,
-    RoundedFiles,
-    Rounding,
-    as_files_have,
-    take_rounding,
-    to_round,
-)
+from wanjax.checkpoints.rounding import RoundedFiles, take_rounding
 from wanjax.checkpoints.tensor_files import TensorFiles
 from wanjax.errors import CheckpointError
 from wanjax.media.clip_processor import ImageProcessor
@@ -152,7 +146,7 @@ class Folder:
     ) -> WanTransformer:
         """One of `experts`, with LoRAs merged into its weights, or kept apart in `form`.
 
-        Of its linear layers those of `rounding` are kept in eight bits.
+        Of its linear layers those of `rounding` are kept in eight bits or fewer.
         """
         return self._load(
             Loadable(
@@ -172,16 +166,16 @@ class Folder:
         Raises `CheckpointError` where there is nothing to keep.
         """
         if quantize is not None:
-            return to_round(self._entries("transformer"), quantize)
+            return every_layer(quantize)
         if not keep:
             return WHOLE
         files = [self._files(name, self.transformer_config(name)) for name in self.experts]
-        found = as_files_have(self._entries("transformer"), files)
+        found = as_files_have(files)
         if not found:
             places = " and ".join(str(of.place) for of in files)
             raise CheckpointError(
-                f"weights=keep: {places} has no matrix of the blocks in eight bits with a scale "
-                "that can be kept; leave it out, or let quantize=int8 round them"
+                f"weights=keep: {places} has no matrix of the blocks in eight bits or fewer that "
+                "can be kept; leave it out, or let quantize=int8 round them"
             )
         return found
 

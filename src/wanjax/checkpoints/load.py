@@ -15,7 +15,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
-from wanjax.checkpoints.mapping import Entry, Rule, entries, flat_parameters
+from wanjax.checkpoints.layouts.names import Rule
+from wanjax.checkpoints.mapping import Entry, entries, flat_parameters
 from wanjax.checkpoints.pieces import PIECE_BYTES, Parameter, make, maker
 from wanjax.checkpoints.stored import DTYPES
 from wanjax.checkpoints.tensor_files import TensorFiles
@@ -112,7 +113,7 @@ def kept_dtype(variable: nnx.Variable[Any], dtype: DTypeLike) -> DTypeLike:
 
 
 def _kept(variable: nnx.Variable[Any]) -> str | None:
-    """The type of eight bits in which a kernel is kept."""
+    """The type in which a kernel of eight bits or fewer is kept, or its scale."""
     name: str | None = variable.get_metadata().get("kept")
     return name
 
@@ -154,10 +155,10 @@ def check_files(
         for key, shape in sorted(shapes.items())
         if key in present and files.shape(key) != shape
     ]
-    in_eight_bits = {key for entry in wanted if _kept(variables[entry.path]) for key in entry.keys}
+    narrow = {key for entry in wanted if _kept(variables[entry.path]) for key in entry.keys}
     unreadable = [
         f"{said(key)} is {files.dtype(key)}, expected {', '.join(DTYPES)}"
-        for key in sorted(shapes.keys() & present - in_eight_bits)
+        for key in sorted(shapes.keys() & present - narrow)
         if files.dtype(key) not in DTYPES
     ]
     faults = [

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from wanjax.checkpoints.containers.gguf_blocks import Scales
 from wanjax.checkpoints.layouts.names import inverted, renamed
 from wanjax.checkpoints.layouts.original.transformer import NAMES
 from wanjax.checkpoints.loras import LoRA
-from wanjax.checkpoints.stored import DTYPES
-from wanjax.checkpoints.tensor_files import Index, Rounded, TensorFiles
+from wanjax.checkpoints.stored import DTYPES, Kept
+from wanjax.checkpoints.tensor_files import Index, TensorFiles
 from wanjax.errors import CheckpointError
 
 _LISTED = 4  # names in a text
@@ -137,11 +138,14 @@ class MergedFiles(TensorFiles):
     def used(self) -> set[str]:
         return self.files.used()
 
-    def rounded(self, name: str) -> Rounded | None:
-        return None if name in self._deltas else self.files.rounded(name)
+    def kept(self, name: str) -> Kept | None:
+        return None if name in self._deltas else self.files.kept(name)
 
     def read_rounded(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         return self.files.read_rounded(name, index, out)
+
+    def read_scales(self, name: str, rows: slice) -> Scales:
+        return self.files.read_scales(name, rows)
 
     def read_as(self, name: str, index: Index, dtype: np.dtype) -> np.ndarray:
         if name in self._deltas or name not in self.files.keys():  # noqa: SIM118 (no mapping)

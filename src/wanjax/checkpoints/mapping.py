@@ -1,9 +1,6 @@
 """Checkpoint names and layouts: from a model's declared parameters to the tensors of a folder.
 
-A model's table is a list of rules `(pattern, key, transform)`. `pattern` is a
-regular expression for our dotted parameter path, `key` the checkpoint's name with
-`\\1` groups, and `{i}` where the checkpoint numbers the layers that we keep stacked.
-The first matching rule counts.
+A model's table is a list of rules (`layouts.names.Rule`), of which the first that matches counts.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-Rule = tuple[str, str, str]
+from wanjax.checkpoints.layouts.names import Rule
 
 Tensor = TypeVar("Tensor", np.ndarray, jax.Array)
 

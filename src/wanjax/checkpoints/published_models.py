@@ -5,21 +5,26 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wanjax.checkpoints.locate import ModelIndex
+from wanjax.checkpoints.stored import Kept
 
 _PUBLISHED = Path(__file__).parent / "published"
 
 
 @dataclass(frozen=True, eq=False)
 class ModelConfigs:
-    """The content of each component's `config.json`, by the component's name."""
+    """The content of each component's `config.json`, by the component's name.
+
+    `kept` says what the transformers' files have in eight bits or fewer, as far as it is known.
+    """
 
     index: ModelIndex
     components: Mapping[str, Mapping[str, Any]]
+    kept: Mapping[str, Kept] = field(default_factory=dict)
 
 
 @functools.cache

@@ -1,108 +1,81 @@
-"""Weights in eight bits on the device: rounded as they are read, or kept as a file has them.
+"""Matrices in eight bits or fewer on the device: rounded as they are read, or as a file has them.
 
-A linear layer of a block then has its kernel in eight bits and a scale for each output channel (and
-for each block of inputs, where a file has it so); see `layers.Linear`. What is small stays as
-it is: biases, norms, tables, embeddings and the head.
+A linear layer of a block then has its kernel in whole numbers or FP8, a scale for each output
+channel (and for each block of inputs, where a file has it so), and where GGUF has one an offset;
+see `layers.Linear`. What is small stays as it is: biases, norms, tables, embeddings and the head.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wanjax.checkpoints.mapping import Entry
-from wanjax.checkpoints.stored import NARROW
-from wanjax.checkpoints.tensor_files import Index, Rounded, TensorFiles
+from wanjax.checkpoints.kept import Rounding, layer_of, united
+from wanjax.checkpoints.layouts.diffusers.transformer import RULES
+from wanjax.checkpoints.mapping import Entry, entries
+from wanjax.checkpoints.stored import ARRAYS, Kept
+from wanjax.checkpoints.tensor_files import Index, TensorFiles
 from wanjax.models.layers import Linear, Undrawn, param
 
 Model = TypeVar("Model", bound=nnx.Module)
-Quantize = Literal["int8", "fp8"]
 
-
-class Kept(NamedTuple):
-    """A kernel's type of numbers, as safetensors names it, and its blocks of inputs."""
-
-    dtype: str
-    blocks: int = 1
-
-
-# How kernels are kept, by the path of a linear layer such as `blocks.attn1.to_q`.
-Rounding = Mapping[str, Kept]
-
-WHOLE: Rounding = {}
-_TYPES: Mapping[Quantize, str] = {"int8": "I8", "fp8": "F8_E4M3"}
-_SCALE = ".scale"
-_LARGEST = {"float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
-
-
-def to_round(wanted: Sequence[Entry], quantize: Quantize) -> dict[str, Kept]:
-    """Every linear layer of a transformer's blocks, rounded."""
-    return {path: Kept(_TYPES[quantize]) for path in _kernels(wanted)}
-
-
-def as_files_have(wanted: Sequence[Entry], files: Sequence[TensorFiles]) -> dict[str, Kept]:
-    """The layers that all experts' files have rounded in one way, in all blocks."""
-    found = {}
-    present = [set(of.keys()) for of in files]
-    for path, keys in _kernels(wanted).items():
-        ways = {
-            _kept(of.rounded(key)) if key in there else None  # what is missing is told later
-            for of, there in zip(files, present, strict=True)
-            for key in keys
-        }
-        way = ways.pop()
-        if way is not None and not ways:
-            found[path] = way
-    return found
-
-
-def _kept(rounded: Rounded | None) -> Kept | None:
-    if rounded is None:
-        return None
-    names = {dtype: name for name, dtype in NARROW.items()}
-    return Kept(names[rounded.dtype], rounded.scale.shape[1])
+_SCALES = (".scale", ".offset")
+_LARGEST = {"int4": 7.0, "int8": 127.0, "float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
 
 
 def take_rounding(model: Model, rounding: Rounding) -> Model:
-    """The abstract model with kernels in eight bits, and their scales."""
+    """The abstract transformer with kernels in eight bits or fewer, their scales and offsets."""
+    kernels = _kernels(entries(nnx.state(model), RULES)) if rounding else {}
     for path, module in nnx.iter_modules(model):
-        kept = rounding.get(".".join(map(str, path)))
+        keys = kernels.get(".".join(map(str, path)))
+        kept = rounding.get(str(layer_of(keys[0]))) if keys else None
         if isinstance(module, Linear) and kept is not None:
-            layers, _, outputs = module.kernel.get_value().shape
-            axes = (None, module.kernel.get_metadata("axes")[1])
-            module.kernel.set_metadata(kept=NARROW[kept.dtype].name)
-            scale = param(Undrawn(), (kept.blocks, outputs), axes, keep_float32=True)
-            shape: Any = jax.ShapeDtypeStruct((layers, kept.blocks, outputs), jnp.float32)
-            scale.set_value(shape)
-            module.scale = nnx.data(scale)
+            module.kernel.set_metadata(kept=ARRAYS[kept.dtype].name)
+            module.scale = nnx.data(_scale(module, kept))
+            module.offset = nnx.data(_scale(module, kept) if kept.offset else None)
     return model
 
 
+def _scale(linear: Linear, kept: Kept) -> nnx.Param[Any]:
+    """Abstract."""
+    layers, _, outputs = linear.kernel.get_value().shape
+    axes = (None, linear.kernel.get_metadata("axes")[1])
+    made = param(Undrawn(), (kept.blocks, outputs), axes, keep_float32=True)
+    value: Any = jax.ShapeDtypeStruct((layers, kept.blocks, outputs), ARRAYS[kept.scale])
+    made.set_value(value)
+    made.set_metadata(kept=ARRAYS[kept.scale].name)
+    return made
+
+
 class RoundedFiles(TensorFiles):
-    """The tensors of a transformer, some of them in eight bits and with their scales.
+    """The tensors of a transformer, some of them in eight bits or fewer and with their scales.
 
     `wanted` are the entries of a model that took the `rounding`. A tensor that its file keeps so
     is read as it lies there; any other, such as one that LoRAs were merged into, is rounded:
-    each row (or block of it) by its largest number.
+    each row (or block of it) by its largest number, or by its range where there is an offset.
     """
 
     def __init__(self, files: TensorFiles, rounding: Rounding, wanted: Sequence[Entry]):
         self.files, self.place, self.arranged = files, files.place, files.arranged
         kernels = _kernels(wanted)
-        scales = {e.path: e.keys for e in wanted if e.path.endswith(_SCALE)}
-        self._kept = {key: kept for path, kept in rounding.items() for key in kernels[path]}
-        self.weights = {
-            scale: weight
-            for path in rounding
-            for scale, weight in zip(scales[path + _SCALE], kernels[path], strict=True)
+        self._kept = {
+            key: rounding[layer]
+            for keys in kernels.values()
+            for key in keys
+            if (layer := str(layer_of(key))) in rounding
         }
-        self._made: dict[str, np.ndarray] = {}  # [outputs, blocks] of what is rounded here
+        self.weights: dict[str, str] = {}  # of scales and offsets
+        for entry in wanted:
+            path, _, leaf = entry.path.rpartition(".")
+            if f".{leaf}" in _SCALES and path in kernels:
+                self.weights |= dict(zip(entry.keys, kernels[path], strict=True))
+        # [scales or offsets, outputs, blocks] of what is rounded here
+        self._made: dict[str, np.ndarray] = {}
 
     def keys(self) -> Iterable[str]:
         return [*self.files.keys(), *self.weights]
@@ -118,7 +91,7 @@ class RoundedFiles(TensorFiles):
 
     def dtype(self, name: str) -> str:
         if name in self.weights:
-            return "F32"
+            return self._kept[self.weights[name]].scale
         return self._kept[name].dtype if name in self._kept else self.files.dtype(name)
 
     def stored_dtypes(self) -> Counter[str]:
@@ -133,11 +106,11 @@ class RoundedFiles(TensorFiles):
 
     def read(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         if name in self.weights:
-            part = self._scale_of(self.weights[name]).T[index]
+            part = self._multiplied(name, index[1]).T[index[0]]
         elif name not in self._kept:
             return self.files.read(name, index, out)
         elif self._is_so(name):
-            return self.files.read_rounded(name, index, out)
+            return self._as_it_is(name, index, out)
         else:
             part = self._rounded(name, index[0])[:, index[1]]
         if out is None:
@@ -146,43 +119,69 @@ class RoundedFiles(TensorFiles):
         return out
 
     def _is_so(self, name: str) -> bool:
-        """Whether the file keeps a tensor as the model does."""
-        return _kept(self.files.rounded(name)) == self._kept[name]
+        """Whether the numbers of the file are those of the model."""
+        kept = self.files.kept(name)
+        return kept is not None and united(kept, self._kept[name]) == self._kept[name]
 
-    def _scale_of(self, name: str) -> np.ndarray:
-        """[outputs, blocks]."""
-        outputs = self.files.shape(name)[0]
-        if self._is_so(name):
-            rounded = self.files.rounded(name)
-            assert rounded is not None
-            return np.repeat(rounded.scale, outputs // len(rounded.scale), axis=0)
-        if np.isnan(self._made.get(name, np.array(np.nan))).any():
-            self._rounded(name, slice(0, outputs))  # other rows than those read for a kernel
-        return self._made[name]
+    def _as_it_is(self, name: str, index: Index, out: np.ndarray | None) -> np.ndarray:
+        dtype = ARRAYS[self._kept[name].dtype]
+        own = self.files.kept(name)
+        if own is not None and ARRAYS[own.dtype] == dtype and out is not None:
+            return self.files.read_rounded(name, index, out)
+        values = self.files.read_rounded(name, index).astype(dtype, copy=False)
+        if out is None:
+            return values
+        out[...] = values
+        return out
+
+    def _multiplied(self, name: str, rows: slice) -> np.ndarray:
+        """[rows, blocks] of scales or of offsets."""
+        weight, which = self.weights[name], int(name.endswith(_SCALES[1]))
+        kept = self._kept[weight]
+        if self._is_so(weight):
+            scale, offset = self.files.read_scales(weight, rows)
+            found = scale if not which else np.zeros_like(scale) if offset is None else offset
+            found = np.repeat(found, kept.blocks // found.shape[1], axis=1)
+        else:
+            made = self._made.get(weight)
+            if made is None or np.isnan(made[which, rows]).any():
+                self._rounded(weight, rows)  # other rows than those read for a kernel
+            found = self._made[weight][which, rows]
+        return found.astype(ARRAYS[kept.scale], copy=False)
 
     def _rounded(self, name: str, rows: slice) -> np.ndarray:
-        """Some rows in eight bits; their scales are remembered."""
+        """Some rows in eight bits or fewer; their scales are remembered."""
         outputs, inputs = self.files.shape(name)
         kept = self._kept[name]
         whole = self.files.read(name, (rows, slice(0, inputs))).astype(np.float32)
-        blocks = whole.reshape(len(whole), kept.blocks, -1)
-        values, scale = round_rows(blocks, NARROW[kept.dtype])
-        held = self._made.setdefault(name, np.full((outputs, kept.blocks), np.nan, np.float32))
-        held[rows] = scale
+        values, scale, offset = round_blocks(whole.reshape(len(whole), kept.blocks, -1), kept)
+        unknown = np.full((2, outputs, kept.blocks), np.nan, np.float32)
+        held = self._made.setdefault(name, unknown)
+        held[0, rows], held[1, rows] = scale, offset
         return values.reshape(whole.shape)
 
 
-def round_rows(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 values [..., n] in eight bits, and the scale [...] that they are multiplied by.
+def round_blocks(values: np.ndarray, kept: Kept) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Float32 values [..., n] as `kept` has them, the scales [...] and the offsets [...].
 
-    The largest of each row becomes the largest number there is. A row of zeros has scale 1.
+    The largest of each block becomes the largest number there is, or its range that of all
+    numbers. Of a block of equal numbers, or of such that all become 0, the scale is 1.
     """
-    whole_numbers = np.issubdtype(dtype, np.integer)
-    most = 127.0 if whole_numbers else _LARGEST[dtype.name]
-    scale = np.abs(values).max(axis=-1) / np.float32(most)
+    dtype, offset = ARRAYS[kept.dtype], np.zeros(values.shape[:-1], np.float32)
+    most = _LARGEST[dtype.name]
+    whole_numbers = dtype.name.startswith("int")
+    if kept.offset:
+        low, high = values.min(axis=-1), values.max(axis=-1)
+        scale = (high - low) / np.float32(2 * most)
+        offset = (high + low) / 2
+    else:
+        scale = np.abs(values).max(axis=-1) / np.float32(most)
+    scale = scale.astype(ARRAYS[kept.scale]).astype(np.float32)
     scale[scale == 0] = 1
-    scaled = values / scale[..., None]
-    return (np.rint(scaled) if whole_numbers else scaled).astype(dtype), scale
+    scaled = (values - offset[..., None]) / scale[..., None]
+    if whole_numbers:
+        scaled = np.clip(np.rint(scaled), -most, most)  # where a scale was rounded down
+    return scaled.astype(dtype), scale, offset
 
 
 def _kernels(wanted: Iterable[Entry]) -> dict[str, tuple[str, ...]]:

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from wanjax.checkpoints.mapping import Rule, checkpoint_tensors
+from wanjax.checkpoints.layouts.names import Rule
+from wanjax.checkpoints.mapping import checkpoint_tensors
 from wanjax.files import atomic_path, write_json
 
 

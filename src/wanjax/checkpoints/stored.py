@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,27 @@ NARROW: Mapping[str, np.dtype] = {
     "I8": np.dtype(np.int8),
 }
 
-ARRAYS: Mapping[str, np.dtype] = {**DTYPES, **NARROW}  # of what can be given to a device
+# Of what can be given to a device; numbers of four bits are a byte each until they are there.
+ARRAYS: Mapping[str, np.dtype] = {**DTYPES, **NARROW, "I4": np.dtype(ml_dtypes.int4)}
+
+
+def array_bytes(shape: Sequence[int], dtype: Any) -> int:
+    """Of an array on a device."""
+    half = 2 if np.dtype(dtype) == ARRAYS["I4"] else 1
+    size: int = math.prod(shape) * np.dtype(dtype).itemsize
+    return -(-size // half)
+
+
+class Kept(NamedTuple):
+    """How a matrix stays on a device: `numbers * scale`, and `+ offset` where there is one.
+
+    Each row has a scale for each of `blocks` of its columns. Types as safetensors names them.
+    """
+
+    dtype: str
+    blocks: int = 1
+    offset: bool = False
+    scale: str = "F32"
 
 
 class Blocks(NamedTuple):

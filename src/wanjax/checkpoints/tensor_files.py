@@ -8,14 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from wanjax.checkpoints.containers import files_of, read_header
 from wanjax.checkpoints.containers.gguf import gguf_package
+from wanjax.checkpoints.containers.gguf_blocks import Scales, kept_blocks, numbers_of, scales_of
 from wanjax.checkpoints.locate import read_shards
-from wanjax.checkpoints.stored import DTYPES, NARROW, Blocks, Header, Stored
+from wanjax.checkpoints.stored import DTYPES, NARROW, Blocks, Header, Kept, Stored
 from wanjax.errors import CheckpointError
 
 _PAIRED = 2**18  # values for which a table of all pairs is made
@@ -30,13 +31,6 @@ class Arranged:
     layout: str = "as it is"
     skipped: Mapping[str, str] = field(default_factory=dict)
     key: Callable[[str], str] = lambda name: name  # of the name that a tensor has in the file
-
-
-class Rounded(NamedTuple):
-    """How a tensor is kept in eight bits: it is `scale`, spread over blocks, times its values."""
-
-    dtype: np.dtype
-    scale: np.ndarray  # float32, [1, 1], [rows, 1] or [blocks of rows, blocks of columns]
 
 
 class TensorFiles:
@@ -99,19 +93,43 @@ class TensorFiles:
         scales = (stored.scale.key for stored in self._stored.values() if stored.scale)
         return {*(stored.key for stored in self._stored.values()), *scales}
 
-    def rounded(self, name: str) -> Rounded | None:
-        """How a tensor is kept in eight bits, whose values `read_rounded` reads; else None."""
+    def kept(self, name: str) -> Kept | None:
+        """How a matrix can stay on a device, as its file has it; None: widened."""
         stored = self._stored[name]
+        if len(stored.shape) != 2:
+            return None
+        if stored.blocks is not None:
+            return kept_blocks(stored)
         if not _is_rounded(stored):
             return None
-        scale = self._scale(name)
-        ones = np.ones((1,) * len(stored.shape), np.float32)
-        return Rounded(NARROW[stored.dtype], ones if scale is None else scale)
+        return Kept(stored.dtype, 1 if stored.scale is None else stored.scale.shape[1])
 
     def read_rounded(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
-        """A part of a tensor in eight bits, as it lies in the file."""
-        values: np.ndarray = read_stored(self._stored[name], index, out)
-        return values
+        """A part of such a matrix without its scales: the numbers of the file."""
+        stored = self._stored[name]
+        if stored.blocks is None:
+            values: np.ndarray = read_stored(stored, index, out)
+            return values
+        numbers = numbers_of(_raw_rows(stored, stored.blocks, index[0]), stored.dtype)[:, index[1]]
+        if out is None:
+            return numbers
+        out[...] = numbers
+        return out
+
+    def read_scales(self, name: str, rows: slice) -> Scales:
+        """The scales, and perhaps the offsets, of some rows of such a matrix.
+
+        Float32 [rows, blocks].
+        """
+        stored, scale = self._stored[name], self._scale(name)
+        if stored.blocks is not None:
+            return scales_of(_raw_rows(stored, stored.blocks, rows), stored.dtype)
+        count = rows.stop - rows.start
+        if scale is None:
+            return np.ones((count, 1), np.float32), None
+        columns = scale.shape[1]
+        spread = _spread(scale, (stored.shape[0], columns), (rows, slice(0, columns)))
+        return np.broadcast_to(spread, (count, columns)), None
 
     def read(self, name: str, index: Index, out: np.ndarray | None = None) -> np.ndarray:
         """A part of a tensor, into `out` if it is given."""
@@ -211,15 +229,23 @@ def _from_blocks(stored: Stored, blocks: Blocks, index: Index) -> np.ndarray:
     shape, rows = stored.shape, slice(0, stored.shape[0])
     if len(shape) > 1 and shape[-1] == blocks.row:
         rows = index[0]
-    held = math.prod(shape[1:]) * (rows.stop - rows.start) // blocks.row
-    row_bytes = blocks.row // blocks.numbers * blocks.bytes
-    raw = np.empty((held, row_bytes), np.uint8)
-    skipped = math.prod(shape[1:]) * rows.start // blocks.row * row_bytes
-    _read_into(stored.file, stored.offset + skipped, raw)
+    raw = _raw_rows(stored, blocks, rows)
     values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[stored.dtype])
     inside = slice(index[0].start - rows.start, index[0].stop - rows.start)
     part: np.ndarray = values.reshape(-1, *shape[1:])[(inside, *index[1:])]
     return part
+
+
+def _raw_rows(stored: Stored, blocks: Blocks, rows: slice) -> np.ndarray:
+    """The bytes [rows of blocks, bytes] of some rows of a tensor."""
+    row_bytes = blocks.row // blocks.numbers * blocks.bytes
+    before, held = (
+        math.prod(stored.shape[1:]) * count // blocks.row
+        for count in (rows.start, rows.stop - rows.start)
+    )
+    raw = np.empty((held, row_bytes), np.uint8)
+    _read_into(stored.file, stored.offset + before * row_bytes, raw)
+    return raw
 
 
 def _spread(scale: np.ndarray, shape: tuple[int, ...], index: Index) -> np.ndarray:

@@ -28,6 +28,7 @@ from wanjax.config.resolve import resolve
 from wanjax.files import json_text
 from wanjax.parallel.mesh import MeshShape
 from wanjax.parallel.targets import parse_target, require_extra, set_environment
+from wanjax.planning.known import known_configs
 from wanjax.planning.run import prepare
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(args: Sequence[str]) -> int:
         require_extra(target)
         set_environment()  # before anything imports JAX
     prepared = prepare(config)
-    configs = model_configs(str(config.model))
+    configs = known_configs(config) or model_configs(str(config.model))
     from wanjax.pipeline.compiling import compile_run
     from wanjax.pipeline.machine import machine
 

@@ -103,8 +103,8 @@ def _weights(run: Run) -> list[str]:
         "in part": f"in part in {found.folder}: {len(found.lacking)} files are lacking",
         "not here": "not here, downloaded at first use",
     }
-    config = run.config
-    kept = config.weights_dtype + f", blocks in {config.eight_bits}" * bool(config.eight_bits)
+    blocks = f", blocks in {run.memory.blocks}" if run.memory.blocks else ""
+    kept = run.config.weights_dtype + blocks
     return [f"weights    {held / 1e9:.3g} GB in {kept}, {where[found.state]}"]
 
 

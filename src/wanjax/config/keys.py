@@ -281,8 +281,8 @@ class _RunKeys:
     )
     weights: Literal["widen", "keep"] = setting(
         "widen",
-        "of a transformer's files in eight bits: widened to weights_dtype as they are read; keep: "
-        "in eight bits on the device, too",
+        "of a transformer's files in eight bits or fewer, such as FP8 or GGUF: widened to "
+        "weights_dtype as they are read; keep: as they are on the device, too",
     )
     activations_dtype: Literal["float32", "bfloat16"] = setting(
         "bfloat16", "of the transformer's arithmetic", also=("dtype", "precision", "torch_dtype")
@@ -421,11 +421,6 @@ class Config(ServerKeys, _RunKeys):
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         own = [f"{n}={v!r}" for n, v in values.items() if v != keys()[n].default]
         return f"Config({', '.join(own)})"
-
-    @property
-    def eight_bits(self) -> str | None:
-        """What the matrices of the transformers' blocks are rounded to, as far as it is known."""
-        return "eight bits" if self.weights == "keep" else self.quantize
 
     @property
     def num_experts(self) -> int:

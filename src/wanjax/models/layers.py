@@ -72,8 +72,8 @@ class LowRank(nnx.Module):
 class Linear(nnx.Module):
     """`y = x @ kernel + bias`, computed in the dtype of `x`; `lora` changes the kernel.
 
-    A kernel in eight bits has a `scale` [blocks of inputs, outputs] that it is multiplied by. It is
-    widened here, and thus one layer at a time.
+    A kernel in eight bits or fewer has a `scale` [blocks of inputs, outputs] that it is multiplied
+    by, and may have an `offset` of that shape. It is widened here, and thus one layer at a time.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Linear(nnx.Module):
             param(rngs, shape[1:], axes[1:], zeros, keep_float32=keep_float32) if use_bias else None
         )
         self.scale: nnx.Param[Array] | None = nnx.data(None)
+        self.offset: nnx.Param[Array] | None = nnx.data(None)
         self.lora: LowRank | None = nnx.data(None)
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
@@ -102,14 +103,17 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
     def _product(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
-        kernel = self.kernel[...].astype(x.dtype)
+        kernel = self.kernel[...]
         if self.scale is None:
-            return x @ kernel
-        scale = self.scale[...]
-        if len(scale) == 1:  # the same for all inputs: the fewer outputs are multiplied
-            return ((x @ kernel).astype(jnp.float32) * scale[0]).astype(x.dtype)
-        blocks = kernel.reshape(len(scale), -1, kernel.shape[1])
-        return x @ (blocks * scale[:, None].astype(x.dtype)).reshape(kernel.shape)
+            return x @ kernel.astype(x.dtype)
+        scale = self.scale[...].astype(jnp.float32)
+        if len(scale) == 1 and self.offset is None:  # the fewer outputs are multiplied
+            return ((x @ kernel.astype(x.dtype)).astype(jnp.float32) * scale[0]).astype(x.dtype)
+        blocks = kernel.astype(jnp.float32).reshape(len(scale), -1, kernel.shape[1])
+        blocks = blocks * scale[:, None]
+        if self.offset is not None:
+            blocks = blocks + self.offset[...].astype(jnp.float32)[:, None]
+        return x @ blocks.reshape(kernel.shape).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):

@@ -57,7 +57,7 @@ class Abilities:
         """
         mesh = self.programs.mesh
         shape = MeshShape() if mesh is None else MeshShape(**mesh.shape)
-        configs = self.components.folder.model_configs()
+        configs = self.components.model_configs()
         fit = fit_on(run.config, run.plan, configs, self.target, shape)
         if not fit.fits:
             keys = advice(run.config, run.plan, configs, self.target)

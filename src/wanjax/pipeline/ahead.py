@@ -52,9 +52,8 @@ def _noise(pipe: WanPipeline, run: Run) -> None:
 
 
 def _compiling(pipe: WanPipeline, run: Run) -> Compiling:
-    configs = pipe.components.folder.model_configs()
-    kept = pipe.components.rounding
-    return Compiling(run, pipe.target, configs, _Ahead(pipe.programs), kept)
+    configs = pipe.components.model_configs()
+    return Compiling(run, pipe.target, configs, _Ahead(pipe.programs))
 
 
 class _Ahead(AbstractPrograms):

@@ -7,7 +7,6 @@ places alone (`checkpoints.abstract`): no weights, no network, no array of any s
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,7 +18,7 @@ from jax.sharding import Mesh
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.published_models import ModelConfigs
-from wanjax.checkpoints.rounding import WHOLE, Rounding
+from wanjax.checkpoints.stored import array_bytes
 from wanjax.models.transformer import WanTransformer
 from wanjax.models.vae_stripes import decoder_middle, encoder_middle, rounds
 from wanjax.parallel.mesh import MeshShape
@@ -86,18 +85,10 @@ class Compiling:
     """A run's programs, made by calling the pipeline's functions on what is abstract.
 
     `text` gives `condition` what it needs, and both of them `denoise`; `decode` stands alone.
-    `kept` is what the files have in eight bits, with `weights=keep`.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        target: Target,
-        configs: ModelConfigs,
-        programs: AbstractPrograms,
-        kept: Rounding = WHOLE,
-    ):
-        folder = dataclasses.replace(AbstractFolder.of(run.name, configs), kept=kept)
+    def __init__(self, run: Run, target: Target, configs: ModelConfigs, programs: AbstractPrograms):
+        folder = AbstractFolder.of(run.name, configs)
         self.run, self.target, self.configs = run, target, configs
         self.programs, self.mesh = programs, programs.mesh
         mesh = self.mesh
@@ -264,8 +255,7 @@ def device_bytes(tree: Any) -> int:
 def _device_bytes(x: Any) -> int:
     sharding = getattr(x, "sharding", None)
     shape = x.shape if sharding is None else sharding.shard_shape(tuple(x.shape))
-    size: int = math.prod(shape) * jnp.dtype(x.dtype).itemsize
-    return size
+    return array_bytes(shape, x.dtype)
 
 
 def _together(name: str, figures: Sequence[Figures]) -> Figures:

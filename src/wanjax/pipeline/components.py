@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,8 @@ from wanjax.checkpoints.locate import locate
 from wanjax.checkpoints.lora_live import united
 from wanjax.checkpoints.loras import LoRA, expert_loras
 from wanjax.checkpoints.presence import needed, presence, require_weights
-from wanjax.checkpoints.published_models import published
+from wanjax.checkpoints.published_models import ModelConfigs, published
+from wanjax.checkpoints.stored import array_bytes
 from wanjax.config.keys import Config
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.media.clip_processor import ImageProcessor
@@ -172,6 +172,10 @@ class Components:
         part, form, rounding = self._parts[name], self._form, self.rounding
         self._parts[name] = self._change_loras(part, name, loras, form, rounding)
 
+    def model_configs(self) -> ModelConfigs:
+        """All components' configurations, and what is kept in eight bits or fewer."""
+        return replace(self.folder.model_configs(), kept=self.rounding)
+
     @property
     def names(self) -> tuple[str, ...]:
         """The parts that this model has."""
@@ -235,7 +239,7 @@ class Components:
 
         def fetch(x: jax.Array, place: Any) -> jax.Array:
             nonlocal room
-            size = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            size = array_bytes(x.sharding.shard_shape(x.shape), x.dtype)
             if size > room:
                 return x
             room -= size

@@ -19,6 +19,7 @@ from wanjax.config.keys import Config
 from wanjax.models import vae_memory, vae_stripes
 from wanjax.parallel.mesh import ACTIVATION_RULES, MeshShape, share
 from wanjax.parallel.targets import Target
+from wanjax.planning.known import rounding_of
 from wanjax.planning.placement import EXPERTS, Stage, stage_names
 from wanjax.planning.weights import ITEM_BYTES, layer_bytes, transformer_width
 
@@ -262,9 +263,8 @@ class Footprint:
         gathered = 0
         if self.mesh.fsdp > 1:
             whole = MeshShape(tensor=self.mesh.tensor)
-            layer = layer_bytes(
-                self.transformer, self.config.weights_dtype, whole, self.config.eight_bits
-            )
+            kept = rounding_of(self.config, self.configs)
+            layer = layer_bytes(self.transformer, self.config.weights_dtype, whole, kept)
             gathered = _GATHERED_LAYERS * layer
         return max(states * hidden, 2 * hidden + wide + before) + gathered
 

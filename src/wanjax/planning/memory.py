@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from wanjax.caching import Plan, Schedule
-from wanjax.checkpoints.configs import model_configs
-from wanjax.checkpoints.locate import locate
+from wanjax.checkpoints.kept import in_words
 from wanjax.checkpoints.loras import expert_loras
-from wanjax.checkpoints.published_models import ModelConfigs, published
+from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.config.keys import Config
 from wanjax.models import vae_memory
 from wanjax.parallel.mesh import MeshShape, parse_mesh
 from wanjax.parallel.targets import HERE, Target, parse_target
 from wanjax.planning.footprint import Footprint, pixels_of_token
+from wanjax.planning.known import known_configs, rounding_of
 from wanjax.planning.placement import EXPERTS, USABLE, PlacedStage, Placement, place, stage_names
 from wanjax.planning.weights import ITEM_BYTES, component_bytes, weight_bytes
 
@@ -71,7 +71,8 @@ class Fit:
 class Memory:
     """Bytes that a run of one video holds; None for what is off, or of an unknown model.
 
-    `weight_bytes`: all of the model's weights, as they are kept; `kv_cache_bytes`: the keys and
+    `weight_bytes`: all of the model's weights, as they are kept, and `blocks` the types of the
+    blocks' matrices if they are others than the rest; `kv_cache_bytes`: the keys and
     values of all experts' cross-attention; `cache_bytes`: what the plan keeps of computed steps,
     on one device.
     """
@@ -80,6 +81,7 @@ class Memory:
     cache_bytes: int | None = None
     fit: Fit | None = None
     weight_bytes: int | None = None
+    blocks: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         fit = {} if self.fit is None else self.fit.to_dict()
@@ -90,7 +92,7 @@ class Memory:
 
 def estimate(config: Config, plan: Plan) -> Memory:
     """For the configuration's target and mesh; without a target for one device of any kind."""
-    configs = _known_configs(config)
+    configs = known_configs(config)
     if configs is None:
         return Memory()
     target = ANY_DEVICE if config.target is None else parse_target(config.target)
@@ -103,15 +105,20 @@ def estimate(config: Config, plan: Plan) -> Memory:
         else fit_on(config, plan, configs, target, asked)
     )
     kv_cache = Footprint(config, plan, configs, target, MeshShape()).contexts
-    kept = Footprint(config, plan, configs, target, fit.mesh)
-    cache = kept.cache(kept.branches)
-    weights = weight_bytes(configs, config.weights_dtype, config.eight_bits)
-    return Memory(kv_cache if config.use_kv_cache else None, cache, fit, weights)
+    on_mesh = Footprint(config, plan, configs, target, fit.mesh)
+    kept = rounding_of(config, configs)
+    return Memory(
+        kv_cache if config.use_kv_cache else None,
+        on_mesh.cache(on_mesh.branches),
+        fit,
+        weight_bytes(configs, config.weights_dtype, kept),
+        in_words(kept),
+    )
 
 
 def size_unit(config: Config) -> int:
     """What height and width are multiples of; of a model that is not known, Wan 2.1's."""
-    configs = _known_configs(config)
+    configs = known_configs(config)
     return 16 if configs is None else pixels_of_token(configs)
 
 
@@ -125,7 +132,7 @@ def mesh_shape(config: Config, plan: Plan, target: Target) -> MeshShape | None:
     alone = target.processes == 1
     if target.name == HERE and alone and (target.devices == 1 or target.platform == "cpu"):
         return None
-    configs = _known_configs(config)
+    configs = known_configs(config)
     if configs is None:
         return MeshShape(fsdp=target.devices)
     return best_fit(config, plan, configs, target).mesh
@@ -136,7 +143,7 @@ def fit_on(
 ) -> Fit:
     """What a run comes to on one mesh."""
     footprint = Footprint(config, plan, configs, target, mesh)
-    weights = component_bytes(configs, config.weights_dtype, mesh, config.eight_bits)
+    weights = component_bytes(configs, config.weights_dtype, mesh, rounding_of(config, configs))
     for name in EXPERTS[: configs.index.num_experts]:
         weights[name] += ITEM_BYTES[config.weights_dtype] * _live_numbers(config)
     rows = StripeRows(
@@ -223,7 +230,7 @@ def _changes(config: Config) -> Iterator[tuple[str, Config]]:
         "weights_dtype": "bfloat16",
         "activations_dtype": "bfloat16",
     }
-    if config.eight_bits is None:
+    if config.quantize is None and config.weights != "keep":
         smaller["quantize"] = "int8"
     for key, value in smaller.items():
         if getattr(config, key) != value:
@@ -256,10 +263,3 @@ _NARROW = 16  # rows of latents
 
 def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _known_configs(config: Config) -> ModelConfigs | None:
-    """None for a model on the Hub that is none of the published ones."""
-    if config.model is None or not (locate(config.model) or config.model in published()):
-        return None
-    return model_configs(config.model)

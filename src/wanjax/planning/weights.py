@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from wanjax.checkpoints.kept import WHOLE, Rounding, kept_bytes
 from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.parallel.mesh import PARAMETER_RULES, MeshShape, share
 
@@ -29,45 +30,46 @@ class Parameter:
     axes: Axes
     times: int = 1
     float32: bool = False
-    rounds: bool = False  # a kernel that can be in eight bits, with a scale for each output
+    layer: str | None = None  # of a kernel that can be in eight bits or fewer
 
-    def bytes(self, item: int, mesh: MeshShape, *, rounded: bool = False) -> int:
+    def bytes(self, item: int, mesh: MeshShape, kept: Rounding = WHOLE) -> int:
         """What one device holds."""
-        if rounded and self.rounds:
-            scale = Parameter(self.shape[1:], self.axes[1:], self.times, float32=True)
-            return self.bytes(1, mesh) + scale.bytes(item, mesh)
-        shared, _ = share(self.axes, self.shape, PARAMETER_RULES, mesh.sizes)
-        parts = math.prod(mesh.sizes[axis] for axes in shared for axis in axes)
-        return self.times * math.prod(self.shape) // parts * (4 if self.float32 else item)
+        if self.layer is not None and self.layer in kept:
+            numbers, scales = kept_bytes(kept[self.layer], self.shape)
+            of_outputs = self._parts((None, *self.axes[1:]), mesh)
+            return self.times * (numbers // self._parts(self.axes, mesh) + scales // of_outputs)
+        size = 4 if self.float32 else item
+        return self.times * math.prod(self.shape) // self._parts(self.axes, mesh) * size
+
+    def _parts(self, axes: Axes, mesh: MeshShape) -> int:
+        """How many devices share it."""
+        shared, _ = share(axes, self.shape, PARAMETER_RULES, mesh.sizes)
+        return math.prod(mesh.sizes[axis] for axes in shared for axis in axes)
 
 
 def component_bytes(
-    configs: ModelConfigs, dtype: str, mesh: MeshShape, quantize: str | None = None
+    configs: ModelConfigs, dtype: str, mesh: MeshShape, kept: Rounding = WHOLE
 ) -> dict[str, int]:
     """Bytes of one device by component, for weights in `dtype`; the VAE is in float32.
 
-    With `quantize` the matrices of the transformers' blocks are in eight bits.
+    Matrices of the transformers' blocks may be `kept` in eight bits or fewer.
     """
-    rounded = quantize is not None
     found = {}
     for name, values in configs.components.items():
         parameters = _PARAMETERS[name.removesuffix("_2")](values)
         item = 4 if name == "vae" else ITEM_BYTES[dtype]
-        found[name] = sum(p.bytes(item, mesh, rounded=rounded) for p in parameters)
+        found[name] = sum(p.bytes(item, mesh, kept) for p in parameters)
     return found
 
 
-def weight_bytes(configs: ModelConfigs, dtype: str, quantize: str | None = None) -> int:
+def weight_bytes(configs: ModelConfigs, dtype: str, kept: Rounding = WHOLE) -> int:
     """Bytes of all components' weights, whole."""
-    return sum(component_bytes(configs, dtype, MeshShape(), quantize).values())
+    return sum(component_bytes(configs, dtype, MeshShape(), kept).values())
 
 
-def layer_bytes(
-    transformer: Values, dtype: str, mesh: MeshShape, quantize: str | None = None
-) -> int:
+def layer_bytes(transformer: Values, dtype: str, mesh: MeshShape, kept: Rounding = WHOLE) -> int:
     """Those of one transformer block, as it lies on a device."""
-    rounded = quantize is not None
-    return sum(p.bytes(ITEM_BYTES[dtype], mesh, rounded=rounded) for p in _block(transformer))
+    return sum(p.bytes(ITEM_BYTES[dtype], mesh, kept) for p in _block(transformer))
 
 
 def transformer_width(values: Values) -> int:
@@ -76,15 +78,21 @@ def transformer_width(values: Values) -> int:
 
 
 def _linear(
-    inputs: int, outputs: int, axes: Axes, *, rounds: bool = False, **how: Any
+    inputs: int, outputs: int, axes: Axes, *, layer: str | None = None, **how: Any
 ) -> Iterator[Parameter]:
-    yield Parameter((inputs, outputs), axes, rounds=rounds, **how)
+    yield Parameter((inputs, outputs), axes, layer=layer, **how)
     yield Parameter((outputs,), axes[1:], **how)
 
 
-def _mlp(inputs: int, hidden: int, outputs: int, **how: Any) -> Iterator[Parameter]:
-    yield from _linear(inputs, hidden, ("embed", "mlp"), **how)
-    yield from _linear(hidden, outputs, ("mlp", "embed"), **how)
+def _mlp(
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    layers: Sequence[str | None] = (None, None),
+    **how: Any,
+) -> Iterator[Parameter]:
+    yield from _linear(inputs, hidden, ("embed", "mlp"), layer=layers[0], **how)
+    yield from _linear(hidden, outputs, ("mlp", "embed"), layer=layers[1], **how)
 
 
 def _norm(width: int, **how: Any) -> Parameter:
@@ -113,15 +121,15 @@ def _transformer(values: Values) -> Iterator[Parameter]:
 
 def _block(values: Values) -> Iterator[Parameter]:
     width = transformer_width(values)
-    images = 2 if values.get("added_kv_proj_dim") is not None else 0
-    for added in (0, images):  # self-attention, cross-attention
-        for _ in range(3 + added):
-            yield from _linear(width, width, ("embed", "heads"), rounds=True)
-        yield from _linear(width, width, ("heads", "embed"), rounds=True)
-        for _ in range(2 + added // 2):
+    added = ("add_k_proj", "add_v_proj") if values.get("added_kv_proj_dim") is not None else ()
+    for attention, of_images in (("attn1", ()), ("attn2", added)):
+        for name in ("to_q", "to_k", "to_v", *of_images):
+            yield from _linear(width, width, ("embed", "heads"), layer=f"{attention}.{name}")
+        yield from _linear(width, width, ("heads", "embed"), layer=f"{attention}.to_out.0")
+        for _ in range(2 + len(of_images) // 2):
             yield Parameter((width,), ("heads",))
     yield _norm(width)
-    yield from _mlp(width, values["ffn_dim"], width, rounds=True)
+    yield from _mlp(width, values["ffn_dim"], width, ("ffn.net.0.proj", "ffn.net.2"))
     yield Parameter((1, 6, width), (None, None, "embed"), float32=True)
 
 

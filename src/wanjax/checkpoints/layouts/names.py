@@ -12,6 +12,11 @@ from collections.abc import Mapping
 
 Names = Mapping[str, str]
 
+# Where one of our parameters is found under diffusers' names: a regular expression for its dotted
+# path, the key with `\\1` groups and `{i}` where layers that we keep stacked are numbered, and the
+# name of a transform (`mapping.TRANSFORMS`).
+Rule = tuple[str, str, str]
+
 _LAYER = re.compile(r"(?<![\w])(blocks|block|layers|blk|transformer)\.(\d+)\.")
 
 

@@ -1,6 +1,6 @@
 """Checkpoint names of the CLIP vision tower (`image_encoder/` of a folder)."""
 
-from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.layouts.names import Rule
 
 # Dropped where keys have it: published folders do, those saved by transformers 5 do not.
 PREFIX = "vision_model."

@@ -1,6 +1,6 @@
 """Checkpoint names of the transformer (diffusers' `WanTransformer3DModel`)."""
 
-from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.layouts.names import Rule
 
 RULES: list[Rule] = [
     (r"patch_embedding\.kernel", "patch_embedding.weight", "conv3d"),

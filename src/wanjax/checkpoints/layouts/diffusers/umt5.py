@@ -1,6 +1,6 @@
 """Checkpoint names of the UMT5 encoder (`text_encoder/` of a folder)."""
 
-from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.layouts.names import Rule
 
 RULES: list[Rule] = [
     (r"shared\.weight", "shared.weight", "copy"),

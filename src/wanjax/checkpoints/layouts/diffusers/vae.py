@@ -2,7 +2,7 @@
 
 import re
 
-from wanjax.checkpoints.mapping import Rule
+from wanjax.checkpoints.layouts.names import Rule
 from wanjax.models.configs import VAEConfig
 
 _LEAVES: list[Rule] = [
