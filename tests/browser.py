@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 FLAGS = [
     "--no-sandbox",  # root has none
@@ -38,11 +38,18 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def opened(
-    browser: Browser, address: str, *, width: int = 1280, height: int = 900, dark: bool = False
+    browser: Browser,
+    address: str,
+    *,
+    width: int = 1280,
+    height: int = 900,
+    dark: bool = False,
+    streams: str = "",
 ) -> Iterator[Page]:
     """The page at an address, as someone new sees it.
 
-    When it is left it must have logged no error or warning, and asked the network for nothing.
+    When it is left it must have logged no error or warning, and asked nobody but the server at
+    that address for anything. It may itself end what it reads from below `streams`.
     """
     errors: list[str] = []
     requests: list[str] = []
@@ -52,16 +59,21 @@ def opened(
         if message.type in ("error", "warning") and "getImageData" not in message.text:
             errors.append(message.text)
 
+    def failed(request: Request) -> None:
+        if not (streams and request.url.startswith(streams)):
+            errors.append(f"failed: {request.url}")
+
+    own = address if address.startswith("http") else "file://"
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
     )
     page = context.new_page()
     page.on("console", note)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("requestfailed", lambda request: errors.append(f"failed: {request.url}"))
+    page.on("requestfailed", failed)
     page.on("request", lambda request: requests.append(request.url))
     page.goto(address)
     yield page
     context.close()
     assert errors == []
-    assert [url for url in requests if not url.startswith(("file://", "blob:", "data:"))] == []
+    assert [url for url in requests if not url.startswith((own, "blob:", "data:"))] == []

@@ -4,6 +4,7 @@ serve videos over HTTP, in the shape of OpenAI's videos API
 usage: wanjax serve [PRESET|FILE] [port=8000] [key=value ...]
 
   wanjax serve                                         # the bundled model, on this machine alone
+  wanjax serve ui=True                                 # with a page, at http://localhost:8000
   wanjax serve tiny-i2v port=9000 store=videos
   wanjax serve wan2.2-t2v-a14b use_magcache=True       # what all videos have as defaults
 
@@ -36,6 +37,8 @@ def run(args: Sequence[str]) -> None:
     config = resolve(args, "serve")
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise UsageError(f"serve needs {', '.join(missing)}: pip install 'wanjax[serve]'")
+    if config.ui and importlib.util.find_spec("gradio") is None:
+        raise UsageError("ui=True needs gradio: pip install 'wanjax[serve,ui]'")
     with _listen(config.host, config.port) as listener:
         _serve(args, config, listener)
 
@@ -53,11 +56,14 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
     server = Server({model.name: model}, config)
     host, port = listener.getsockname()[:2]
     _tell(f"{model.name} at http://{host}:{port}/v1/videos, kept in {config.store}")
+    if config.ui:
+        _tell(f"a page for people at http://{host}:{port}/")
     if server.peers.recovered:
         _tell(f"{server.peers.recovered} videos that were being made are made again")
     web = uvicorn.Server(
         uvicorn.Config(make_app(server), log_config=None, limit_concurrency=_CONNECTIONS)
     )
+    server.told_to_end = lambda: web.should_exit
     for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises anew once it has ended
         signal.signal(number, lambda *_: None)
     warnings.simplefilter("ignore", Notice)  # each video has its own

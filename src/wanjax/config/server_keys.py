@@ -30,6 +30,13 @@ class ServerKeys:
         also=("address", "bind", "listen"),
         kept=False,
     )
+    ui: bool = setting(
+        False,
+        "a page for people on the same server, at its own address",
+        commands=_SERVE,
+        also=("page", "gradio", "web", "webui", "gui"),
+        kept=False,
+    )
     store: str = setting(
         "wanjax-serve",
         "folder of the queue, the pictures that are sent, and the videos",

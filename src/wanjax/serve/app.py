@@ -39,7 +39,13 @@ def make_app(server: Server) -> FastAPI:
         await run_in_threadpool(server.close)
 
     app = FastAPI(title="wanjax", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, tokens=server.tokens, metrics=server.metrics)
+    gate: dict[str, Any] = {"tokens": server.tokens, "metrics": server.metrics}
+    if server.config.ui:
+        from wanjax.serve.page.mount import GATE, add_page  # an extra
+
+        add_page(app, server)
+        gate |= GATE
+    app.add_middleware(Gate, **gate)
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)

@@ -10,12 +10,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 
 from wanjax.errors import UsageError
 from wanjax.files import read_text
 from wanjax.serve.errors import ApiError
 
 OPEN = ("/health", "/ready")  # what is asked by machines that start servers
+COOKIE = "wanjax-token"  # of a browser that has the page
 _SHORTEST = 16  # characters of a token
 
 
@@ -51,11 +53,18 @@ class Tokens:
             _require_own_page(headers, address)
             return address
         kind, _, token = headers.get("authorization", "").partition(" ")
-        found = self.clients.get(_digest(token.strip())) if kind.lower() == "bearer" else None
+        found = self.find(token.strip()) if kind.lower() == "bearer" else None
+        if found is None and "authorization" not in headers and (kept := _cookie(headers)):
+            _require_own_origin(headers)  # a browser sends it whoever asks it to
+            found = self.find(kept)
         if found is None:
             text = "a token is needed that this server knows, as Authorization: Bearer TOKEN"
             raise ApiError(401, text, code="invalid_api_key")
         return found
+
+    def find(self, token: str) -> str | None:
+        """The client that has this token."""
+        return self.clients.get(_digest(token))
 
 
 def _require_own_page(headers: Headers, address: str) -> None:
@@ -64,14 +73,24 @@ def _require_own_page(headers: Headers, address: str) -> None:
     Not what names another site as its origin, nor, from this machine itself, a name that leads
     here: a page may have its own name lead here.
     """
-    host, origin = headers.get("host", ""), headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
-        text = f"origin {origin[:100]} is another site's page; tokens=FILE lets pages ask"
-        raise ApiError(403, text, code="foreign_origin")
+    _require_own_origin(headers)
+    host = headers.get("host", "")
     name = urlsplit(f"//{host}").hostname or ""
     if _is_loopback(address) and not _is_plain(name):
         text = f"host {name[:100]} is no name of this machine; tokens=FILE lets others ask"
         raise ApiError(403, text, code="foreign_host")
+
+
+def _require_own_origin(headers: Headers) -> None:
+    host, origin = headers.get("host", ""), headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != host:
+        text = f"origin {origin[:100]} is another site's page; tokens=FILE lets pages ask"
+        raise ApiError(403, text, code="foreign_origin")
+
+
+def _cookie(headers: Headers) -> str | None:
+    """The token that the page has the browser keep."""
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 
 
 def _is_plain(name: str) -> bool:

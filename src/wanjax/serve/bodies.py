@@ -9,6 +9,7 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from wanjax.serve.errors import ApiError
 from wanjax.serve.requests import PICTURES
@@ -37,6 +38,16 @@ async def read_body(request: Request, most: int) -> dict[str, Any]:
         f"content-type={kind}: send application/json or multipart/form-data",
         code="unsupported_media_type",
     )
+
+
+async def forget(receive: Receive) -> None:
+    """Read a body that is not wanted, so that the client hears why: as much as of others."""
+    come = 0
+    while come <= _FORGOTTEN:
+        message = await receive()
+        come += len(message.get("body", b""))
+        if not message.get("more_body"):
+            break
 
 
 class _TooLargeError(MultiPartException):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wanjax.serve.auth import OPEN, Tokens
@@ -17,10 +18,24 @@ _QUIET = (*OPEN, "/metrics")  # asked every few seconds
 
 
 class Gate:
-    """The application behind it finds the client in `request.state.client`."""
+    """The application behind it finds the client in `request.state.client`.
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics):
+    Who may not ask for `pages` is led to `login`; what is `open` is anybody's, and what begins with
+    `quiet` is not logged.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Tokens,
+        metrics: Metrics,
+        open: Collection[str] = OPEN,
+        pages: Collection[str] = (),
+        login: str = "",
+        quiet: tuple[str, ...] = (),
+    ):
         self.app, self.tokens, self.metrics = app, tokens, metrics
+        self.open, self.pages, self.login, self.quiet = open, pages, login, quiet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,16 +52,19 @@ class Gate:
         path, address = scope["path"], scope["client"][0] if scope["client"] else "local"
         client = address
         try:
-            if path not in OPEN:
+            if path not in self.open:
                 client = self.tokens.client(Headers(scope=scope), address)
             scope.setdefault("state", {})["client"] = client
             await self.app(scope, receive, told)
         except ApiError as error:
-            await JSONResponse(error.body, error.status)(scope, receive, told)
+            answer: Response = JSONResponse(error.body, error.status)
+            if error.status == 401 and path in self.pages:
+                answer = RedirectResponse(self.login, 303)
+            await answer(scope, receive, told)
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self.metrics.requests.labels(method, str(status)).inc()
-            if path not in _QUIET:
+            if path not in _QUIET and not path.startswith(self.quiet):
                 took = round(time.perf_counter() - began, 4)
                 facts = {"path": path, "status": status, "client": client, "seconds": took}
                 LOG.info(method, extra=facts)

@@ -43,6 +43,12 @@ class Asked:
     pictures: dict[str, bytes]
 
 
+def own_keys() -> set[str]:
+    """The keys that a video may have of its own."""
+    settings = {f.metadata["key"] for method in METHODS.values() for f in settings_of(method)}
+    return {*_OWN, *(f"use_{method}" for method in METHODS), *settings}
+
+
 def read_request(body: Mapping[str, Any], config: Config) -> Asked:
     """The fields of a request to a server of `config`.
 
@@ -110,14 +116,11 @@ def save_pictures(pictures: Mapping[str, bytes], folder: Path) -> dict[str, Path
 
 def _key(name: str, value: Any) -> str:
     """The key that a field is; raises `ApiError` for one that no video may have of its own."""
-    allowed = {*_OWN, *(f"use_{method}" for method in METHODS)}
     for method in METHODS.values():
         for field in settings_of(method):
-            key = field.metadata["key"]
-            allowed.add(key)
-            if key == name and str in (field.metadata["kinds"] or ()):
+            if field.metadata["key"] == name and str in (field.metadata["kinds"] or ()):
                 _require_no_file(name, value)
-    if name in allowed:
+    if name in own_keys():
         return name
     if name in keys():
         text = f"{name} is the server's to set: leave it out"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
+from PIL import Image
 
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
@@ -17,7 +18,7 @@ from wanjax.media.video_files import read_video
 from wanjax.planning.run import Run
 from wanjax.serve.auth import Tokens
 from wanjax.serve.errors import ApiError, not_found, refused
-from wanjax.serve.eta import parts_of, programs_of, shape_of
+from wanjax.serve.eta import COMPILE, Part, parts_of, programs_of, shape_of
 from wanjax.serve.jobs import Job, Jobs, Page, new_id
 from wanjax.serve.logs import LOG
 from wanjax.serve.metrics import Metrics
@@ -40,6 +41,7 @@ class Server:
         self.models, self.config = dict(models), config
         self.tokens = Tokens.read(config.tokens)
         self.largest = int(config.max_upload * 2**20)  # bytes of a request
+        self.told_to_end: Callable[[], bool] = lambda: False  # whoever runs the server knows
         self._decoding, self._drawing = threading.Lock(), threading.Lock()
         self._orphans: set[str] = set()
         self._lock = _alone(folder)
@@ -70,9 +72,36 @@ class Server:
 
     def create(self, body: Mapping[str, object], client: str) -> Job:
         """Accept a job. Raises `ApiError`."""
-        model = self._model(body.get("model"))
+        model = self.model(body.get("model"))
         asked = read_request(body, model.config)
         return self._accept(model, asked.values, asked.pictures, client)
+
+    def consider(self, body: Mapping[str, object]) -> tuple[Run, float | None]:
+        """What `create` would make of it: its run, and seconds (None: nothing like it is known).
+
+        Nothing is queued or kept. Raises `ApiError`.
+        """
+        model = self.model(body.get("model"))
+        asked = read_request(body, model.config)
+        with self.storage.making(new_id()) as folder:
+            run, _ = self._prepared(model, asked.values, asked.pictures, folder)
+        shape = shape_of(model.name, run.config)
+        parts = parts_of(run, model.configs)
+        if programs_of(shape, run) not in self.worker.compiled:
+            parts.append(Part(COMPILE, 1, 0))
+        return run, self.queue.speeds.estimate(shape, parts)
+
+    def size_of(self, picture: bytes) -> tuple[int, int]:
+        """Width and height of a picture that was sent. Raises `ApiError` for what is none."""
+        with self.storage.making(new_id()) as folder, self._decoding:
+            path = save_pictures({"image": picture}, folder)["image"]
+            with Image.open(path) as image:
+                return image.size
+
+    def preview(self, video_id: str) -> Image.Image | None:
+        """What a video that is being made looks like so far; from now on it is looked at."""
+        live = self.worker.live
+        return live.look() if live is not None and live.job.id == video_id else None
 
     def remix(self, video_id: str, body: Mapping[str, object], client: str) -> Job:
         """The same video from another prompt, with the same seed unless another is given."""
@@ -85,7 +114,7 @@ class Server:
         asked = read_request(body, model.config)
         if "prompt" not in asked.values:
             raise ApiError(400, "prompt is missing: say what the video shows", param="prompt")
-        pictures = {Path(name).stem: self._read(video_id, name) for name in source.pictures}
+        pictures = {Path(name).stem: self.read(video_id, name) for name in source.pictures}
         values = remixed(source.values, asked)
         return self._accept(model, values, pictures | asked.pictures, client, source.id)
 
@@ -193,7 +222,8 @@ class Server:
             )
             raise ApiError(400, text, code="too_many_steps", param="num_inference_steps")
 
-    def _model(self, name: object) -> Model:
+    def model(self, name: object) -> Model:
+        """The one of that name, or the first. Raises `ApiError`."""
         if name is None:
             return next(iter(self.models.values()))
         if not isinstance(name, str) or name not in self.models:
@@ -202,11 +232,33 @@ class Server:
             raise ApiError(404, text, code="model_not_found", param="model")
         return self.models[name]
 
-    def _read(self, video_id: str, name: str) -> bytes:
+    def read(self, video_id: str, name: str) -> bytes:
+        """A file of a video's, whole. Raises `ApiError` where it is gone."""
         size = self.storage.size(video_id, name)
         if size is None:
             raise not_found(video_id)
         return b"".join(self.storage.read(video_id, name, 0, size - 1))
+
+    def _prepared(
+        self,
+        model: Model,
+        values: dict[str, object],
+        pictures: Mapping[str, bytes],
+        folder: Path,
+    ) -> tuple[Run, dict[str, Path]]:
+        """The run that is asked for, and its pictures in `folder`. Raises `ApiError`."""
+        if model.needs_picture and "image" not in pictures:
+            text = f"input_reference is missing: {model.name} is image to video; send a picture"
+            raise ApiError(400, text, code="missing_parameter", param="input_reference")
+        with self._decoding:  # one at a time: a picture may take much memory
+            paths = save_pictures(pictures, folder)
+        values.setdefault("seed", "random")
+        try:
+            config = model.configured(model.args, values, folder, paths)
+            self._require_small(config)
+            return model.run(config), paths
+        except UsageError as error:
+            raise refused(error) from None
 
     def _accept(
         self,
@@ -216,20 +268,9 @@ class Server:
         client: str,
         source: str | None = None,
     ) -> Job:
-        if model.needs_picture and "image" not in pictures:
-            text = f"input_reference is missing: {model.name} is image to video; send a picture"
-            raise ApiError(400, text, code="missing_parameter", param="input_reference")
         video_id = new_id()
         with self.storage.making(video_id) as folder:
-            with self._decoding:  # one at a time: a picture may take much memory
-                paths = save_pictures(pictures, folder)
-            values.setdefault("seed", "random")
-            try:
-                config = model.configured(model.args, values, folder, paths)
-                self._require_small(config)
-                run = model.run(config)
-            except UsageError as error:
-                raise refused(error) from None
+            run, paths = self._prepared(model, values, pictures, folder)
             drawn = {"seed": run.config.seed}
             job = _job(video_id, client, model, typed(values) | drawn, run, source)
             job.pictures = [path.name for path in paths.values()]

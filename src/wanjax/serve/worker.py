@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import traceback
@@ -10,12 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from wanjax.config.saved import kept
 from wanjax.errors import RunError, UsageError
 from wanjax.files import write_json
 from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.inputs import Frames, Prompts
 from wanjax.pipeline.notices import seen
+from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import make_record, make_tags
 from wanjax.pipeline.video import Video
 from wanjax.planning.run import Run
@@ -29,6 +33,7 @@ from wanjax.serve.queue import Queue
 from wanjax.serve.storage import Storage
 
 _TOLD = 0.5  # seconds between two notes of progress in the database
+_WATCHED, _FRAME = 3.0, 0.25  # seconds that a look lasts; between two previews
 
 
 class CancelledError(Exception):
@@ -46,6 +51,9 @@ class Live:
     since: float = 0.0  # when the last part ended, by the monotonic clock
     cancelled: bool = False
     told_end: float | None = None  # when it would be there, as told after two steps
+    preview: Image.Image | None = None
+    looked: float = -math.inf  # when somebody last did, by the monotonic clock
+    drawn: float = -math.inf  # when the preview was made
 
     @property
     def progress(self) -> int:
@@ -55,6 +63,18 @@ class Live:
     def eta(self) -> float | None:
         left = self.course.remaining()
         return None if left is None else max(0.0, left - (time.monotonic() - self.since))
+
+    def look(self) -> Image.Image | None:
+        """The newest preview; they are made while somebody looks, and none otherwise."""
+        self.looked = time.monotonic()
+        return self.preview
+
+    def draw(self, pipe: WanPipeline, report: StepReport) -> None:
+        """Make a preview of a computed step, if it is wanted and the VAE has a fit."""
+        now = time.monotonic()
+        wanted = now - self.looked < _WATCHED and now - self.drawn > _FRAME
+        if wanted and not report.step.skipped and pipe.components.preview is not None:
+            self.preview, self.drawn = pipe.preview(report), now
 
 
 class Worker:
@@ -218,6 +238,7 @@ class Worker:
                     live.cancelled = True
             if live.cancelled:
                 raise CancelledError
+            live.draw(pipe, report)
 
         if live.cancelled:
             raise CancelledError
