@@ -69,7 +69,26 @@ def test_a_weight_that_is_no_number_is_named(small_folder, capsys) -> None:
 
 def test_a_vae_that_is_no_number_is_named(small_folder, capsys) -> None:
     assert run(damaged(small_folder, "vae", "decoder.conv_out.bias")) == 1
-    assert "the VAE made values that are no finite numbers" in failed(capsys)
+    line = failed(capsys)
+    assert "the VAE made values that are no finite numbers" in line
+    assert "not finite: vae decoder.conv_out.bias" in line
+
+
+def test_a_text_encoder_that_is_no_number_is_named(small_folder, capsys) -> None:
+    assert run(damaged(small_folder, "text_encoder", "SelfAttention.q.weight")) == 1
+    line = failed(capsys)
+    assert "not finite at the start: the prompt's embedding, the negative prompt's emb" in line
+    assert "text_encoder " in line
+
+
+def test_a_lora_that_is_no_number_is_refused_by_file_and_key(small_folder, capsys) -> None:
+    down, up = np.zeros((2, 32), np.float32), np.full((32, 2), np.inf, np.float32)
+    key = "blocks.0.attn1.to_q"
+    save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, "l.safetensors")
+    for how in ("", ":1:live"):
+        assert run(small_folder, f"lora=l.safetensors{how}") == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert f"wanjax: error: l.safetensors: {key}.lora_B.weight has values that are no" in line
 
 
 def test_what_a_caller_gives_must_be_finite(small_folder) -> None:

@@ -397,6 +397,16 @@ def test_a_batch_equals_single_runs(pipe):
         assert np.abs(batch.frames[i].astype(int) - single.frames[0]).max() <= 1
 
 
+def test_a_method_that_decides_from_data_says_for_how_many_videos(pipe):
+    """Each of them depends on its neighbours then."""
+    always = wanjax.SenCache(9.0, start=0.0, end=1.0, sensitivities=(0.0, 0.0))
+    two = pipe(list(PROMPTS), "", seed=5, cache=always, output_type="latent").plan.to_dict()
+    assert (two["decided"], two["decided_together"]) == ("during the run", 2)
+    assert two["skipped"] > 0
+    dense = pipe(list(PROMPTS), "", seed=5, output_type="latent").plan.to_dict()
+    assert (dense["decided"], dense["decided_together"]) == ("before the run", None)
+
+
 def test_a_seed_counts_up_over_the_batch(pipe):
     counted = latents_of(pipe, list(PROMPTS), "", seed=5)
     np.testing.assert_array_equal(counted, latents_of(pipe, list(PROMPTS), "", seed=[5, 6]))

@@ -258,6 +258,17 @@ def test_the_commit_that_ran_is_known(cache):
     assert commit_of("wanjax/tiny/t2v", None) is None
 
 
+def test_a_pinned_revision_is_what_a_plan_looks_for(cache, capsys):
+    (cache / "vae/model.safetensors").touch()
+    for revision, said in (("0123abc", "here"), ("main", "here"), ("v9", "not here")):
+        args = ["plan", "wan2.1-t2v-1.3b", f"revision={revision}"]
+        assert main(args) == 0
+        assert f"GB in bfloat16, {said}" in capsys.readouterr().out
+        assert main([*args, "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["model_is"] == said
+    assert presence("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", revision="v9").folder is None
+
+
 @pytest.mark.parametrize("revision", ["../main", "a/../b", "/etc", "a b", "-x", "a//b", ".hidden"])
 def test_revisions_that_can_be_none(revision, capsys):
     assert main(["plan", "wan2.2-t2v-a14b", f"revision={revision}"]) == 2

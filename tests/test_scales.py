@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 
 import jax
@@ -11,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
-from other_layouts import Tensors, original_tensors, save_narrow, tensors_of
+from other_layouts import Tensors, original_tensors, save_narrow, save_original, tensors_of
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
@@ -170,6 +171,28 @@ def test_fp8_without_scales_is_cast(small_folder, tmp_path):
     np.testing.assert_array_equal(model.blocks.attn1.to_q.kernel[1], expected.T)
     scale, _ = files.read_scales("blocks.1.attn1.to_q.weight", slice(0, 32))
     assert (scale == 1).all()
+    count = sum(x.ndim == 2 for x in tensors.values())
+    assert f", {count} F8_E4M3 without a scale, " in str(reading(small_folder, file))
+
+
+@pytest.mark.parametrize("make", [shutil.copytree, save_original], ids=["diffusers", "authors"])
+def test_fp8_without_scales_is_refused_in_a_folder_unless_it_is_asked_for(
+    small_folder, tmp_path, make
+):
+    """No folder is published so; ComfyUI's single files, given by their part, are."""
+    make(small_folder, tmp_path / "model")
+    place = Folder.open(tmp_path / "model").place("transformer")
+    file = place / "diffusion_pytorch_model.safetensors"
+    tensors = {k: x.astype(FP8) if x.ndim == 2 else x for k, x in tensors_of(place).items()}
+    save_narrow(tensors, file)
+    with pytest.raises(CheckpointError) as error:
+        Folder.open(tmp_path / "model").checking().load_transformer("transformer")
+    first = next(key for key, x in tensors.items() if x.ndim == 2)
+    assert str(error.value).startswith(f"{file}: {first} is F8_E4M3, and no tensor there has a sc")
+    assert str(error.value).endswith(f"transformer={place} reads such numbers as they are")
+    checking = Folder.open(tmp_path / "model", {"transformer": place}).checking()
+    checking.load_transformer("transformer")
+    assert "F8_E4M3 without a scale" in str(checking.readings["transformer"])
 
 
 def test_a_text_encoders_embedding_has_no_scale(small_folder, tmp_path):
@@ -183,7 +206,7 @@ def test_a_text_encoders_embedding_has_no_scale(small_folder, tmp_path):
     checking = Folder.open(small_folder, {"text_encoder": file}).checking()
     checking.load_text_encoder()
     said = str(checking.readings["text_encoder"])
-    assert "1 F8_E4M3 with a scale, 1 F8_E4M3, " in said or "1 F8_E4M3, 1 F8_E4M3 with a sc" in said
+    assert "1 F8_E4M3 with a scale, 1 F8_E4M3 without a scale, " in said
     assert "1 skipped, the tokenizer, which is read from tokenizer.json (spiece_model)" in said
 
 

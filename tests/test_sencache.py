@@ -39,7 +39,7 @@ def decide_all(plan, samples):
         steps.append(step)
         if not step.skipped:
             reference = samples[step.index]
-    return plan.executed(steps), reads
+    return plan.executed(steps, 1), reads
 
 
 def replay_published(schedule, samples, epsilon=0.1, max_reuse=3):

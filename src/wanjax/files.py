@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from wanjax.errors import UsageError
 
@@ -25,6 +25,7 @@ JSON = 2**26  # and of JSON, which programs write
 _partial: set[Path] = set()  # what this process is writing
 _STEM = 180  # characters of a name that its partial file's name repeats
 _NAME = 4000  # bytes; Linux allows 4096
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -53,6 +54,24 @@ def remove_partial() -> None:
     """Remove what this process is writing: it is about to end."""
     for path in tuple(_partial):
         _remove(path)
+
+
+def without_home(value: Value) -> Value:
+    """Text with `~` for the home folder, whose name says whose it is; of lists and objects, each.
+
+    For what others may read: a record, a report, a server's log.
+    """
+    made: Any = value
+    if isinstance(value, str):
+        for home in {os.path.expanduser("~"), os.path.realpath(os.path.expanduser("~"))}:
+            if len(home) > 1:
+                made = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", "~", made)
+    elif isinstance(value, Mapping):
+        made = {without_home(name): without_home(item) for name, item in value.items()}
+    elif isinstance(value, list | tuple):
+        items = map(without_home, value)
+        made = list(items) if isinstance(value, list) else tuple(items)
+    return cast(Value, made)
 
 
 def _remove(path: Path) -> None:

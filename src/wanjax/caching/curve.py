@@ -22,7 +22,7 @@ from wanjax.caching.measured import Measured, Sigmas, array_of
 from wanjax.caching.plan import Prediction
 from wanjax.caching.schedule import Schedule
 from wanjax.errors import CurveError
-from wanjax.files import read_own, write_json
+from wanjax.files import read_own, without_home, write_json
 from wanjax.validation import Number, Positive, checked, named, validate
 
 FORMAT = "wanjax-curve"
@@ -258,7 +258,8 @@ def differences(
     parts = [
         f"{name} {conditions[name]} ({what}: {known})"
         for name in names
-        if (known := about.get(name)) is not None and conditions.get(name, known) != known
+        if (known := without_home(about.get(name))) is not None
+        and conditions.get(name, known) != known
     ]
     measured = "were measured" if what.endswith("s") else "was measured"
     return (f"the {what} {measured} otherwise: {', '.join(parts)}",) if parts else ()

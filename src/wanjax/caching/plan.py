@@ -136,6 +136,7 @@ class Plan:
     decisions: Decisions | None = None  # of a method that decides during the run, before it
     decided: Literal["before the run", "during the run"] = "before the run"
     prediction: Prediction | None = None
+    together: int | None = None  # videos that were decided on as one, during the run
 
     def __repr__(self) -> str:
         return f"Plan({self.method}: {self.strip()}, {self.summary()})"
@@ -252,9 +253,10 @@ class Plan:
             return list(self.steps)
         return [s for step in self.steps for s in (step, *self.decisions.options(step))]
 
-    def executed(self, steps: Sequence[Step]) -> Plan:
-        """This plan with the steps as they came out; none is left to decide."""
-        return replace(self, steps=tuple(steps), decisions=None)
+    def executed(self, steps: Sequence[Step], videos: int) -> Plan:
+        """This plan with the steps as they came out for `videos`; none is left to decide."""
+        together = None if self.decisions is None else videos
+        return replace(self, steps=tuple(steps), decisions=None, together=together)
 
     @property
     def ideal_speedup(self) -> float:
@@ -305,6 +307,7 @@ class Plan:
             "method": self.method,
             "settings": dict(self.settings),
             "decided": self.decided,
+            "decided_together": self.together,
             "steps": len(self.steps),
             "flow_shift": self.schedule.flow_shift,
             "boundary_ratio": self.schedule.boundary_ratio,

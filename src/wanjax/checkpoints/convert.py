@@ -89,7 +89,7 @@ class _File(NamedTuple):
 
 def open_sources(folder: Folder, parts: Sequence[str]) -> Opening:
     """`parts` of a folder, whose files are checked, as they are before a model is loaded."""
-    opening = Opening(folder.path, folder.index, parts=folder.parts, configs=folder.configs)
+    opening = Opening(folder.path, folder.index, None, folder.parts, folder.configs, folder.own)
     loaders: dict[str, Callable[[], Any]] = {
         "vae": opening.load_vae,
         "text_encoder": opening.load_text_encoder,

@@ -85,8 +85,9 @@ class LoadReport(NamedTuple):
 class Folder:
     """`path` with what its index says; `progress` is told of all that is loaded.
 
-    `parts` says where parts lie that are not in a folder of their name. `configs` are the
-    components' configurations of a folder without their files.
+    `parts` says where parts lie that are given apart from the folder, `own` where the folder has
+    those that are in none of their name. `configs` are the components' configurations of a folder
+    without their files.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class Folder:
     progress: Callable[[LoadReport], None] | None = None
     parts: Mapping[str, Path] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own: Mapping[str, Path] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, parts: Mapping[str, Path] = NO_PARTS) -> Folder:
@@ -104,8 +106,8 @@ class Folder:
         if not path.is_dir():
             raise CheckpointError(f"model={str(path)!r}: no such folder")
         if (original := original_folder(path)) is not None:
-            configs, files = original.configs, {**original.files, **parts}
-            return cls(path, configs.index, parts=files, configs=configs.components)
+            configs = original.configs
+            return cls(path, configs.index, None, parts, configs.components, original.files)
         return cls(path, parse(ModelIndex, path / "model_index.json"), parts=parts)
 
     @property
@@ -115,11 +117,11 @@ class Folder:
 
     def place(self, name: str) -> Path:
         """The folder or file of a part."""
-        return self.parts.get(name, self.path / name)
+        return {name: self.path / name, **self.own, **self.parts}[name]
 
     def checking(self) -> Checking | None:
         """What reads headers alone; None where there are no files."""
-        return Checking(self.path, self.index, parts=self.parts, configs=self.configs)
+        return Checking(self.path, self.index, None, self.parts, self.configs, self.own)
 
     def model_configs(self) -> ModelConfigs:
         """All components' configurations as their files have them."""
@@ -323,7 +325,15 @@ class Folder:
             return kind.from_dict(self.configs[name])
 
     def _files(self, name: str, config: Any) -> TensorFiles:
-        return part_files(name, self.place(name), config)
+        """Raises `CheckpointError` for FP8 without scales, unless its file was asked for."""
+        files = part_files(name, self.place(name), config)
+        if name not in self.parts and (bare := files.bare):
+            raise CheckpointError(
+                f"{bare.file}: {bare.key} is {bare.dtype}, and no tensor there has a scale. No "
+                "model's folder is published so: its scales may be lost. If there never were any, "
+                f"{name}={files.place} reads such numbers as they are"
+            )
+        return files
 
     def _load(self, part: Loadable[Model]) -> Model:
         def report(done: int, total: int) -> None:

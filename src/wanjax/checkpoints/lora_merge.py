@@ -42,7 +42,10 @@ _IMAGE = re.compile(r".*(k_img|v_img|img_emb|add_[kv]_proj|norm_added_[kq]|image
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One of a LoRA's file, read as float32 where it is needed."""
+    """One of a LoRA's file, read as float32 where it is needed.
+
+    Raises `CheckpointError` for numbers that are not finite.
+    """
 
     files: TensorFiles
     key: str
@@ -52,6 +55,11 @@ class _Tensor:
         stored = self.files.shape(self.key)
         read = self.files.read(self.key, tuple(slice(0, size) for size in stored))
         read = read.astype(np.float32)
+        if not np.isfinite(read).all():
+            raise CheckpointError(
+                f"{self.files.place}: {self.key} has values that are no finite numbers (NaN or "
+                "infinity): the file is damaged"
+            )
         if stored != self.shape and len(stored) == len(self.shape):  # see `_fitted`
             read = np.pad(read, [(0, n - m) for m, n in zip(stored, self.shape, strict=True)])
         return read.reshape(self.shape)

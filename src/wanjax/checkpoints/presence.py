@@ -48,11 +48,11 @@ class Presence:
     lacking: tuple[str, ...] = ()
 
 
-def presence(model: str, parts: Collection[str] = ()) -> Presence:
-    """Of a folder, or of a Hub id in the Hub's cache; `parts` are here, from elsewhere."""
+def presence(model: str, parts: Collection[str] = (), revision: str | None = None) -> Presence:
+    """Of a folder, or of a Hub id at a revision in the Hub's cache; `parts` are elsewhere."""
     folder = locate(model)
     if folder is None:
-        folder = cached(model)
+        folder = cached(model, revision)
     if folder is None and model in published() and set(parts) >= needed(published()[model].index):
         return Presence("here")
     if folder is None or not _is_model(folder):

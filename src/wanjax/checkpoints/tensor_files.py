@@ -83,10 +83,13 @@ class TensorFiles:
 
     def stored_dtypes(self) -> Counter[str]:
         """How many tensors are of which type in the files."""
-        return Counter(
-            stored.dtype + " with a scale" * (stored.scale is not None)
-            for stored in self._stored.values()
-        )
+        return Counter(map(_said_dtype, self._stored.values()))
+
+    @property
+    def bare(self) -> Stored | None:
+        """One of FP8, if there are some and none has a scale: plain numbers, or lost scales."""
+        rounded = [stored for stored in self._stored.values() if _is_rounded(stored)]
+        return rounded[0] if rounded and not any(stored.scale for stored in rounded) else None
 
     def used(self) -> set[str]:
         """The keys in the files that tensors are read from, their scales' included."""
@@ -176,6 +179,12 @@ def _check_index(folder: Path, present: Mapping[str, str]) -> None:
 def _is_rounded(stored: Stored) -> bool:
     """FP8 may have no scale; whole numbers without are no weights."""
     return stored.dtype in NARROW and (stored.dtype != "I8" or stored.scale is not None)
+
+
+def _said_dtype(stored: Stored) -> str:
+    if stored.dtype not in NARROW:
+        return stored.dtype
+    return stored.dtype + (" without a scale" if stored.scale is None else " with a scale")
 
 
 def read_stored(stored: Stored, index: Index | None = None, out: np.ndarray | None = None) -> Any:

@@ -28,7 +28,7 @@ from wanjax.cli.text import print_table
 from wanjax.cli.together import FromFirst, together
 from wanjax.config.keys import Config, with_steps
 from wanjax.config.resolve import arguments, resolve
-from wanjax.files import atomic_path, write_json
+from wanjax.files import atomic_path, without_home, write_json
 from wanjax.media.names import free
 
 STEPS = 10  # of the runs that are timed, where no other number is asked for
@@ -52,7 +52,7 @@ def _benchmark(config: Config, asked: str) -> None:
     from wanjax.evaluate.benchmark import benchmark  # imports JAX
     from wanjax.parallel.hosts import is_first
 
-    found = {"command": asked} | benchmark(config, _tell).to_dict()
+    found = without_home({"command": asked} | benchmark(config, _tell).to_dict())
     if not is_first():
         return
     assert config.output is not None

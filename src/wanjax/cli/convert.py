@@ -67,7 +67,7 @@ def _source(config: Config) -> tuple[Folder, list[str]]:
     """What is converted, and its parts with weights: all, or those given of a model not here."""
     assert config.model is not None
     given = config.parts
-    place = locate(config.model) or presence(config.model).folder
+    place = locate(config.model) or presence(config.model, (), config.revision).folder
     if place is not None and place.is_dir():
         folder = Folder.open(place, given)
         require_weights(place, given.keys())

@@ -40,7 +40,7 @@ def run(args: Sequence[str]) -> None:
         named = {name or run.name: run for name, run in runs.items()}
         draw_plans(Path(first.plot).expanduser(), named)
     if first.json:
-        here = presence(str(first.model), first.parts).state
+        here = presence(str(first.model), first.parts, first.revision).state
         facts = {
             name: run.to_dict() | {"model_is": here, "notes": list(run.notes)}
             for name, run in runs.items()

@@ -34,7 +34,7 @@ def run(args: Sequence[str]) -> None:
         task = _TASKS[config.task]
         model = str(config.model)
         held = f"{weight_bytes(model_configs(model), 'bfloat16') / 1e9:.3g}"
-        there = presence(model).state
+        there = presence(model, revision=config.revision).state
         rows.append((name, task, size, *numbers, shift, guidance, held, there, model))
     titles = ("preset", "task", "size", "frames", "steps", "shift", "guidance", "GB", "", "model")
     print_table(titles, rows)

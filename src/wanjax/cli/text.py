@@ -65,7 +65,7 @@ def _indices(steps: Sequence[int]) -> str:
 
 def _speedup(plan: Plan) -> str:
     if plan.open_steps:
-        return "as the run decides, which steps to reuse following from the data"
+        return "as each run decides from its data, for all videos of a call of pipe(...) together"
     return f"{plan.ideal_speedup:.2f}x at most (counting transformer blocks alone)"
 
 
@@ -97,14 +97,15 @@ def _weights(run: Run) -> list[str]:
     held = run.memory.weight_bytes
     if held is None:
         return []
-    found = presence(str(run.config.model), run.config.parts)
+    config = run.config
+    found = presence(str(config.model), config.parts, config.revision)
     where = {
         "here": "here",
         "in part": f"in part in {found.folder}: {len(found.lacking)} files are lacking",
         "not here": "not here, downloaded at first use",
     }
     blocks = f", blocks in {run.memory.blocks}" if run.memory.blocks else ""
-    kept = run.config.weights_dtype + blocks
+    kept = config.weights_dtype + blocks
     return [f"weights    {held / 1e9:.3g} GB in {kept}, {where[found.state]}"]
 
 

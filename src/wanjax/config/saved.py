@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -119,15 +118,9 @@ def kept(config: Config) -> dict[str, Any]:
     fields = keys().items()
     names = [n for n, f in fields if f.metadata["kept"] and _is_of_generate(f.metadata)]
     # a method that was registered after the configuration was made is off there
-    return {name: _shareable(getattr(config, name)) for name in names if hasattr(config, name)}
-
-
-def _shareable(value: Any) -> Any:
-    """A path in the home folder without that folder's name, which is whose it is."""
-    home = os.path.expanduser("~")
-    if isinstance(value, str) and len(home) > 1 and f"{value}/".startswith(f"{home}/"):
-        return "~" + value[len(home) :]
-    return value
+    values = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    prose = [name for name in values if keys()[name].metadata["from_file"]]  # stays as it was
+    return files.without_home(values) | {name: values[name] for name in prose}
 
 
 def digests(config: Config) -> dict[str, str]:

@@ -204,7 +204,7 @@ def _timed(function: Callable[[], Any], repeats: int) -> tuple[float, ...]:
 def _pipeline(config: Config) -> tuple[WanPipeline, str]:
     """With nothing loaded yet, and whose weights it will have."""
     model = str(config.model)
-    if config.parts and presence(model, config.parts).state != "here":
+    if config.parts and presence(model, config.parts, config.revision).state != "here":
         raise UsageError(
             f"{min(config.parts)}= is given, and other parts of {model} are not here: a benchmark "
             "takes all weights from files, or all at random"

@@ -23,7 +23,7 @@ from wanjax.config.keys import Config
 from wanjax.errors import UsageError, notify
 from wanjax.evaluate.growth import PROMPTS, measure_growth
 from wanjax.evaluate.lock import only_one
-from wanjax.files import JSON, read_text, write_json
+from wanjax.files import JSON, read_text, without_home, write_json
 from wanjax.media.examples import picture_digest
 from wanjax.media.prompts import Prompt
 from wanjax.parallel.hosts import fetch, from_first, is_first
@@ -159,7 +159,7 @@ def _about(
         )
     return {
         "sigmas": schedule.sigmas,
-        "model": config.preset or config.model,
+        "model": without_home(config.preset or config.model),
         "sampler": config.sampler,
         "flow_shift": config.flow_shift,
         "boundary_ratio": config.boundary_ratio,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from wanjax.evaluate.metrics import IDENTICAL, mean_psnr
 from wanjax.evaluate.paired import Paired, interval, paired
 from wanjax.evaluate.store import Record, plain
+from wanjax.files import without_home
 from wanjax.planning.variants import FEWER_STEPS, cost
 
 Worst = Callable[[Iterable[float]], float]
@@ -89,6 +90,10 @@ class Comparison:
     rows: Mapping[str, str] = field(default_factory=dict)
     sweeps: Mapping[str, Sequence[str]] = field(default_factory=dict)
     figure: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("about", "changes", "clips", "notes"):  # others may read them
+            object.__setattr__(self, name, without_home(getattr(self, name)))
 
     @property
     def variants(self) -> tuple[str, ...]:

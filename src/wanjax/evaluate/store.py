@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from wanjax.checkpoints.digest import content_digest
 from wanjax.errors import UsageError, notify
-from wanjax.files import atomic_path, read_json, write_json
+from wanjax.files import atomic_path, read_json, without_home, write_json
 from wanjax.media.video_files import save_video
 from wanjax.parallel.hosts import array_from_first, from_first, is_first
 
@@ -120,7 +120,12 @@ def _digest(record: Record) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can say it: arrays as lists, infinity (of a PSNR) as the text "inf"."""
+    """`value` as JSON can say it: arrays as lists, infinity (of a PSNR) as the text "inf".
+
+    The home folder is `~`: others may read it.
+    """
+    if isinstance(value, str):
+        return without_home(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wanjax.errors import UsageError
-from wanjax.files import read_text
+from wanjax.files import read_text, without_home
 from wanjax.media.examples import is_example
 from wanjax.validation import named
 
@@ -41,7 +41,7 @@ def load_prompts(path: str | Path) -> list[Prompt]:
 
 
 def as_lines(prompts: Sequence[Prompt]) -> str:
-    """The content of a file that `load_prompts` reads as `prompts`."""
+    """The content of a file that `load_prompts` reads as `prompts`; the home folder is `~`."""
     return "".join(f"{_absolute(p.image) if p.image else ''} | {p.text}\n" for p in prompts)
 
 
@@ -67,4 +67,4 @@ def _parse(line: str, folder: Path) -> Prompt:
 
 
 def _absolute(image: str) -> str:
-    return image if is_example(image) else str(Path(image).resolve())
+    return image if is_example(image) else without_home(str(Path(image).resolve()))

@@ -103,7 +103,7 @@ class Components:
         """Of the configuration's model, which is downloaded where it is a Hub id."""
         assert config.model is not None
         path, parts = locate(config.model), config.parts
-        if path is None and presence(config.model, parts).folder is None:
+        if path is None and presence(config.model, parts, config.revision).folder is None:
             known = published().get(config.model)
             if known is not None and needed(known.index) <= parts.keys():
                 place = Path(config.model)  # of which nothing is read
@@ -259,6 +259,10 @@ class Components:
         if name not in self._parts:
             return "files"
         return "host" if name in self._resting else "device"
+
+    def on_device(self, name: str) -> nnx.Module | None:
+        """A model whose parameters are there now."""
+        return self._parts[name] if self.where(name) == "device" else None
 
     @property
     def tokenizer(self) -> Tokenizer:

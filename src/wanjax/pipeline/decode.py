@@ -30,7 +30,7 @@ def decode_latents(
 
     def convert(video: Float[np.ndarray, "b f H W 3"]) -> Shaped[np.ndarray, "b f H W 3"]:
         if finite:
-            check_pixels(video)
+            check_pixels(video, vae)
         else:
             video = np.nan_to_num(video)
         return _to_uint8(video) if dtype == "uint8" else _to_unit(video)

@@ -104,8 +104,8 @@ class Contexts:
     """Each expert's own projection of the context, made when the expert is first there.
 
     `embeds` are the conditional and, where guidance acts, the unconditional embeddings. With
-    `keys_values` the context is projected on to the keys and values of every layer. `made` are
-    those made so far, by the expert's number.
+    `keys_values` the context is projected on to the keys and values of every layer. `image` is
+    the pictures' embedding, `made` are those made so far, by the expert's number.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Contexts:
     ):
         starts = [phase.start for phase in schedule.phases]
         self._branches = {schedule.experts[i]: schedule.num_branches(i) for i in starts}
-        self._programs, self._embeds, self._image = programs, embeds, image_embeds
+        self._programs, self._embeds, self.image = programs, embeds, image_embeds
         self._how = (dtype, keys_values)
         self.made: dict[int, Context | KeysValues] = {}
 
@@ -136,7 +136,7 @@ class Contexts:
 
     def _program(self, number: int, transformer: WanTransformer) -> tuple[Any, tuple[Any, ...]]:
         graph, params = nnx.split(transformer)
-        arguments = (params, tuple(self._embeds[: self._branches[number]]), self._image)
+        arguments = (params, tuple(self._embeds[: self._branches[number]]), self.image)
         return self._programs.get(_embed_context, (graph, *self._how), arguments), arguments
 
 

@@ -15,6 +15,8 @@ from jaxtyping import Shaped
 from wanjax.config.keys import Config
 from wanjax.errors import NonFiniteError, UsageError, notify
 from wanjax.models.transformer import WanTransformer
+from wanjax.models.vae import WanVAE
+from wanjax.pipeline.components import Components
 from wanjax.sampling.denoise import StepReport
 
 # Of what a run is made of, by name, each fetched when it is asked for.
@@ -38,19 +40,27 @@ def is_finite(array: Any) -> bool:
 
 
 def sources_of(
-    expert: Callable[[int], WanTransformer], names: Sequence[str], **arrays: Any
+    components: Components, expert: Callable[[int], WanTransformer], arrays: Mapping[str, Any]
 ) -> Sources:
-    """The arrays, and the parameters of each expert."""
-
-    def parameters(number: int) -> Any:
-        return nnx.to_pure_dict(nnx.state(expert(number)))
-
-    experts = {name: partial(parameters, number) for number, name in enumerate(names)}
-    return {name: partial(_itself, array) for name, array in arrays.items()} | experts
+    """The arrays, the parameters of each expert, and of the encoders while they stay."""
+    experts = {
+        name: partial(_parameters, partial(expert, number))
+        for number, name in enumerate(components.folder.experts)
+    }
+    encoders = {
+        name: partial(_parameters, partial(components.on_device, name))
+        for name in ("text_encoder", "image_encoder", "vae")
+    }
+    return {name: partial(_itself, array) for name, array in arrays.items()} | experts | encoders
 
 
 def _itself(array: Any) -> Any:
     return array
+
+
+def _parameters(model: Callable[[], nnx.Module | None]) -> Any:
+    found = model()
+    return None if found is None else nnx.to_pure_dict(nnx.state(found))
 
 
 def check_latents(latents: np.ndarray, config: Config, sources: Sources) -> None:
@@ -76,12 +86,14 @@ def check_step(report: StepReport, sources: Sources) -> None:
         )
 
 
-def check_pixels(video: Shaped[np.ndarray, "..."]) -> None:
-    """Raise `NonFiniteError` for decoded frames that are not finite."""
+def check_pixels(video: Shaped[np.ndarray, "..."], vae: WanVAE) -> None:
+    """Raise `NonFiniteError` for decoded frames that are not finite, naming what of the VAE is."""
     if not np.isfinite(video).all():
+        found = _listed(list(_bad_parts("vae", _parameters(lambda: vae))))
         raise NonFiniteError(
-            "the VAE made values that are no finite numbers of latents that are: its weights are "
-            "damaged, or the latents too large; nonfinite=keep writes the video nevertheless"
+            "the VAE made values that are no finite numbers of latents that are: "
+            + (f"not finite: {found}" if found else "these are too large for it")
+            + "; nonfinite=keep writes the video nevertheless"
         )
 
 
@@ -89,8 +101,12 @@ def _blamed(sources: Sources) -> str:
     found = [name for source in sources for name in _bad_parts(source, sources[source]())]
     if not found:
         return "weights and inputs are finite, so an activation grew beyond its type's range"
+    return f"not finite at the start: {_listed(found)}"
+
+
+def _listed(found: Sequence[str]) -> str:
     more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-    return f"not finite at the start: {', '.join(found[:_LISTED])}{more}"
+    return ", ".join(found[:_LISTED]) + more
 
 
 def _bad_parts(source: str, tree: Any) -> Iterator[str]:

@@ -269,12 +269,13 @@ class WanPipeline(Abilities):
             ends = frames.repeated(len(start), prompts.copies)
             condition = self._condition(ends, config, fit.stripe_rows.encode)
             experts = self._experts(run, fit, embeds, ends)
-        sources = sources_of(
-            experts.transformer,
-            self.components.folder.experts,
-            prompt_embeds=embeds,
-            condition=condition,
-        )
+        texts = ("the prompt's embedding", "the negative prompt's embedding")
+        inputs = {
+            **dict(zip(texts, embeds, strict=False)),
+            "the image's embedding": experts.contexts.image,
+            "the image's encoding": condition,
+        }
+        sources = sources_of(self.components, experts.transformer, inputs)
 
         def on_step(report: StepReport) -> None:
             stopwatch.timings.steps.append(report.seconds)

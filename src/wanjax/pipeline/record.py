@@ -12,6 +12,7 @@ import jax
 from wanjax.checkpoints.presence import commit_of
 from wanjax.config.keys import Config
 from wanjax.config.saved import digests, kept
+from wanjax.files import without_home
 from wanjax.media.video_files import VideoFile
 from wanjax.pipeline.host import commit, host
 from wanjax.pipeline.video import Video
@@ -21,9 +22,12 @@ _PACKAGES = ("wanjax", "jax", "jaxlib", "flax", "numpy", "av", "tokenizers", "sa
 
 def make_record(config: Config, video: Video, file: VideoFile) -> dict[str, Any]:
     """How a video was made: enough to make it again, what it cost, what its file lost."""
+    return {"config": kept(config)} | without_home(_facts(config, video, file)) | environment()
+
+
+def _facts(config: Config, video: Video, file: VideoFile) -> dict[str, Any]:
     stages = {name: round(seconds, 4) for name, seconds in video.timings.stages.items()}
     return {
-        "config": kept(config),
         "model_commit": commit_of(str(config.model), config.revision),
         "inputs": digests(config),
         "plan": video.plan.to_dict() | video.memory.to_dict(),
@@ -31,7 +35,7 @@ def make_record(config: Config, video: Video, file: VideoFile) -> dict[str, Any]
         "seconds": stages | {"compile": round(video.timings.compile, 4)},
         "step_seconds": [round(seconds, 5) for seconds in video.timings.steps],
         "peak_memory_bytes": video.timings.peak_memory,
-    } | environment()
+    }
 
 
 def make_tags(config: Config) -> dict[str, str]:

@@ -9,6 +9,7 @@ from wanjax.caching import METHODS, Method, Plan, Schedule, dense_plan
 from wanjax.caching.method import keys_of
 from wanjax.config.keys import Config, method_of
 from wanjax.errors import UsageError
+from wanjax.files import without_home
 from wanjax.planning.few_steps import few_step_notes
 from wanjax.planning.memory import Memory, estimate, size_unit
 from wanjax.planning.schedule import schedule_for
@@ -86,7 +87,7 @@ def prepare(config: Config, cache: Caching = FROM_CONFIG) -> Run:
 def conditions(config: Config) -> dict[str, Any]:
     """Facts of a run that a curve may have been measured under others than these."""
     return {
-        "model": config.preset or config.model,
+        "model": without_home(config.preset or config.model),  # as calibrations have it
         "image": config.task == "i2v",
         "height": config.height,
         "width": config.width,

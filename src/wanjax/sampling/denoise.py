@@ -145,7 +145,7 @@ def denoise(
         if on_step is not None:
             seconds = time.perf_counter() - began
             _tell(on_step, steps, [*reached, partial(_itself, state)], seconds, changes)
-    return hold(state.sample, condition), plan.executed(executed)
+    return hold(state.sample, condition), plan.executed(executed, len(latents))
 
 
 def compile_steps(

@@ -7,6 +7,7 @@ from typing import Any
 
 from wanjax.config.keys import keys
 from wanjax.errors import UsageError, printable
+from wanjax.files import without_home
 
 _NAMED = re.compile(r"([A-Za-z_]+)\b")
 
@@ -24,7 +25,8 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
     ):
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, printable(message), code, param
+        self.status, self.code, self.param = status, code, param
+        self.message = printable(without_home(message))
         self.kind = kind
 
     @property

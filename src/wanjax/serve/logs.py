@@ -9,6 +9,7 @@ import time
 from typing import Any, Literal
 
 from wanjax.errors import printable
+from wanjax.files import without_home
 
 LOG = logging.getLogger("wanjax.serve")
 _KNOWN = set(vars(logging.makeLogRecord({})))
@@ -35,7 +36,7 @@ class _Json(logging.Formatter):
         event |= {"event": record.getMessage(), **_facts(record)}
         if record.exc_info:
             event["trace"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=True, default=str)
+        return without_home(json.dumps(event, ensure_ascii=True, default=str))
 
 
 class _Text(logging.Formatter):
@@ -43,4 +44,5 @@ class _Text(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         facts = " ".join(f"{name}={value}" for name, value in _facts(record).items())
         line = printable(f"{clock} {record.getMessage()} {facts}".rstrip())
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return without_home(line + trace)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from wanjax.config.saved import kept
 from wanjax.errors import RunError, UsageError
-from wanjax.files import write_json
+from wanjax.files import without_home, write_json
 from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.inputs import Frames, Prompts
 from wanjax.pipeline.notices import seen
@@ -152,7 +152,7 @@ class Worker:
                 self._drop(job)
         except Exception as error:
             code, text = _told(error)
-            if not self.queue.fail(job, code, text, self.keep):
+            if not self.queue.fail(job, code, without_home(text), self.keep):
                 self._drop(job)
                 return
             LOG.error("failed: %s", text, extra={"video": job.id})
