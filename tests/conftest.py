@@ -14,6 +14,15 @@ if MISSING:
 
 pytest.register_assert_rewrite("browser")
 
+# Annotations are checked in the rooms whose arrays have shapes: checked, the others, whose plans
+# call small functions by the thousand, would take half of the suite's time, and mypy reads them.
+# A float may be given as an int (PEP 484). JAXTYPING_DISABLE=1 switches it off.
+_ROOMS = ("caching", "evaluate", "media", "models", "pipeline", "sampling", "schedulers", "tiny")
+jaxtyping.install_import_hook(
+    [f"wanjax.{room}" for room in _ROOMS],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
+
 # Tests compile many small programs and run each for milliseconds: unoptimised code halves the
 # suite's time. JAX reads this when it is imported, so nothing here may import it. Comparisons
 # with the reference run as users run (parity/conftest.py).
