@@ -274,9 +274,9 @@ def test_two_servers_do_not_share_a_store(small_folder, tmp_path, capsys):
     [
         (["port=99999"], "port=99999: must be at least 0, at most 65535"),
         (["host=nowhere.invalid"], "host=nowhere.invalid port=8000: cannot listen there"),
-        (["database=nonsense"], "database=nonsense://"),
-        (["files=nosuch://x"], "files=nosuch://x: nothing can be kept there"),
-        (["store=/dev/null/x"], "store=/dev/null/x"),
+        (["database=nonsense", "port=0"], "database=nonsense://"),
+        (["files=nosuch://x", "port=0"], "files=nosuch://x: nothing can be kept there"),
+        (["store=/dev/null/x", "port=0"], "store=/dev/null/x"),
     ],
 )
 def test_a_mistake_at_the_start(small_folder, tmp_path, capsys, args, text):

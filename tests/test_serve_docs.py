@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -9,14 +11,35 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from serving import serving
 
-PAGE = (Path(__file__).parents[1] / "docs/serve.md").read_text(encoding="utf-8")
+from wanjax.config.resolve import resolve
+from wanjax.serve.replicas import build
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/serve.md").read_text(encoding="utf-8")
+CONTAINERFILE = (ROOT / "Containerfile").read_text(encoding="utf-8")
 
 
 def example(language: str, of: str, url: str) -> str:
     (block,) = [b for b in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if of in b]
     return block.replace("http://localhost:8000", url).replace("localhost:8000", url)
+
+
+def test_the_files_for_ray_and_kubernetes_and_the_container_name_what_exists():
+    blocks = [yaml.safe_load(b) for b in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
+    ray, kuberay = blocks[0], yaml.safe_load(blocks[1]["spec"]["serveConfigV2"])
+    for (application,) in (ray["applications"], kuberay["applications"]):
+        assert pkgutil.resolve_name(application["import_path"]) is build
+        assert [deployment["name"] for deployment in application["deployments"]] == ["wanjax"]
+        given = [f"{name}={value}" for name, value in application["args"].items()]
+        config = resolve(given, "serve")
+        assert config.database.partition(":")[0] in ("sqlite", "postgresql+psycopg")
+    lines = re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*])", CONTAINERFILE, re.MULTILINE)
+    command, serve, *keys = [word for line in lines for word in json.loads(line)]
+    assert (command, serve) == ("wanjax", "serve")
+    assert resolve(keys, "serve").preset == "tiny-t2v"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +71,7 @@ def test_the_example_in_javascript(server, tmp_path):
 def test_the_examples_with_curl(server, tmp_path):
     if shutil.which("curl") is None:
         pytest.skip("There is no curl here.")
-    code = example("sh", "curl", server.url)
+    code = example("sh", "curl -X", server.url)
     create, *rest = code.replace("\\\n", " ").splitlines()
     video = re.search(r"video_[0-9a-f]{32}", run(["bash", "-c", create], tmp_path))
     assert video is not None

@@ -9,10 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from serving import serving
+from test_serve import slow_steps
 from test_serve_load import load
 
 from wanjax.serve.jobs import Jobs
@@ -20,9 +23,18 @@ from wanjax.serve.jobs import Jobs
 pytest.importorskip("psycopg", reason="Postgres' client is not installed: pip install psycopg")
 
 
+DOES_NOT_ANSWER = "the database does not answer: try again"
+
+
+class Database(NamedTuple):
+    url: str
+    start: Callable[[], None]
+    stop: Callable[[], None]
+
+
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """The URL of a new database on a socket of its own."""
+    """A new one, on a socket of its own."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
     if not found:
         pytest.skip("Postgres is not installed: `apt-get install postgresql`.")
@@ -42,9 +54,12 @@ def database(tmp_path_factory):
 
     data, options = folder / "data", f"-k {folder} -c listen_addresses="
     run(bin / "initdb", "-D", data, "-U", "wanjax", "-A", "trust")
-    run(bin / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
-    yield f"postgresql+psycopg://wanjax@/postgres?host={folder}"
-    run(bin / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    start = (bin / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start")
+    stop = (bin / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    run(*start)
+    url = f"postgresql+psycopg://wanjax@/postgres?host={folder}"
+    yield Database(url, lambda: run(*start), lambda: run(*stop))
+    run(*stop)
 
 
 def _is_user(name: str) -> bool:
@@ -58,7 +73,7 @@ def _is_user(name: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="The paths are those of Debian's packages.")
 def test_a_queue_in_postgres(small_folder, tmp_path, database):
-    given = f"database={database}"
+    given = f"database={database.url}"
     with serving(small_folder, tmp_path / "one", given, work=False) as before:
         first, second = before.create(seed=1), before.create(seed=2)
         before.die(first)
@@ -72,7 +87,7 @@ def test_a_queue_in_postgres(small_folder, tmp_path, database):
         assert after.ask(f"/v1/videos/{first['id']}", method="DELETE")[0] == 200
         assert after.server.jobs.counts()["completed"] == 2
     assert not (tmp_path / "one/jobs.db").exists()
-    again = Jobs(database)
+    again = Jobs(database.url)
     assert again.speeds()
     again.close()
 
@@ -82,12 +97,12 @@ def test_a_queue_in_postgres(small_folder, tmp_path, database):
 def test_a_server_that_is_killed_leaves_its_videos_to_the_other(tmp_path, database):
     """Two processes on one queue; each video is made once, to the bytes it would have had."""
     sent = load.make_jobs(8, 10)
-    given = [f"database={database}", f"files={tmp_path / 'files'}", "lease=2"]
+    given = [f"database={database.url}", f"files={tmp_path / 'files'}", "lease=2"]
     given.append(f"compilation_cache={tmp_path / 'cache'}")
     for name in ("killed", "lives"):
         (tmp_path / name).mkdir()
     with load.Server(tmp_path / "lives", 1, *given) as lives:
-        token, jobs = lives.tokens[0], Jobs(database)
+        token, jobs = lives.tokens[0], Jobs(database.url)
         with load.Server(tmp_path / "killed", 1, *given) as killed:
             ids = [killed.ask(token, "/v1/videos", job)["id"] for job in sent]
             own = (tmp_path / "killed/store/server").read_text().strip()
@@ -104,3 +119,24 @@ def test_a_server_that_is_killed_leaves_its_videos_to_the_other(tmp_path, databa
     said = [(tmp_path / name / "log").read_text() for name in ("killed", "lives")]
     assert all("".join(said).count(f"completed video={video}") == 1 for video in ids)
     jobs.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="The paths are those of Debian's packages.")
+def test_a_database_that_is_away_for_a_while_ends_nothing(
+    small_folder, tmp_path, database, monkeypatch
+):
+    told = slow_steps(monkeypatch, 0.1)
+    with serving(small_folder, tmp_path / "store", f"database={database.url}") as server:
+        video, after = server.create(num_inference_steps=20), server.create(num_inference_steps=2)
+        while not told:
+            time.sleep(0.01)
+        database.stop()
+        status, error, _ = server.ask(f"/v1/videos/{video['id']}")
+        assert (status, error["error"]["message"]) == (503, DOES_NOT_ANSWER)
+        while len(told) < 20:
+            time.sleep(0.1)
+        database.start()
+        assert server.made(video) != server.made(after)
+        assert server.server.jobs.get(video["id"]).attempts == 1
+        assert server.ask("/health")[0] == 200

@@ -25,28 +25,40 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from wanjax.cli.together import FromFirst, together
 from wanjax.config.keys import Config
 from wanjax.config.resolve import resolve
-from wanjax.errors import Notice, UsageError
+from wanjax.errors import Notice, RunError, UsageError
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _CONNECTIONS = 200  # at once; more are told to come again
 _NEEDED = ("fastapi", "uvicorn", "sqlalchemy", "python_multipart", "fsspec", "prometheus_client")
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str]) -> int:
     config = resolve(args, "serve")
     if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise UsageError(f"serve needs {', '.join(missing)}: pip install 'wanjax[serve]'")
     if config.ui and importlib.util.find_spec("gradio") is None:
         raise UsageError("ui=True needs gradio: pip install 'wanjax[serve,ui]'")
-    with _listen(config.host, config.port) as listener:
-        _serve(args, config, listener)
+
+    def command(config: Config, from_first: FromFirst) -> None:
+        from wanjax.parallel.hosts import is_first  # imports JAX
+
+        if is_first():
+            with _listen(config.host, config.port) as listener:
+                _serve(args, config, listener)
+        else:
+            _follow(args, config)
+
+    return together(config, command, lasting=True)
 
 
 def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None:
     import uvicorn  # imports a web server
 
-    from wanjax.serve.app import make_app  # imports JAX
+    from wanjax.parallel.hosts import several  # imports JAX
+    from wanjax.serve.app import make_app
     from wanjax.serve.logs import log_to_stderr
     from wanjax.serve.model import Model
     from wanjax.serve.server import Server
@@ -64,11 +76,27 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
         uvicorn.Config(make_app(server), log_config=None, limit_concurrency=_CONNECTIONS)
     )
     server.told_to_end = lambda: web.should_exit
-    for number in (signal.SIGINT, signal.SIGTERM):  # which uvicorn raises anew once it has ended
+    if several():  # the others wait for a worker that has failed, in vain
+        server.worker.when_failed = lambda: setattr(web, "should_exit", True)
+    for number in _ENDING:  # which uvicorn raises anew once it has ended
         signal.signal(number, lambda *_: None)
     warnings.simplefilter("ignore", Notice)  # each video has its own
     web.run(sockets=[listener])
+    if several() and (server.worker.alive or server.worker.failed is not None):
+        raise RunError("amid a step: start all processes again, and its video is made again")
     _tell("ended; what waits is made when the server starts again")
+
+
+def _follow(args: Sequence[str], config: Config) -> None:
+    """As one of several processes, of which the first one serves."""
+    from wanjax.serve.hosts import follow  # imports JAX
+    from wanjax.serve.model import Model
+
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)  # it ends with the first
+    warnings.simplefilter("ignore", Notice)
+    model = Model.of(args, config)
+    follow({model.name: model})
 
 
 def _listen(host: str, port: int) -> socket.socket:

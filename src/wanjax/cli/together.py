@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from typing import IO, Any
 
@@ -25,15 +26,14 @@ from wanjax.errors import RunError, UsageError
 from wanjax.files import remove_partial
 from wanjax.media.examples import picture_digest
 from wanjax.media.prompts import load_prompts
-from wanjax.parallel.launch import Launch, find_launch
+from wanjax.parallel.launch import KEYS, Launch, find_launch
 
 # Tells all processes what the first of them makes; see `parallel.hosts.from_first`.
 FromFirst = Callable[[Callable[[], Any]], Any]
 Command = Callable[[Config, FromFirst], int | None]
 
 # What each process has for itself: who it is, where it writes, what it says.
-_OWN = {"process_id", "coordinator", "num_processes", "heartbeat_timeout"}
-_OWN |= {"output", "overwrite", "quiet", "verbose", "json", "compilation_cache"}
+_OWN = {*KEYS, "output", "overwrite", "quiet", "verbose", "json", "compilation_cache"}
 _FILES = {"image", "last_image", "prompts"}  # compared by what is in them
 
 _INTERRUPTED = 130
@@ -42,12 +42,15 @@ _UNHEARD = re.compile(r"unhealthy \(stopped sending heartbeats\):\s*([\d, ]*\d)"
 _UNREACHED = ("Failed to send RPC to coordination service", "leader task")
 
 
-def together(config: Config, command: Command, *, drawn: bool = False) -> int:
+def together(
+    config: Config, command: Command, *, drawn: bool = False, lasting: bool = False
+) -> int:
     """Do the command, with the other processes if there are any; returns its exit code.
 
     What it prints comes from process 0 alone, and so does a seed that was `drawn`. Where a
     process ends before its time, so do the others, within `heartbeat_timeout` seconds and with
-    exit code 1. Raises `UsageError` for a launch that cannot work.
+    exit code 1. A `lasting` command ends by itself, when process 0 is told to by a signal. Raises
+    `UsageError` for a launch that cannot work.
     """
     launch = find_launch(config.coordinator, config.process_id, config.num_processes)
     if launch is None:
@@ -56,7 +59,9 @@ def together(config: Config, command: Command, *, drawn: bool = False) -> int:
     def part() -> int:
         return _take_part(launch, config, command, drawn)
 
-    return _in_child(part, config.heartbeat_timeout) if hasattr(os, "fork") else part()
+    if not hasattr(os, "fork"):
+        return part()
+    return _in_child(part, config.heartbeat_timeout, lasting)
 
 
 def same_for_all(config: Config) -> Mapping[str, Any]:
@@ -119,7 +124,7 @@ def _is_of_another(error: Exception) -> bool:
     return type(error).__name__ == "JaxRuntimeError" and any(word in text for word in words)
 
 
-def _in_child(part: Callable[[], int], heartbeat_timeout: int) -> int:
+def _in_child(part: Callable[[], int], heartbeat_timeout: int, lasting: bool = False) -> int:
     """The exit code of `part` in a child of this process; 1 where something ended it."""
     with tempfile.TemporaryFile() as log:
         ours, childs = os.pipe()
@@ -128,10 +133,12 @@ def _in_child(part: Callable[[], int], heartbeat_timeout: int) -> int:
         child = os.fork()
         if child == 0:
             os.close(childs)
-            _be_child(part, ours, log)
+            _be_child(part, ours, log, lasting)
         os.close(ours)
         # Ctrl-C reaches the child too, which ends by it
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if lasting:  # what a supervisor sends reaches the parent alone
+            signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
         try:
             _, status = os.waitpid(child, 0)
         finally:
@@ -146,7 +153,7 @@ def _in_child(part: Callable[[], int], heartbeat_timeout: int) -> int:
     return code if code >= 0 else 1
 
 
-def _be_child(part: Callable[[], int], parent: int, log: IO[bytes]) -> None:
+def _be_child(part: Callable[[], int], parent: int, log: IO[bytes], lasting: bool) -> None:
     """Do `part` and end, at the latest with the parent; what libraries print goes to `log`."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     code = 1
@@ -156,7 +163,7 @@ def _be_child(part: Callable[[], int], parent: int, log: IO[bytes]) -> None:
         )
         for number in (1, 2):
             os.dup2(log.fileno(), number)
-        with ended_by_signals():
+        with nullcontext() if lasting else ended_by_signals():
             code = part()
         sys.stdout.flush()
     finally:

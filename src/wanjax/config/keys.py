@@ -21,7 +21,7 @@ LAST_SEED = 2**32 - 1
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder", "tokenizer")
 MAX_SIDE = 16_368  # the most that H.264 and WebP can have, in multiples of 16
 
-_COMPUTING = ("generate", "calibrate", "compare", "benchmark")  # in several processes too
+_COMPUTING = ("generate", "calibrate", "compare", "benchmark", "serve")  # in several processes too
 
 
 def random_seed() -> int:

@@ -22,6 +22,7 @@ from wanjax.parallel.launch import HEARTBEAT, Launch, find_launch
 
 Value = TypeVar("Value")
 
+_TOLD = 256  # bytes, of which many are told
 _SHUTDOWN = 3600  # seconds that a process which is done waits for process 0 to write
 
 
@@ -75,6 +76,7 @@ def from_first(make: Callable[[], Value]) -> Value:
     if not several():
         return make()
     told = json.dumps(make() if is_first() else None).encode()
+    told += b" " * (-len(told) % _TOLD)  # each size is a program of its own
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
     text = np.zeros(size, np.uint8)
     if is_first():

@@ -14,6 +14,7 @@ from pathlib import Path
 from wanjax.errors import UsageError
 
 ALONE = "off"  # coordinator=off: one process, whatever the environment says
+KEYS = ("coordinator", "process_id", "num_processes", "heartbeat_timeout")
 HEARTBEAT = 100  # seconds, as JAX has it
 
 _ADDRESS = re.compile(r"(\[[\w:.]+\]|[\w.-]+):(\d{1,5})")

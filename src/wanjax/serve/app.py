@@ -17,7 +17,7 @@ from wanjax.serve.bodies import read_body
 from wanjax.serve.content import content
 from wanjax.serve.errors import ApiError
 from wanjax.serve.gate import Gate
-from wanjax.serve.jobs import Job
+from wanjax.serve.jobs import AwayError, Job
 from wanjax.serve.logs import LOG
 from wanjax.serve.schemas import ModelList, ServedModel, Video, VideoDeleted, VideoList
 from wanjax.serve.server import Server
@@ -49,6 +49,7 @@ def make_app(server: Server) -> FastAPI:
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(AwayError, _away)
     app.add_exception_handler(Exception, _fault)
     _add_videos(app, server)
     _add_operations(app, server)
@@ -149,7 +150,10 @@ def client_of(request: Request) -> str:
 async def _expire(server: Server) -> None:
     """Every minute, as long as the server runs."""
     while True:
-        await run_in_threadpool(server.expire)
+        try:
+            await run_in_threadpool(server.expire)
+        except Exception:  # a database or bucket that does not answer now
+            LOG.exception("nothing could be forgotten")
         await asyncio.sleep(_MINUTE)
 
 
@@ -192,6 +196,11 @@ async def _no_route(request: Request, error: Exception) -> JSONResponse:
     text = f"{request.method} {request.url.path[:200]}: {str(error.detail).lower()}"
     body = ApiError(error.status_code, text, code="not_found").body
     return JSONResponse(body, error.status_code, error.headers)
+
+
+async def _away(request: Request, error: Exception) -> JSONResponse:
+    body = ApiError(503, "the database does not answer: try again", kind="server_error")
+    return JSONResponse(body.body, 503, {"retry-after": "5"})
 
 
 async def _fault(request: Request, error: Exception) -> JSONResponse:

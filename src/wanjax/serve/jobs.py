@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, mapped_column
 
 from wanjax.errors import UsageError
@@ -79,6 +80,10 @@ class Speed(Base, kw_only=True):
     part: Mapped[str] = mapped_column(primary_key=True)
     seconds: Mapped[float]
     count: Mapped[int]
+
+
+class AwayError(Exception):
+    """The database does not answer, which may pass: it is being started again, or moved."""
 
 
 @dataclass(frozen=True)
@@ -248,9 +253,16 @@ class Jobs:
         assert isinstance(result, CursorResult)
         return result.rowcount
 
-    def session(self) -> Session:
-        """What is read in it stays readable afterwards."""
-        return Session(self.engine, expire_on_commit=False)
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """What is read in it stays readable afterwards. Raises `AwayError`."""
+        try:
+            with Session(self.engine, expire_on_commit=False) as session:
+                yield session
+        except OperationalError as error:
+            if self.engine.dialect.name == "sqlite":  # which is not away, but damaged or full
+                raise
+            raise AwayError(str(error.orig).splitlines()[0]) from error
 
 
 def _running(video: str, owner: str) -> Any:

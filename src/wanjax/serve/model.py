@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,13 @@ from typing import Any
 from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.config.keys import Config, keys
 from wanjax.config.resolve import arguments, resolve
+from wanjax.parallel import launch
 from wanjax.pipeline.ahead import compile_ahead
+from wanjax.pipeline.inputs import Frames, Prompts
 from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.pipeline.video import Video
 from wanjax.planning.run import Run, fitted, of_one_task, prepare
+from wanjax.sampling.denoise import StepReport
 from wanjax.serve.jobs import Job
 
 _PLANS = 200  # that are remembered
@@ -92,6 +96,17 @@ class Model:
         config = resolve(job.arguments, "plan", {**job.values, **sized})
         return self.run(of_one_task(config, bool(job.pictures)))
 
+    def make(self, run: Run, frames: Frames, callback: Callable[[StepReport], None]) -> Video:
+        """The video of a run; on several hosts all of them do this at once."""
+        config = run.config
+        return self.pipe.with_config(config).execute(
+            run,
+            Prompts(config.prompt, config.negative_prompt),
+            frames,
+            seed=config.seed,
+            callback=callback,
+        )
+
     def _planned(self, config: Config) -> Run:
         """A run of the same plan; planning a forecast takes seconds: one at a time."""
         same: dict[str, Any] = {
@@ -120,5 +135,8 @@ class Model:
 
 
 def _is_servers(arg: str, fields: Mapping[str, Any]) -> bool:
+    """Whether it says where to listen, what to keep, or which process this is."""
     name, equals, _ = arg.partition("=")
-    return bool(equals) and name in fields and fields[name].metadata["commands"] == ("serve",)
+    if not equals or name not in fields:
+        return False
+    return name in launch.KEYS or fields[name].metadata["commands"] == ("serve",)

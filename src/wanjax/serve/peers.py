@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from wanjax.errors import UsageError
 from wanjax.files import read_text
-from wanjax.serve.jobs import Base, Jobs, create_tables
+from wanjax.serve.jobs import AwayError, Base, Jobs, create_tables
 from wanjax.serve.logs import LOG
 from wanjax.serve.storage import Storage
 
@@ -133,8 +132,8 @@ class Peers:
                 self.beat(doing)
                 if waiting := self.look():
                     LOG.info("made again, of servers that are gone", extra={"videos": waiting})
-            except SQLAlchemyError as error:
-                LOG.warning("the database does not answer: %s", str(error).splitlines()[0])
+            except AwayError as error:
+                LOG.warning("the database does not answer: %s", error)
             except Exception:  # a disk; whoever does not beat is dead
                 LOG.exception("the other servers cannot be told of")
 

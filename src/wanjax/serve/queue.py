@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from wanjax.serve.eta import Part, Speeds
-from wanjax.serve.jobs import Job, Jobs
+from wanjax.serve.jobs import AwayError, Job, Jobs
 from wanjax.serve.order import Waiting, in_order
 
 _FRESH = 1.0  # seconds that an order is good for: other servers may take jobs, too
 _LATER = 10**9  # places
 _KEEPING = 10.0  # seconds between two times that speeds are kept
+_AWAY = 60.0  # seconds that a finished video waits for the database
 _UNKNOWN = 1.0  # seconds that a job counts with where nothing like it was measured
 
 
@@ -104,15 +105,33 @@ class Queue:
         return next((jobs[w.id] for w in ordered if w.programs not in programs), None)
 
     def told(self, job: Job, progress: int) -> bool:
-        return self.jobs.told(job.id, self.owner, progress)
+        """Keep how far a job is; False where it is this server's no longer."""
+        try:
+            return self.jobs.told(job.id, self.owner, progress)
+        except AwayError:  # it is told again after the next step
+            return True
 
     def complete(
         self, job: Job, result: dict[str, object], seconds: float, keep: float | None
     ) -> bool:
+        """The video is there; False where nobody wants it. Raises `AwayError`, after a while."""
+        until = time.monotonic() + _AWAY
+        while True:
+            try:
+                done = self.jobs.complete(job.id, self.owner, result, keep)
+                break
+            except AwayError:  # it would be a pity
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1)
         self._spend(job.client, seconds)
         if time.monotonic() - self._kept > _KEEPING:
             self.keep_speeds()
-        return self.jobs.complete(job.id, self.owner, result, keep)
+        return done
+
+    def give_back(self) -> None:
+        """Whatever is this server's waits again: it makes nothing."""
+        self.jobs.give_back(self.owner)
 
     def keep_speeds(self) -> None:
         """For the next server, and for others; what they have learnt is known from then on."""

@@ -33,6 +33,10 @@ from wanjax.serve.worker import Worker
 _PAGE = 100  # videos in an answer, at most
 
 
+class TakenError(UsageError):
+    """The store is another server's."""
+
+
 class Server:
     """All that the routes ask for. Raises `UsageError` for a store that cannot be had."""
 
@@ -330,7 +334,7 @@ def _alone(folder: Path) -> FileLock:
         lock = FileLock(folder / "lock", thread_local=False)
         lock.acquire(timeout=0)
     except Timeout:
-        raise UsageError(f"store={folder}: another server uses it; name another folder") from None
+        raise TakenError(f"store={folder}: another server uses it; name another folder") from None
     except OSError as error:
         raise UsageError(f"store={folder}: nothing can be kept there: {error}") from error
     return lock

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,9 @@ from PIL import Image
 from wanjax.config.saved import kept
 from wanjax.errors import RunError, UsageError
 from wanjax.files import without_home, write_json
+from wanjax.parallel.hosts import several
 from wanjax.pipeline.ahead import compile_ahead
-from wanjax.pipeline.inputs import Frames, Prompts
+from wanjax.pipeline.inputs import Frames
 from wanjax.pipeline.notices import seen
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import make_record, make_tags
@@ -25,7 +26,15 @@ from wanjax.pipeline.video import Video
 from wanjax.planning.run import Run
 from wanjax.sampling.denoise import StepReport
 from wanjax.serve.eta import COMPILE, SAVE, Course, Part, parts_of, shape_of, step_name
-from wanjax.serve.jobs import Job
+from wanjax.serve.hosts import (
+    CancelledError,
+    OutOfStepError,
+    go_on,
+    tell,
+    tell_of_nothing,
+    tell_the_end,
+)
+from wanjax.serve.jobs import AwayError, Job
 from wanjax.serve.logs import LOG
 from wanjax.serve.metrics import Metrics
 from wanjax.serve.model import Model
@@ -34,10 +43,6 @@ from wanjax.serve.storage import Storage
 
 _TOLD = 0.5  # seconds between two notes of progress in the database
 _WATCHED, _FRAME = 3.0, 0.25  # seconds that a look lasts; between two previews
-
-
-class CancelledError(Exception):
-    """Nobody wants the video any more, or the server ends."""
 
 
 @dataclass
@@ -96,7 +101,8 @@ class Worker:
         self._ahead: set[str] = set()  # of those that compile before their job is taken
         self._compiling = threading.Thread()
         self.failed: BaseException | None = None
-        self._stopping = threading.Event()
+        self.when_failed: Callable[[], object] = lambda: None
+        self._stopping, self._away = threading.Event(), False
         self._thread = threading.Thread(target=self._work, name="wanjax-worker", daemon=True)
 
     def start(self) -> None:
@@ -133,12 +139,28 @@ class Worker:
                 model.load()
             self.ready.set()
             while not self._stopping.is_set():
-                job = self.queue.take(timeout=1.0)
-                if job is not None:
-                    self._make(job)
+                self._make_next()
+            tell_the_end()
         except BaseException as error:  # /health says so
             self.failed = error
             LOG.exception("the worker has ended")
+            self.when_failed()
+
+    def _make_next(self) -> None:
+        """A job, if one waits within a second."""
+        try:
+            if self._away:  # what became of the last job nobody knows
+                self.queue.give_back()
+                self._away = False
+            job = self.queue.take(timeout=1.0)
+            if job is not None:
+                self._make(job)
+                return
+        except AwayError as error:
+            LOG.warning("the database does not answer: %s", error)
+            self._away = True
+            self._stopping.wait(1.0)
+        tell_of_nothing()
 
     def _make(self, job: Job) -> None:
         """One job, whatever becomes of it."""
@@ -150,6 +172,8 @@ class Worker:
                 LOG.info("requeued", extra={"video": job.id})
             else:
                 self._drop(job)
+        except (OutOfStepError, AwayError):
+            raise  # made again
         except Exception as error:
             code, text = _told(error)
             if not self.queue.fail(job, code, without_home(text), self.keep):
@@ -181,6 +205,9 @@ class Worker:
         frames = model.pipe.frames(run.config.image, run.config.last_image)
         tokenizer = model.pipe.components.tokenizer
         said = seen(run.config, [run.config.prompt], frames.all, tokenizer)
+        if live.cancelled:
+            raise CancelledError
+        tell(job, pictures)
         video = self._execute(model, live, frames)
         warm = job.programs in self.compiled
         self.compiled.add(job.programs)
@@ -215,8 +242,7 @@ class Worker:
         return Live(job, run, course, since=time.monotonic())
 
     def _execute(self, model: Model, live: Live, frames: Frames) -> Video:
-        run, config = live.run, live.run.config
-        pipe = model.pipe.with_config(config)
+        run = live.run
         at = {step.index: (steps, n) for steps in run.plan.runs for n, step in enumerate(steps)}
         told = time.monotonic()
 
@@ -236,19 +262,18 @@ class Worker:
                 told = live.since
                 if not self.queue.told(live.job, live.progress):
                     live.cancelled = True
-            if live.cancelled:
-                raise CancelledError
-            live.draw(pipe, report)
+            go_on(live.cancelled)
+            if not several():  # it would compute what the others do not
+                live.draw(model.pipe, report)
 
-        if live.cancelled:
-            raise CancelledError
-        return pipe.execute(
-            run,
-            Prompts(config.prompt, config.negative_prompt),
-            frames,
-            seed=config.seed,
-            callback=step,
-        )
+        try:
+            return model.make(run, frames, step)
+        except (CancelledError, RunError, UsageError):
+            raise  # as the other processes, if there are any
+        except Exception as error:
+            if several():
+                raise OutOfStepError from error
+            raise
 
     def _before_steps(self, live: Live) -> None:
         """Prompt, picture and programs are done; how long each took is told in the end."""
