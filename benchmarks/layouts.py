@@ -7,7 +7,7 @@ Writes a transformer of random numbers as `benchmarks/loading.py` does, converts
 convert`) to each layout, and those back to diffusers' in bfloat16. Each is then loaded in a process
 of its own, one after the other, as often as `--repeats` says. Prints JSON: seconds of
 `load_parameters` and the bytes of the parameters over them, by layout; bytes written over the
-seconds, by conversion. GGUF's files are written by the package `gguf`, which is not timed.
+seconds, by conversion.
 """
 
 from __future__ import annotations
@@ -23,18 +23,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gguf
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from loading import write
 
 from wanjax.checkpoints.convert import convert, open_sources
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
-from wanjax.checkpoints.layouts.names import inverted, renamed
-from wanjax.checkpoints.layouts.original.transformer import NAMES
 from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.locate import ModelIndex
@@ -46,8 +42,9 @@ SIZE = {"num_attention_heads": 16, "ffn_dim": 5200, "num_layers": 8}
 WRITTEN = {  # layout and numbers that are converted to
     "the authors', bfloat16": ("original", "bfloat16"),
     "ComfyUI's, float8 with scales": ("comfyui", "float8"),
+    "GGUF, Q8_0": ("gguf", "q8_0"),
+    "GGUF, Q4_0": ("gguf", "q4_0"),
 }
-KINDS = ("Q8_0", "Q4_0")
 
 
 def main() -> None:
@@ -94,8 +91,6 @@ def make(root: Path) -> tuple[dict[str, Path], dict[str, float]]:
         place = root / name.replace(" ", "-")
         rates[name] = written(first, place, layout, dtype)
         places[name] = place
-    for kind in KINDS:
-        places[f"GGUF, {kind}"] = write_gguf(first, root / f"{kind}.gguf", kind)
     for name, place in [*places.items()][1:]:
         back = root / f"{place.name}-back"
         rates[f"{name}, to diffusers'"] = written(place, back, "diffusers", "bfloat16")
@@ -112,24 +107,6 @@ def written(source: Path, place: Path, layout: str, dtype: str) -> float:
     folder = Folder(Path("none"), index, parts=parts, configs=configs)
     made = convert(open_sources(folder, ["transformer"]), place, layout, dtype)
     return round(made.bytes / made.seconds / 1e9, 2)
-
-
-def write_gguf(source: Path, path: Path, kind: str) -> Path:
-    files, back = part_files("transformer", source), inverted(NAMES)
-    writer, as_kind = gguf.GGUFWriter(path, "wan"), gguf.GGMLQuantizationType[kind]
-    for name in files.keys():  # noqa: SIM118 (no mapping)
-        shape = files.shape(name)
-        x = files.read(name, tuple(slice(0, size) for size in shape)).astype(np.float32)
-        key = str(renamed(name, back))
-        if len(shape) == 2 and shape[1] % 32 == 0:
-            writer.add_tensor(key, gguf.quantize(x, as_kind), raw_dtype=as_kind)
-        else:
-            writer.add_tensor(key, x)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def load(place: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import gguf
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -131,6 +132,47 @@ def test_gguf_becomes_bfloat16(small_folder, tmp_path):
     assert ours["blocks.0.attn1.to_q.bias"].dtype == np.float32  # as it was
 
 
+def test_to_gguf_and_back_is_the_same_model(small_folder, tmp_path):
+    made, back = tmp_path / "made", tmp_path / "back"
+    converting.convert(opened(small_folder), made, "gguf", None)
+    experts = {"transformer": "transformer_high_noise.gguf"}
+    experts["transformer_2"] = "transformer_low_noise.gguf"
+    parts = {part: made / name for part, name in (COMFYUI | experts).items()}
+    require_equal(Folder.open(small_folder, parts), Folder.open(small_folder))
+    converting.convert(opened(small_folder, **parts), back, "diffusers", None)
+    for part in PARTS:
+        ours, theirs = tensors_of(back / part), tensors_of(small_folder / part)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in theirs.items():
+            np.testing.assert_array_equal(ours[key], tensor)
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+def test_gguf_files_are_as_their_package_rounds(small_folder, tmp_path, monkeypatch, kind):
+    """Products of whole blocks; what is precise stays so, vectors are float32, others bfloat16."""
+    monkeypatch.setattr(converting, "_PIECE", 200)  # some rows at a time
+    opening = opened(small_folder, ("transformer",))
+    converting.convert(opening, tmp_path / "made", "gguf", kind)
+    reader = gguf.GGUFReader(tmp_path / "made/transformer_high_noise.gguf")
+    held = {tensor.name: tensor for tensor in reader.tensors}
+    original = original_tensors(small_folder, "transformer")
+    assert held.keys() == original.keys()
+    assert reader.get_field("general.architecture").contents() == "wan"
+    for key, tensor in held.items():
+        product = key.startswith("blocks.") and original[key].ndim == 2
+        whole = product and not original[key].shape[1] % 32
+        if whole:
+            assert tensor.tensor_type == Kind[kind.upper()]
+            expected = gguf.quantize(original[key], Kind[kind.upper()])
+            np.testing.assert_array_equal(tensor.data, expected)
+        elif tensor.tensor_type == Kind.F32:
+            assert original[key].ndim == 1 or "modulation" in key or key.startswith("time_emb")
+            np.testing.assert_array_equal(tensor.data.reshape(original[key].shape), original[key])
+        else:
+            assert tensor.tensor_type == Kind.BF16
+    assert any(tensor.tensor_type == Kind.BF16 for tensor in held.values())
+
+
 def test_shards_have_their_list(small_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(converting, "SHARD_BYTES", 30_000)
     converting.convert(opened(small_folder), tmp_path / "made", "diffusers", None)
@@ -170,7 +212,7 @@ def test_an_interrupted_one_goes_on(small_folder, tmp_path, monkeypatch):
         converting.convert(opened(small_folder), made, "diffusers", None)
 
 
-@pytest.mark.parametrize("name", ["x.safetensors", "x.pth"])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pth", "x.gguf"])
 def test_some_pieces_are_in_memory_and_no_whole_tensor(tmp_path, name):
     rows, columns, piece = 4096, 1024, 2**16
     read = lambda index: np.full((index[0].stop - index[0].start, columns), 1, np.float32)  # noqa: E731
@@ -245,7 +287,12 @@ CLIP = "models_clip_open-clip-xlm-roberta-large-vit-huge-14"
         (["a"], "takes two places; got 1: a"),
         (["wan2.1-t2v-1.3b", "out"], "is not here: give its folder, or parts as transformer=FILE"),
         (["no-such-folder", "out"], "there is no folder no-such-folder"),
-        (["wanjax/tiny/t2v", "out", "layout=gguf"], "layout=gguf: must be"),
+        (["wanjax/tiny/t2v", "out", "layout=onnx"], "layout=onnx: must be"),
+        (["wanjax/tiny/t2v", "out", "dtype=q8_0"], "dtype=q8_0 is of GGUF files alone: add layout"),
+        (
+            ["wanjax/tiny/t2v", "out", "layout=gguf", "dtype=float8"],
+            "dtype=float8: with layout=gguf must be one of float32, bfloat16, float16, q8_0, q5_1",
+        ),
         (["wanjax/tiny/t2v", "out", "dtype=int4"], "dtype=int4: must be"),
     ],
 )

@@ -19,6 +19,8 @@ import numpy as np
 from flax import nnx
 
 from wanjax.checkpoints.containers import files_of
+from wanjax.checkpoints.containers.gguf import gguf_package
+from wanjax.checkpoints.containers.gguf_writer import KINDS, block_bytes, in_blocks
 from wanjax.checkpoints.folder import Checking, Folder, Loadable, Model
 from wanjax.checkpoints.mapping import entries, flat_parameters
 from wanjax.checkpoints.stored import DTYPES, NARROW
@@ -39,6 +41,7 @@ SHARD_BYTES = 5 * 10**9
 _PIECE = 2**22  # numbers that are read at once; about a dozen pieces are in memory
 _STATE = ".wanjax-convert.json"
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float8": "F8_E4M3"}
+_NAMES |= {kind.lower(): kind for kind in KINDS}
 _LARGEST = 448.0  # of float8_e4m3fn
 
 
@@ -112,8 +115,10 @@ def convert(
 
     `dtype` is that of transformers and encoders; None: as they are, of eight bits or fewer
     bfloat16. What stays in float32 when it is loaded, and the VAE, keep their numbers. `report`
-    is told bytes, of how many. Raises `UsageError` for a folder that holds something else.
+    is told bytes, of how many. Raises `UsageError` for a folder that holds something else, and for
+    numbers that the layout has no place for.
     """
+    _check(layout, dtype)
     started, out = time.perf_counter(), output.expanduser()
     _begin(opening, out, layout, dtype)
     files = [
@@ -138,6 +143,17 @@ def convert(
     small_files(opening, out, layout, tuple(opening.sources))
     (out / _STATE).unlink()
     return Converted(len(files), kept, total, time.perf_counter() - started)
+
+
+def _check(layout: str, dtype: str | None) -> None:
+    if layout == "gguf":
+        gguf_package()  # or says that it is not here
+    kind = _NAMES.get(dtype or "")
+    if kind in KINDS and layout != "gguf":
+        raise UsageError(f"dtype={dtype} is of GGUF files alone: add layout=gguf")
+    if kind in NARROW and layout == "gguf":
+        allowed = ", ".join(name for name, kind in _NAMES.items() if kind not in NARROW)
+        raise UsageError(f"dtype={dtype}: with layout=gguf must be one of {allowed}")
 
 
 def _begin(opening: Opening, out: Path, layout: str, dtype: str | None) -> None:
@@ -171,7 +187,7 @@ def _part_files(
     spec = part_out(layout, name, opening)
     tensors = list(_tensors(name, source, spec, dtype))
     pieces = opening.place("tokenizer") / "spiece.model"
-    if (layout, name) == ("comfyui", "text_encoder") and pieces.is_file():
+    if layout in ("comfyui", "gguf") and name == "text_encoder" and pieces.is_file():
         tensors.append(_bytes(SPIECE, pieces.read_bytes()))
     folder = out / spec.folder
     if not spec.sharded:
@@ -190,17 +206,31 @@ def _tensors(name: str, source: Source, spec: PartOut, dtype: str | None) -> Ite
         as_stored = files.dtype(key)
         if as_stored not in DTYPES:  # not a weight, such as position ids
             continue
-        kind = _kind(name, key, source, dtype)
+        kind = _kind(name, key, source, dtype, spec)
         shape = files.shape(key)
         if kind == "F8_E4M3":
             yield from _rounded(files, key, spec.key(key))
+        elif kind in KINDS:
+            read = partial(_in_blocks, files, key, kind)
+            pieces = pieces_of(shape, read, _PIECE)
+            yield Out(spec.key(key), kind, shape, pieces, block_bytes(kind, shape))
         else:
             read = partial(_read, files, key, DTYPES[kind])
             yield Out(spec.key(key), kind, shape, pieces_of(shape, read, _PIECE))
 
 
-def _kind(name: str, key: str, source: Source, dtype: str | None) -> str:
+def _kind(name: str, key: str, source: Source, dtype: str | None, spec: PartOut) -> str:
     """The numbers that a tensor is written in."""
+    kind = _any_kind(name, key, source, dtype)
+    if not spec.stem.endswith(".gguf"):
+        return "BF16" if kind in KINDS else kind
+    shape = source.files.shape(key)
+    if kind in KINDS and block_bytes(kind, shape) is None:
+        kind = "BF16"
+    return "F32" if kind == "BF16" and len(shape) < 2 else kind  # as ComfyUI-GGUF writes them
+
+
+def _any_kind(name: str, key: str, source: Source, dtype: str | None) -> str:
     stored = source.files.dtype(key)
     widened = stored != source.files.stored_dtype(key)  # of eight bits or fewer
     if name == "vae" or key in source.precise:
@@ -208,7 +238,12 @@ def _kind(name: str, key: str, source: Source, dtype: str | None) -> str:
     if dtype is None:
         return "BF16" if widened else stored
     kind = _NAMES[dtype]
-    return "BF16" if kind in NARROW and key not in source.products else kind
+    rounded = kind in NARROW or kind in KINDS
+    return "BF16" if rounded and key not in source.products else kind
+
+
+def _in_blocks(files: TensorFiles, key: str, kind: str, index: Index) -> np.ndarray:
+    return in_blocks(_read(files, key, DTYPES["F32"], index), kind)
 
 
 def _read(files: TensorFiles, key: str, dtype: np.dtype, index: Index) -> np.ndarray:

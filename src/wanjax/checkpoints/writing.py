@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wanjax.checkpoints.containers.gguf_writer import DeclaredTensor, write_gguf
 from wanjax.checkpoints.containers.torch_zip_writer import Declared, write_torch_zip
 from wanjax.checkpoints.stored import DTYPES, NARROW
 from wanjax.files import atomic_path, write_json
@@ -29,12 +30,15 @@ class Out:
     """A tensor that is to be written: its `pieces` are made when their turn comes."""
 
     key: str
-    dtype: str  # as safetensors names it
+    dtype: str  # as safetensors names it, or GGUF
     shape: tuple[int, ...]
     pieces: Sequence[Callable[[], np.ndarray]]
+    in_blocks: int | None = None  # bytes of what GGUF has in blocks
 
     @property
     def bytes(self) -> int:
+        if self.in_blocks is not None:
+            return self.in_blocks
         return math.prod(self.shape) * _ITEMS[self.dtype].itemsize
 
 
@@ -67,14 +71,20 @@ def write_index(folder: Path, stem: str, held: Mapping[str, Sequence[Out]]) -> N
 
 
 def write_tensors(path: Path, tensors: Sequence[Out], wrote: Callable[[int], None]) -> None:
-    """A safetensors or .pth file, whole or not at all; `wrote` is told bytes as they are made."""
+    """A safetensors, .pth or GGUF file, whole or not at all.
+
+    `wrote` is told bytes as they are made.
+    """
     with atomic_path(path) as partial_path, ThreadPoolExecutor(_THREADS, "wanjax-write") as pool:
         arrays = _made(itertools.chain.from_iterable(t.pieces for t in tensors), pool, wrote)
         try:
+            each = (itertools.islice(arrays, len(t.pieces)) for t in tensors)
             if path.suffix == ".pth":
                 declared = {t.key: Declared(t.dtype, t.shape) for t in tensors}
-                each = (itertools.islice(arrays, len(t.pieces)) for t in tensors)
                 write_torch_zip(partial_path, declared, each)
+            elif path.suffix == ".gguf":
+                kinds = {t.key: DeclaredTensor(t.dtype, t.shape, t.bytes) for t in tensors}
+                write_gguf(partial_path, kinds, each)
             else:
                 _write_safetensors(partial_path, tensors, arrays)
         finally:

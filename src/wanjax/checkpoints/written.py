@@ -40,7 +40,8 @@ def part_out(layout: str, name: str, folder: Folder) -> PartOut:
         return _original(name, part, folder)
     noise = {"transformer": "_high_noise", "transformer_2": "_low_noise"}
     end = noise.get(name, "") if len(folder.experts) == 2 else ""
-    stem = f"{'clip_vision' if part == 'image_encoder' else part}{end}.safetensors"
+    suffix = "gguf" if (layout, part) == ("gguf", "transformer") else "safetensors"
+    stem = f"{'clip_vision' if part == 'image_encoder' else part}{end}.{suffix}"
     # ComfyUI has transformers' names of the encoders
     key = _diffusers_key(part) if part.endswith("encoder") else _back(_names(part, folder))
     return PartOut("", stem, False, key)
@@ -79,7 +80,7 @@ def _diffusers_key(part: str) -> Callable[[str], str]:
 
 def small_files(folder: Folder, out: Path, layout: str, parts: Sequence[str]) -> None:
     """Configurations and the tokenizer; last what makes the folder a model, if it is whole."""
-    if layout == "comfyui":
+    if layout in ("comfyui", "gguf"):
         return
     tokenizer = folder.place("tokenizer")
     whole = set(folder.index.parts) <= set(parts) and tokenizer.is_dir()

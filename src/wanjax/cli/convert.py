@@ -1,20 +1,22 @@
 """
 write a model's files in another layout or with other numbers
 
-usage: wanjax convert IN OUT [layout=diffusers|original|comfyui] [dtype=TYPE] [key=value ...]
+usage: wanjax convert IN OUT [layout=diffusers|original|comfyui|gguf] [dtype=TYPE] [key=value ...]
 
   wanjax convert Wan2.2-T2V-A14B wan-diffusers dtype=bfloat16    # the authors' folder
   wanjax convert wan-diffusers wan-original layout=original
   wanjax convert wan2.1-t2v-1.3b OUT transformer=wan2.1-t2v-1.3b-Q8_0.gguf   # that part alone
   wanjax convert wan2.2-t2v-a14b OUT layout=comfyui dtype=float8             # if it is here
+  wanjax convert wan-diffusers OUT layout=gguf dtype=q8_0
 
 IN is a folder, a file, or a preset whose model is here; OUT a folder, new or left by the same
 command when it was interrupted, which goes on then. Files are written piece by piece, in shards
 of 5 GB: a few hundred megabytes of memory are enough. Parts by key (transformer=, vae=, ...) take
 the place of the model's own; of a model that is not here these alone are written.
 
-layout=original writes the VAE and the text encoder as .pth, comfyui a file a part. dtype=float8
-keeps each product of the layers in FP8 with a scale, as ComfyUI does, and the rest in bfloat16.
+layout=original writes the VAE and the text encoder as .pth, comfyui a file a part, gguf the same
+with the transformers as GGUF. dtype=float8 keeps each product of the layers in FP8 with a scale, as
+ComfyUI does, and the rest in bfloat16; q8_0, q5_1, q5_0, q4_1 and q4_0 do so in GGUF's blocks.
 Without dtype numbers stay as they are; quantised ones become bfloat16. The VAE, and what stays in
 float32 when a model is loaded, keep their numbers.
 """

@@ -390,16 +390,30 @@ class _RunKeys:
         also=("folders",),
     )
 
-    layout: Literal["diffusers", "original", "comfyui"] = setting(
+    layout: Literal["diffusers", "original", "comfyui", "gguf"] = setting(
         "diffusers",
-        "of the files to write: diffusers' folders, the authors' folder, or ComfyUI's single files",
+        "of the files to write: diffusers' folders, the authors' folder, ComfyUI's single files; "
+        "gguf: those, with the transformers in GGUF",
         commands=("convert",),
         also=("format",),
     )
-    dtype: Literal["float32", "bfloat16", "float16", "float8"] | None = setting(
+    dtype: (
+        Literal[
+            "float32",
+            "bfloat16",
+            "float16",
+            "float8",
+            "q8_0",
+            "q5_1",
+            "q5_0",
+            "q4_1",
+            "q4_0",
+        ]
+        | None
+    ) = setting(
         None,
-        "of the numbers to write; float8: the layers' products, each with a scale; null: as they "
-        "are, quantised ones bfloat16",
+        "of the numbers to write; float8: the layers' products, each with a scale; q...: these in "
+        "GGUF's blocks; null: as they are, quantised ones bfloat16",
         commands=("convert",),
     )
     json: bool = setting(False, "print JSON", commands=("plan", "compile"))
