@@ -21,6 +21,8 @@ from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
 from wanjax.config.saved import kept
 from wanjax.errors import CheckpointError
+from wanjax.media.tokenizer import Tokenizer
+from wanjax.planning.run import prepare
 
 WAN = {
     "model_index.json": json.dumps({"_class_name": "WanPipeline", "transformer": ["d", "W"]}),
@@ -30,11 +32,13 @@ WAN = {
     for part in ("transformer", "vae", "text_encoder")
     for name in ("config.json", "model.safetensors")
 }
+TOKENIZER = ("tokenizer.json", "spiece.model")
+SHARDS = ("config.json", "diffusion_pytorch_model.safetensors")
 ORIGINALS = {
-    "the original layout": (["Wan2.1_VAE.pth", "config.json"], "-Diffusers at its end"),
+    "the original layout": (["Wan2.1_VAE.pth", "config.json"], "layout of Wan-AI without all of"),
     "two original experts": (
         ["high_noise_model/model.safetensors", "models_t5_umt5-xxl-enc-bf16.pth"],
-        "the original layout of Wan-AI",
+        "the original layout of Wan-AI without all of its files",
     ),
 }
 OTHERS = {
@@ -180,6 +184,73 @@ def test_without_a_connection_and_nothing_here(hub):
     hub.reachable = False
     with pytest.raises(CheckpointError, match="hf download someone/wan --local-dir"):
         download("someone/wan")
+
+
+AUTHORS = dict.fromkeys(
+    [
+        *(f"{expert}_noise_model/{name}" for expert in ("high", "low") for name in SHARDS),
+        "Wan2.1_VAE.pth",
+        "models_t5_umt5-xxl-enc-bf16.pth",
+        *(f"google/umt5-xxl/{name}" for name in TOKENIZER),
+    ],
+    "",
+)
+CONFIG = "high_noise_model/config.json"
+AUTHORS |= {CONFIG: json.dumps({"model_type": "t2v"})}
+
+
+def test_the_authors_repository_is_fetched_without_what_is_not_read(hub):
+    hub.files = AUTHORS | dict.fromkeys(["assets/x.png", "README.md", "x.pth", "nlp/x.bin"], "")
+    assert download("Wan-AI/Wan2.2-T2V-A14B") == hub.folder
+    assert hub.fetched[0] == CONFIG
+    assert set(hub.fetched) == set(AUTHORS)
+    hub.fetched.clear()
+    download("Wan-AI/Wan2.2-T2V-A14B", without=["transformer", "text_encoder"])
+    assert set(AUTHORS) - set(hub.fetched) == {
+        "high_noise_model/diffusion_pytorch_model.safetensors",
+        "models_t5_umt5-xxl-enc-bf16.pth",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({CONFIG: '{"model_type": "vace"}'}, "config.json: WanVACEPipeline is VACE, made for"),
+        ({CONFIG: None}, "Wan2.2-T2V-A14B is not whole: it lacks config.json"),
+        ({f"google/umt5-xxl/{name}": None for name in TOKENIZER}, "whole: it lacks tokenizer"),
+    ],
+)
+def test_the_authors_repositories_that_cannot_be_read(hub, changes, text):
+    hub.files = {name: x for name, x in (AUTHORS | changes).items() if x is not None}
+    with pytest.raises(CheckpointError, match=text):
+        download("Wan-AI/Wan2.2-T2V-A14B")
+    assert set(hub.fetched) <= {CONFIG}
+
+
+def test_an_authors_id_has_its_preset(monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for model, preset in (
+        ("Wan-AI/Wan2.2-T2V-A14B", "wan2.2-t2v-a14b"),
+        ("Wan-AI/Wan2.1-FLF2V-14B-720P", "wan2.1-flf2v-14b-720p"),
+    ):
+        config = resolve([f"model={model}"], "plan")
+        assert (config.preset, config.model) == (preset, model)
+        assert prepare(config).memory.weight_bytes > 10**10
+    config = resolve(["model=Wan-AI/Wan2.2-T2V-A14B"], "plan")
+    assert presence(config.model).state == "not here"
+
+
+def test_a_missing_tokenizer_is_told_with_what_to_give(hub, tmp_path):
+    hub.reachable = False
+    every = ["transformer", "transformer_2", "vae", "text_encoder"]
+    with pytest.raises(CheckpointError, match=r"tokenizer alone is missing: give tokenizer=FOLDER"):
+        download("Wan-AI/Wan2.2-T2V-A14B-Diffusers", without=every)
+    folder = write(tmp_path / "wan", WAN)
+    (folder / "tokenizer/tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks tokenizer/tokenizer\.json; give tokenizer="):
+        require_weights(folder)
+    with pytest.raises(CheckpointError, match="which ComfyUI's text encoders carry, is not enou"):
+        Tokenizer(folder)
 
 
 # Folders

@@ -89,3 +89,10 @@ class SensitivityError(UsageError):
 
 class PlanError(UsageError):
     """Steps that cannot be carried out, such as a reuse of what was never computed."""
+
+
+# What to do where the text encoder's tokenizer is not at hand.
+TOKENIZER_HELP = (
+    "give tokenizer=FOLDER with a tokenizer.json, as by `hf download google/umt5-xxl "
+    "tokenizer.json --local-dir FOLDER`"
+)

@@ -11,7 +11,7 @@ from typing import Any
 
 from wanjax.checkpoints.layouts.original.folder import original_folder
 from wanjax.checkpoints.locate import ModelIndex, locate, parse, read_json
-from wanjax.checkpoints.published_models import ModelConfigs, defaults, published
+from wanjax.checkpoints.published_models import ModelConfigs, defaults, listed, published
 from wanjax.errors import CheckpointError
 from wanjax.models.configs import CLIPVisionConfig, TransformerConfig, UMT5Config, VAEConfig
 from wanjax.validation import FromJSON, named
@@ -35,12 +35,12 @@ def model_configs(model: str) -> ModelConfigs:
     folder = locate(model)
     if folder is not None:
         return _of_folder(folder)
-    if model not in published():
+    if (known := listed(model)) is None:
         raise CheckpointError(
             f"model={model}: not one of the published models, of which the configurations are in "
             f"this package ({', '.join(published())}); give the folder it was downloaded to"
         )
-    return published()[model]
+    return published()[known]
 
 
 def _of_folder(folder: Path) -> ModelConfigs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from huggingface_hub.errors import (
 )
 from tqdm.auto import tqdm
 
+from wanjax.checkpoints.layouts.original.folder import original_files, require_implemented
 from wanjax.checkpoints.locate import ModelIndex, parse
 from wanjax.checkpoints.presence import require_layout, require_parts
-from wanjax.errors import CheckpointError
+from wanjax.errors import TOKENIZER_HELP, CheckpointError
 
 _PATTERNS = ["*.json", "*.safetensors", "*.model"]
 _SPARE_BYTES = 10**9  # that a download leaves free
@@ -43,7 +44,8 @@ def download(
     """The folder of a Hub repository, downloaded where it is not yet here; `quiet`: without bars.
 
     Of a commit, tag or branch, by default of the newest state. Nothing but safetensors, JSON and
-    the tokenizer's files is fetched, and the weights of the parts in `without` stay there.
+    the tokenizer's files is fetched, of the authors' own repositories also .pth of the VAE and the
+    encoders; the weights of the parts in `without` stay there.
 
     A repository that is no model of ours is refused before anything large is fetched, as is one
     for which the disk has no room. Without a connection what the Hub's cache has is taken. Raises
@@ -51,45 +53,66 @@ def download(
     """
     bars = _Silent if quiet else None
     try:
-        _check(repo_id, revision, without)
+        wanted = _check(repo_id, revision, without)
         return Path(
             huggingface_hub.snapshot_download(
-                repo_id,
-                revision=revision,
-                allow_patterns=_PATTERNS,
-                ignore_patterns=_weights(without),
-                tqdm_class=bars,
+                repo_id, revision=revision, allow_patterns=wanted, tqdm_class=bars
             )
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        only_tokenizer = {"transformer", "vae", "text_encoder"} <= {*without} - {"tokenizer"}
+        help = f". Of it the tokenizer alone is missing: {TOKENIZER_HELP}" if only_tokenizer else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"model={repo_id!r} could not be fetched from the Hub ({reason}). On a machine with "
-            f"access: `hf download {repo_id} --local-dir FOLDER`; then model=FOLDER"
+            f"access: `hf download {repo_id} --local-dir FOLDER`; then model=FOLDER{help}"
         ) from error
 
 
-def _weights(parts: Collection[str]) -> list[str]:
-    return [f"{part}/*.safetensors" for part in parts]
-
-
-def _check(repo_id: str, revision: str | None, without: Collection[str]) -> None:
-    """Raise `CheckpointError` for a repository that should not be downloaded."""
+def _check(repo_id: str, revision: str | None, without: Collection[str]) -> list[str]:
+    """The files to fetch; raises `CheckpointError` for a repository that should not be."""
     try:
         files: Sequence[Any] = huggingface_hub.snapshot_download(
             repo_id, revision=revision, dry_run=True, tqdm_class=_Silent
         )
     except DryRunError:
-        return  # no connection: it is here already, or `snapshot_download` says what is wrong
+        return _PATTERNS  # no connection: it is here already, or the download says what is wrong
     names = {file.filename for file in files}
-    require_layout(repo_id, names)
-    index = Path(huggingface_hub.hf_hub_download(repo_id, "model_index.json", revision=revision))
-    require_parts(repo_id, names, parse(ModelIndex, index), without)
-    unwanted = _weights(without)
-    wanted = [f for f in files if _is_any(f.filename, _PATTERNS)]
-    wanted = [f for f in wanted if not _is_any(f.filename, unwanted)]
-    missing = sum(file.file_size or 0 for file in wanted if file.will_download)
+    original = original_files(names)
+    if "model_index.json" not in names and {"vae", "text_encoder"} <= original.keys():
+        _check_original(repo_id, revision, original, without)
+        kept = [name for of in original.values() for name in of]
+        unwanted = [name for part in without for name in original.get(part, ())]
+    else:
+        require_layout(repo_id, names)
+        index = huggingface_hub.hf_hub_download(repo_id, "model_index.json", revision=revision)
+        require_parts(repo_id, names, parse(ModelIndex, Path(index)), without)
+        kept = [name for name in names if _is_any(name, _PATTERNS)]
+        unwanted = [name for name in kept if name.startswith(tuple(f"{p}/" for p in without))]
+    left = {name for name in unwanted if not name.endswith(".json")}
+    wanted = sorted({*kept} - left)
+    missing = sum(f.file_size or 0 for f in files if f.filename in wanted and f.will_download)
     _check_space(repo_id, missing)
+    return wanted
+
+
+def _check_original(
+    repo_id: str,
+    revision: str | None,
+    files: Mapping[str, Sequence[str]],
+    without: Collection[str],
+) -> None:
+    """Raise `CheckpointError` for a repository of the authors' that lacks something, or of another
+    form of Wan."""
+    parts = ("transformer", "vae", "text_encoder", "tokenizer")
+    lacking = [part.replace("_", " ") for part in parts if not {part} & {*files, *without}]
+    if lacking:
+        raise CheckpointError(f"model={repo_id} is not whole: it lacks {', '.join(lacking)}")
+    configs = [name for name in files.get("transformer", ()) if name.endswith("config.json")]
+    if not configs:
+        raise CheckpointError(f"model={repo_id} is not whole: it lacks config.json")
+    config = huggingface_hub.hf_hub_download(repo_id, min(configs), revision=revision)
+    require_implemented(Path(config))
 
 
 def _is_any(name: str, patterns: Iterable[str]) -> bool:

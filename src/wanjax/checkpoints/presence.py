@@ -15,10 +15,10 @@ from huggingface_hub import constants
 
 from wanjax.checkpoints.layouts.original.folder import original_folder
 from wanjax.checkpoints.locate import ModelIndex, locate, parse, read_shards
-from wanjax.checkpoints.published_models import published
-from wanjax.errors import CheckpointError
+from wanjax.checkpoints.published_models import listed, published
+from wanjax.errors import TOKENIZER_HELP, CheckpointError
 
-_INDEX = "model_index.json"
+_INDEX, _TOKENIZER = "model_index.json", "tokenizer/tokenizer.json"
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 # What shows that files are laid out in another way, and what to do about it.
@@ -29,9 +29,7 @@ _FILES = (
 _OTHER_LAYOUTS = (
     (
         ("Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth"),
-        "the original layout of Wan-AI, which is read from a folder on this machine; on the Hub, "
-        "the same model in diffusers' layout has the id with -Diffusers at its end, such as "
-        "model=Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        "the original layout of Wan-AI without all of its files",
     ),
     (("split_files/",), "ComfyUI's layout, of one file a part" + _FILES),
     ((".gguf",), "GGUF" + _FILES),
@@ -53,7 +51,8 @@ def presence(model: str, parts: Collection[str] = (), revision: str | None = Non
     folder = locate(model)
     if folder is None:
         folder = cached(model, revision)
-    if folder is None and model in published() and set(parts) >= needed(published()[model].index):
+    known = listed(model)
+    if folder is None and known and set(parts) >= needed(published()[known].index):
         return Presence("here")
     if folder is None or not _is_model(folder):
         return Presence("not here", folder)
@@ -150,7 +149,8 @@ def require_folder(model: str) -> None:
 def require_weights(folder: Path, parts: Collection[str] = ()) -> None:
     """Raise `CheckpointError` listing what a folder lacks, before any of it is read."""
     if lacking := list(lacks(folder, parts)):
-        raise CheckpointError(f"model={folder} is not whole: it lacks {', '.join(lacking)}")
+        help = f"; {TOKENIZER_HELP}" if lacking[-1] in ("tokenizer", _TOKENIZER) else ""
+        raise CheckpointError(f"model={folder} is not whole: it lacks {', '.join(lacking)}{help}")
 
 
 def require_layout(model: str, names: Collection[str]) -> None:
@@ -189,5 +189,5 @@ def _lacking(names: Collection[str], index: ModelIndex, parts: Collection[str]) 
         weights = (n for n in names if n.startswith(f"{part}/") and n.endswith(".safetensors"))
         if part not in parts and not any(weights):
             yield f"{part}/*.safetensors"
-    if "tokenizer" not in parts and "tokenizer/tokenizer.json" not in names:
-        yield "tokenizer/tokenizer.json"
+    if "tokenizer" not in parts and _TOKENIZER not in names:
+        yield _TOKENIZER

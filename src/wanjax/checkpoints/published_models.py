@@ -35,6 +35,12 @@ def defaults() -> dict[str, dict[str, Any]]:
     return {"image_encoder": dict(clip)} | {name: dict(c) for name, c in components.items()}
 
 
+def listed(model: str | None) -> str | None:
+    """The Hub id by which a model is among `published`: its own, or the authors' -Diffusers."""
+    names = (str(model).lower(), f"{model}-diffusers".lower())
+    return next((known for known in published() if known.lower() in names), None)
+
+
 @functools.cache
 def published() -> Mapping[str, ModelConfigs]:
     """By Hub id."""

@@ -32,7 +32,7 @@ from wanjax.checkpoints.convert import convert, open_sources
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.locate import locate
 from wanjax.checkpoints.presence import needed, presence, require_weights
-from wanjax.checkpoints.published_models import published
+from wanjax.checkpoints.published_models import listed, published
 from wanjax.config.keys import Config
 from wanjax.config.resolve import preset_names, resolve
 from wanjax.errors import UsageError
@@ -74,7 +74,7 @@ def _source(config: Config) -> tuple[Folder, list[str]]:
         folder = Folder.open(place, given)
         require_weights(place, given.keys())
         return folder, list(folder.index.parts)
-    known = published().get(config.model)
+    known = published().get(str(listed(config.model)))
     if known is None or not given:
         raise UsageError(
             f"{config.model} is not here: give its folder, or parts as transformer=FILE, vae=FILE"

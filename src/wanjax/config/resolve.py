@@ -13,6 +13,7 @@ from wanjax.checkpoints.configs import model_configs
 from wanjax.checkpoints.folder_values import folder_values
 from wanjax.checkpoints.layouts.original.folder import original_folder
 from wanjax.checkpoints.locate import locate
+from wanjax.checkpoints.published_models import listed
 from wanjax.config.arguments import canonical
 from wanjax.config.checks import check
 from wanjax.config.keys import Config, config_class, keys, unknown
@@ -192,7 +193,7 @@ def _implied_preset(asked: Mapping[str, Any]) -> str | None:
         fitting = [name for name in fitting if load_preset(name).num_experts == experts]
         return fitting[0] if len(fitting) == 1 else None
     for name in preset_names():
-        if _preset_values(name).get("model") == asked["model"]:
+        if _preset_values(name).get("model") in (asked["model"], listed(asked["model"])):
             return name
     if locate(asked["model"]) is None:
         raise UsageError(

@@ -15,7 +15,7 @@ import tokenizers
 from jaxtyping import Int
 from pydantic import BeforeValidator
 
-from wanjax.errors import CheckpointError, UsageError
+from wanjax.errors import TOKENIZER_HELP, CheckpointError, UsageError
 from wanjax.files import read_json
 from wanjax.validation import FromJSON, checked, named
 
@@ -56,6 +56,7 @@ class Tokenizer:
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
+        folder = folder.parent if folder.name == "tokenizer.json" else folder
         self._tokenizer = _read_tokenizer(folder / "tokenizer.json")
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -116,8 +117,8 @@ class Tokenizer:
 def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is missing. The fast tokenizer is needed (spiece.model alone is not "
-            "enough): download the folder again with tokenizer/tokenizer.json"
+            f"{path} is missing. The fast tokenizer is needed (spiece.model alone, which ComfyUI's "
+            f"text encoders carry, is not enough): {TOKENIZER_HELP}"
         )
     try:
         return tokenizers.Tokenizer.from_file(str(path))

@@ -21,7 +21,7 @@ from wanjax.checkpoints.locate import locate
 from wanjax.checkpoints.lora_live import united
 from wanjax.checkpoints.loras import LoRA, expert_loras
 from wanjax.checkpoints.presence import needed, presence, require_weights
-from wanjax.checkpoints.published_models import ModelConfigs, published
+from wanjax.checkpoints.published_models import ModelConfigs, listed, published
 from wanjax.checkpoints.stored import array_bytes
 from wanjax.config.keys import Config
 from wanjax.errors import CheckpointError, UsageError
@@ -104,7 +104,7 @@ class Components:
         assert config.model is not None
         path, parts = locate(config.model), config.parts
         if path is None and presence(config.model, parts, config.revision).folder is None:
-            known = published().get(config.model)
+            known = published().get(str(listed(config.model)))
             if known is not None and needed(known.index) <= parts.keys():
                 place = Path(config.model)  # of which nothing is read
                 return cls(Folder(place, known.index, None, parts, known.components), config, mesh)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wanjax.caching import Plan
-from wanjax.checkpoints.published_models import published
+from wanjax.checkpoints.published_models import listed
 from wanjax.config.keys import Config, active_methods
 
 FEW = 10  # steps; a cache finds little below
@@ -16,7 +16,7 @@ def few_step_notes(config: Config, plan: Plan) -> tuple[str, ...]:
         return ()
     notes = []
     guided = max(plan.schedule.guidance_scales) > 1
-    if config.model in published() and not guided and not _is_changed(config):
+    if listed(config.model) and not guided and not _is_changed(config):
         keys = "lora=" if config.num_experts == 1 else "lora_high= and lora_low="
         notes.append(
             f"{config.model} was not made for {steps} steps without guidance: give its LoRAs for "

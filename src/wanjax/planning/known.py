@@ -11,7 +11,7 @@ from wanjax.checkpoints.kept import WHOLE, Rounding, every_layer, kept_in
 from wanjax.checkpoints.layouts.original.folder import original_folder
 from wanjax.checkpoints.locate import locate
 from wanjax.checkpoints.presence import cached
-from wanjax.checkpoints.published_models import ModelConfigs, published
+from wanjax.checkpoints.published_models import ModelConfigs, listed
 from wanjax.config.keys import Config
 from wanjax.planning.placement import EXPERTS
 
@@ -21,7 +21,7 @@ def known_configs(config: Config) -> ModelConfigs | None:
 
     None for a model on the Hub that is none of the published ones.
     """
-    if config.model is None or not (locate(config.model) or config.model in published()):
+    if config.model is None or not (locate(config.model) or listed(config.model)):
         return None
     configs = model_configs(config.model)
     if config.weights != "keep":

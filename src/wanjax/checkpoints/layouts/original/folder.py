@@ -7,8 +7,9 @@ What such a folder has no place for, `wanjax convert` writes into `wanjax.json`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ IMAGE_ENCODER = "models_clip_open-clip-xlm-roberta-large-vit-huge-14"
 TOKENIZER = "google/umt5-xxl"
 EXTRA = "wanjax.json"
 _SUFFIXES = (".pth", ".safetensors")
+_PLACES = {  # of a part's files
+    "transformer": ("config.json", "diffusion_pytorch_model*", f"{EXPERTS[0]}/*"),
+    "transformer_2": (f"{EXPERTS[1]}/*",),
+    "vae": tuple(f"{name}.*" for name in VAES),
+    "text_encoder": (f"{TEXT_ENCODER}.*",),
+    "image_encoder": (f"{IMAGE_ENCODER}.*",),
+    "tokenizer": (f"{TOKENIZER}/*",),
+}
 _BOUNDARIES = {"t2v": 0.875, "i2v": 0.9}  # of two experts, as the authors' configurations say
 
 # The authors' fields of config.json, and diffusers'.
@@ -50,6 +59,24 @@ class OriginalFolder:
     configs: ModelConfigs
     files: Mapping[str, Path]
     flow_shift: float | None = None
+
+
+def original_files(names: Iterable[str]) -> dict[str, list[str]]:
+    """A repository's files, by name, that belong to the model's parts."""
+    read = (*_SUFFIXES, ".json", ".model")
+    held = [name for name in names if name.endswith(read)]
+    found = {
+        part: [name for name in held if any(fnmatch(name, place) for place in places)]
+        for part, places in _PLACES.items()
+    }
+    return {part: files for part, files in found.items() if files}
+
+
+def require_implemented(config: Path) -> None:
+    """Raise `CheckpointError` for the transformer's config.json of another form of Wan."""
+    with named(config):
+        kind = str(read_json(config).get("model_type", "t2v"))
+        ModelIndex.from_dict({"_class_name": _class_name(kind), "transformer": ["wanjax", kind]})
 
 
 def original_folder(folder: Path) -> OriginalFolder | None:
@@ -135,15 +162,20 @@ def _index(
     own: Mapping[str, Any], files: Mapping[str, Path], components: Mapping[str, Any]
 ) -> dict[str, Any]:
     kind = str(own.get("model_type", "t2v"))
-    if kind not in ("t2v", "i2v", "ti2v", "flf2v"):
-        kind = {"vace": "VACE", "animate": "Animate", "s2v": "S2V"}.get(kind, kind)
-        return {"_class_name": f"Wan{kind}Pipeline"}  # which the index refuses by its name
     return {
-        "_class_name": "WanImageToVideoPipeline" if kind in ("i2v", "flf2v") else "WanPipeline",
+        "_class_name": _class_name(kind),
         "boundary_ratio": _BOUNDARIES.get(kind) if "transformer_2" in files else None,
         "expand_timesteps": kind == "ti2v",
         **{name: ["wanjax", name] for name in components},
     }
+
+
+def _class_name(kind: str) -> str:
+    """Of diffusers' pipeline for a `model_type`; the index refuses others by their name."""
+    if kind in ("i2v", "flf2v"):
+        return "WanImageToVideoPipeline"
+    other = {"vace": "VACE", "animate": "Animate", "s2v": "S2V"}
+    return "WanPipeline" if kind in ("t2v", "ti2v") else f"Wan{other.get(kind, kind)}Pipeline"
 
 
 def original_config(values: Mapping[str, Any], index: ModelIndex) -> dict[str, Any]:
