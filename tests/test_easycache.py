@@ -118,7 +118,7 @@ def test_the_authors_values_by_experts():
     assert two == {"thresh": 0.06, "start": 7}
 
 
-@pytest.mark.parametrize("name", [n for n in preset_names() if not n.endswith("-4step")])
+@pytest.mark.parametrize("name", [n for n in preset_names() if not n.endswith("step")])
 def test_every_preset_of_many_steps_plans(name):
     run = prepare(resolve([name, "use_easycache=True", "easycache_thresh=0.1"], "plan"))
     assert run.plan.method == "easycache"

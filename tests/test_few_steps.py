@@ -21,6 +21,16 @@ def test_a_preset_takes_two_steps_of_each_expert_without_guidance(name):
     assert {schedule.num_branches(step) for step in range(4)} == {1}
 
 
+@pytest.mark.parametrize(("name", "high"), [("t2v", 4), ("i2v", 3)])
+def test_eight_steps_are_at_the_levels_that_the_four_steps_authors_suggest(name, high):
+    """Rounded by them to four places; 892.9 is above 875 and below 900."""
+    schedule = prepare(resolve([f"wan2.2-{name}-a14b-8step"], "plan")).schedule
+    levels = (1000, 972.2224, 937.5001, 892.8571, 833.3333, 750.0001, 625, 416.6667)
+    assert schedule.timesteps == pytest.approx(levels, abs=3e-4)
+    assert schedule.experts == (0,) * high + (1,) * (8 - high)
+    assert {schedule.num_branches(step) for step in range(8)} == {1}
+
+
 def test_given_timesteps_are_the_number_of_steps_and_a_number_is_no_given_ones(tmp_path):
     given = resolve(["tiny-t2v", "timesteps=1000,750,500,250"], "plan")
     assert (given.timesteps, given.num_inference_steps) == (FOUR, 4)
@@ -51,6 +61,8 @@ def test_a_plan_says_what_caching_gains_and_that_the_official_model_is_another(t
     official, cached = prepare(resolve([preset, "use_magcache=True"], "plan")).notes
     assert "give its LoRAs for few steps as lora_high= and lora_low=" in official
     assert "of 4 steps at most 1 can be skipped (1.33x)" in cached
+    eight = prepare(resolve(["wan2.2-t2v-a14b-8step", "use_magcache=True"], "plan")).notes[-1]
+    assert "of 8 steps at most 5 can be skipped (2.67x)" in eight
     pair = [f"lora_high={lora}", f"lora_low={lora}"]
     assert prepare(resolve([preset, f"transformer={tmp_path}"], "show")).notes == ()
     assert prepare(resolve([preset, *pair], "plan")).notes == ()

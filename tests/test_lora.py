@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -95,6 +96,51 @@ def test_differences_of_weights_biases_norms_and_tables(folder):
     files = merged(folder, tensors, 2.0)
     for key, ours in changes.items():
         np.testing.assert_allclose(whole(files, ours), WEIGHTS[ours] + 2 * tensors[key], atol=1e-6)
+
+
+CONFIGS = {  # what is said beside the tensors, and what the change is multiplied by
+    "alpha": ({"lora_alpha": 6}, 6 / RANK),
+    "no alpha": ({"r": RANK}, 1.0),
+    "a module's own": ({"lora_alpha": 6, "alpha_pattern": {"attn1.to_q": 1.0}}, 1 / RANK),
+    "another module's": ({"lora_alpha": 6, "alpha_pattern": {"attn2.to_q": 1.0}}, 6 / RANK),
+    "by the rank's root": ({"lora_alpha": 6, "use_rslora": True}, 6 / RANK**0.5),
+}
+
+
+@pytest.mark.parametrize("where", ["metadata", "metadata of a pipeline", "adapter_config.json"])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_alpha_beside_the_tensors_counts(folder, config, where):
+    """As diffusers and peft write it: a file without it would have another strength."""
+    values, scale = CONFIGS[config]
+    path, metadata = folder.parent / "adapter_model.safetensors", None
+    if where == "adapter_config.json":
+        (folder.parent / where).write_text(json.dumps(values))
+    else:
+        prefix = "transformer." * where.endswith("pipeline")
+        text = json.dumps({prefix + key: value for key, value in values.items()})
+        metadata = {"lora_adapter_metadata": text}
+    module = "blocks.0.attn1.to_q"
+    halves = {f"{module}.lora_A.weight": DOWN, f"{module}.lora_B.weight": UP}
+    save_file(halves, path, metadata)
+    files = MergedFiles(TensorFiles(folder), [LoRA(path)])
+    expected = WEIGHTS[f"{module}.weight"] + scale * CHANGE
+    np.testing.assert_allclose(whole(files, f"{module}.weight"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"use_dora": true}', "use_dora=true: a DoRA"),
+        ('{"lora_alpha": "6"}', "lora_alpha"),
+        ("[]", "is no JSON object"),
+        ("{", "is no JSON"),
+    ],
+)
+def test_metadata_that_cannot_be_heeded_is_refused(folder, text, said):
+    path = folder.parent / "lora.safetensors"
+    save_file({"blocks.0.attn1.to_q.lora_A.weight": DOWN}, path, {"lora_adapter_metadata": text})
+    with pytest.raises(CheckpointError, match=rf"lora\.safetensors: lora_adapter_metadata.*{said}"):
+        MergedFiles(TensorFiles(folder), [LoRA(path)])
 
 
 def test_several_add_up(folder):

@@ -33,7 +33,7 @@ from wanjax.sampling.programs import Programs
 PROMPT = "a red ball moving left"
 
 
-FEW_STEPS = [name for name in preset_names() if name.endswith("-4step")]
+FEW_STEPS = [name for name in preset_names() if name.endswith("step")]
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if name not in FEW_STEPS])

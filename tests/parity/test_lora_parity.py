@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,8 @@ from wanjax.checkpoints.loras import LoRA
 from wanjax.checkpoints.tensor_files import TensorFiles
 
 pytest.importorskip("peft")
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
 pytestmark = pytest.mark.parity
 
 RANK, STRENGTH = 3, 0.7
@@ -24,26 +28,41 @@ MODULES = {  # the authors' name: ours, and whether the file has an alpha
 }
 
 
+SPELLINGS = ("original", "kohya", "diffusers", "diffusers, written by it", "peft, written by it")
+
+
 @pytest.mark.parametrize("alpha", [None, 6.0])
-@pytest.mark.parametrize("spelling", ["original", "diffusers"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
 def test_merged_weights_equal_diffusers(tmp_path, spelling, alpha):
     if alpha is not None and spelling == "diffusers":
-        pytest.skip("files in diffusers' spelling carry no alpha")
+        pytest.skip("files in diffusers' spelling carry no alpha as a tensor")
     pipeline = make_folder(tmp_path / "model", two_experts=False)
     rng, tensors = np.random.default_rng(0), {}
     for original, ours in MODULES.items():
         out, inputs = pipeline.transformer.get_submodule(ours).weight.shape
         down, up = "lora_down.weight", "lora_up.weight"
         module = f"diffusion_model.{original}"
-        if spelling == "diffusers":
+        if spelling == "kohya":
+            module = f"lora_unet_{original.replace('.', '_')}"
+        if "written" in spelling or spelling == "diffusers":
             down, up, module = "lora_A.weight", "lora_B.weight", f"transformer.{ours}"
         tensors[f"{module}.{down}"] = rng.normal(size=(RANK, inputs)).astype(np.float32)
         tensors[f"{module}.{up}"] = rng.normal(size=(out, RANK)).astype(np.float32)
-        if alpha is not None:
+        if alpha is not None and "written" not in spelling:
             tensors[f"{module}.alpha"] = np.array(alpha, np.float32)
     file = tmp_path / "lora.safetensors"
-    save_file(tensors, file)
-    pipeline.load_lora_weights(str(file))
+    if spelling.startswith("diffusers, "):
+        about = {"r": RANK, "lora_alpha": alpha or RANK, "target_modules": [*MODULES.values()]}
+        halves = {k.removeprefix("transformer."): torch.tensor(x) for k, x in tensors.items()}
+        pipeline.save_lora_weights(
+            tmp_path, halves, weight_name=file.name, transformer_lora_adapter_metadata=about
+        )
+    else:
+        save_file(tensors, file)
+    if spelling.startswith("peft, "):
+        file = _by_peft(tmp_path / "peft", pipeline.transformer, tensors, alpha)
+    else:
+        pipeline.load_lora_weights(str(file))
     pipeline.fuse_lora(lora_scale=STRENGTH)
     pipeline.unload_lora_weights()
     merged = MergedFiles(TensorFiles(tmp_path / "model" / "transformer"), [LoRA(file, STRENGTH)])
@@ -57,3 +76,16 @@ def test_merged_weights_equal_diffusers(tmp_path, spelling, alpha):
                 merged.dtype(key) == "F32" and key.removesuffix(".weight") in MODULES.values()
             )
     assert changed == len(MODULES)
+
+
+def _by_peft(place, transformer, tensors, alpha):
+    """The halves as peft's `save_pretrained` writes them, and in the transformer as its adapter."""
+    about = LoraConfig(r=RANK, lora_alpha=alpha or RANK, target_modules=[*MODULES.values()])
+    halves = {key.removeprefix("transformer."): torch.tensor(x) for key, x in tensors.items()}
+    model = get_peft_model(copy.deepcopy(transformer), about)
+    theirs = {f"base_model.model.{key}": x for key, x in halves.items()}
+    assert not set_peft_model_state_dict(model, theirs).unexpected_keys
+    model.save_pretrained(place)
+    transformer.add_adapter(about, "default")
+    assert not set_peft_model_state_dict(transformer, halves).unexpected_keys
+    return place / "adapter_model.safetensors"

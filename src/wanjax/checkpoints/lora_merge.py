@@ -1,7 +1,8 @@
 """LoRAs: read in every spelling that is about, and merged into a transformer's tensors.
 
-A change is `strength * alpha / rank * up @ down` (no alpha: the rank itself) of a weight, or a
-whole difference (`.diff`, `.diff_b`, `.diff_m`) of a weight, bias or modulation table.
+A change is `strength * alpha / rank * up @ down` of a weight, or a whole difference (`.diff`,
+`.diff_b`, `.diff_m`) of a weight, bias or modulation table. Without an alpha that of the file's
+metadata or of peft's `adapter_config.json` counts, else the rank itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from wanjax.checkpoints.containers.gguf_blocks import Scales
 from wanjax.checkpoints.layouts.names import inverted, renamed
 from wanjax.checkpoints.layouts.original.transformer import NAMES
+from wanjax.checkpoints.lora_config import LoRAConfig, lora_config
 from wanjax.checkpoints.loras import LoRA
 from wanjax.checkpoints.stored import DTYPES, Kept
 from wanjax.checkpoints.tensor_files import Index, TensorFiles
@@ -176,7 +178,7 @@ def deltas(
     lora: LoRA, shapes: Mapping[str, tuple[int, ...]], *, quiet: bool = False
 ) -> Iterator[tuple[str, Delta]]:
     """Key of each tensor that a file changes, and the change; `quiet` of what is skipped."""
-    modules = _modules(shapes)
+    modules, config = _modules(shapes), lora_config(lora.file)
     found: dict[str, dict[str, _Tensor]] = defaultdict(dict)
     lacking: list[str] = []
     unknown: list[str] = []
@@ -209,11 +211,12 @@ def deltas(
             stacklevel=2,
         )
     for name, parts in found.items():
-        yield from _of_module(lora, name, parts, shapes)
+        yield from _of_module(lora, config, name, parts, shapes)
 
 
 def _of_module(
     lora: LoRA,
+    config: LoRAConfig,
     module: str,
     parts: Mapping[str, _Tensor],
     shapes: Mapping[str, tuple[int, ...]],
@@ -231,11 +234,15 @@ def _of_module(
             )
         yield target, Delta(lora.strength, whole=_fitted(lora, tensor, shapes[target], target))
     if not parts.keys() <= targets.keys():
-        yield weight, _low_rank(lora, weight, parts, shapes)
+        yield weight, _low_rank(lora, config, weight, parts, shapes)
 
 
 def _low_rank(
-    lora: LoRA, target: str, parts: Mapping[str, _Tensor], shapes: Mapping[str, tuple[int, ...]]
+    lora: LoRA,
+    config: LoRAConfig,
+    target: str,
+    parts: Mapping[str, _Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> Delta:
     down, up, alpha = (parts.get(part) for part in ("down", "up", "alpha"))
     if down is None or up is None:
@@ -252,7 +259,8 @@ def _low_rank(
     down = _fitted(lora, down, (rank, *shape[1:]), target)
     if alpha is not None and math.prod(alpha.shape) != 1:
         raise CheckpointError(f"{lora.file}: {alpha.key} is {list(alpha.shape)}, expected a number")
-    scale = 1.0 if alpha is None else alpha.read().item() / rank
+    its_own = config.scale(target.removesuffix(".weight"), rank)
+    scale = its_own if alpha is None else alpha.read().item() / rank
     return Delta(lora.strength, scale, replace(up, shape=up.shape[:2]), down)
 
 

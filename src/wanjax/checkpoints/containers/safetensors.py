@@ -35,6 +35,17 @@ def safetensors_header(file: Path) -> Header:
     return Header(tensors, layers)
 
 
+def metadata_of(file: Path) -> dict[str, str]:
+    """What the writer says of a file; nothing of one that is another kind or cannot be read."""
+    if file.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(file, framework="np") as opened:
+            return opened.metadata() or {}
+    except (SafetensorError, OSError):  # which reading its tensors says
+        return {}
+
+
 def _header_text(file: Path) -> tuple[int, bytes]:
     there = file.stat().st_size
     with file.open("rb") as stream:
