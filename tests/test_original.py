@@ -174,11 +174,16 @@ def refused(small_folder, part, file) -> str:
     return str(error.value)
 
 
-def test_a_renamed_key_is_named_as_the_file_has_it(small_folder, tmp_path):
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".gguf"])
+def test_a_renamed_key_is_named_as_the_file_has_it(small_folder, tmp_path, suffix):
     tensors = original_tensors(small_folder, "transformer")
     tensors["blocks.1.self_attn.qq.weight"] = tensors.pop("blocks.1.self_attn.q.weight")
-    file = tmp_path / "model.safetensors"
-    save_file({f"model.diffusion_model.{key}": x for key, x in tensors.items()}, file)
+    file = tmp_path / f"model{suffix}"
+    tensors = {f"model.diffusion_model.{key}": x for key, x in tensors.items()}
+    if suffix == ".gguf":
+        save_gguf(tensors, file, Kind.F32)
+    else:
+        (save_pth if suffix == ".pth" else save_file)(tensors, file)
     said = refused(small_folder, "transformer", file)
     assert said.startswith(f"{file} does not hold this model: 1 missing: ")
     assert "model.diffusion_model.blocks.1.self_attn.q.weight [32, 32]; 1 unexpected: " in said
