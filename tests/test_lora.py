@@ -102,7 +102,8 @@ CONFIGS = {  # what is said beside the tensors, and what the change is multiplie
     "alpha": ({"lora_alpha": 6}, 6 / RANK),
     "no alpha": ({"r": RANK}, 1.0),
     "a module's own": ({"lora_alpha": 6, "alpha_pattern": {"attn1.to_q": 1.0}}, 1 / RANK),
-    "another module's": ({"lora_alpha": 6, "alpha_pattern": {"attn2.to_q": 1.0}}, 6 / RANK),
+    "by its whole name": ({"alpha_pattern": {"^blocks.0.attn1.to_q": 4}}, 4 / RANK),
+    "by the authors' name": ({"alpha_pattern": {"self_attn.q": 4}}, 4 / RANK),
     "by the rank's root": ({"lora_alpha": 6, "use_rslora": True}, 6 / RANK**0.5),
 }
 
@@ -132,6 +133,7 @@ def test_alpha_beside_the_tensors_counts(folder, config, where):
     [
         ('{"use_dora": true}', "use_dora=true: a DoRA"),
         ('{"lora_alpha": "6"}', "lora_alpha"),
+        ('{"alpha_pattern": {"(a+)+$": 1}}', "alpha_pattern: '\\(a.* is no name of modules"),
         ("[]", "is no JSON object"),
         ("{", "is no JSON"),
     ],
@@ -140,6 +142,15 @@ def test_metadata_that_cannot_be_heeded_is_refused(folder, text, said):
     path = folder.parent / "lora.safetensors"
     save_file({"blocks.0.attn1.to_q.lora_A.weight": DOWN}, path, {"lora_adapter_metadata": text})
     with pytest.raises(CheckpointError, match=rf"lora\.safetensors: lora_adapter_metadata.*{said}"):
+        MergedFiles(TensorFiles(folder), [LoRA(path)])
+
+
+def test_alpha_of_a_module_that_is_not_there_is_refused(folder):
+    path = folder.parent / "lora.safetensors"
+    halves = {"blocks.0.attn1.to_q.lora_A.weight": DOWN, "blocks.0.attn1.to_q.lora_B.weight": UP}
+    text = json.dumps({"alpha_pattern": {"to_v": 4}})
+    save_file(halves, path, {"lora_adapter_metadata": text})
+    with pytest.raises(CheckpointError, match=r"lora\.safetensors: alpha_pattern: 'to_v' is of no"):
         MergedFiles(TensorFiles(folder), [LoRA(path)])
 
 

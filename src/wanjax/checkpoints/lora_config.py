@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from wanjax.checkpoints.containers.safetensors import metadata_of
@@ -15,6 +15,7 @@ from wanjax.errors import CheckpointError
 from wanjax.files import parse_json, read_json
 from wanjax.validation import Flag, FromJSON, Number, checked, named
 
+_MODULE = re.compile(r"\^?[\w.]+")
 _METADATA = "lora_adapter_metadata"
 _PREFIXES = ("transformer_2.", "transformer.")  # of keys, where a file is a pipeline's
 
@@ -31,16 +32,35 @@ class LoRAConfig(FromJSON):
     def __post_init__(self) -> None:
         if self.use_dora:
             raise ValueError("use_dora=true: a DoRA, which is not implemented; take a plain LoRA")
+        for pattern in self.alpha_pattern or {}:
+            if not _MODULE.fullmatch(pattern):
+                raise ValueError(
+                    f"alpha_pattern: {pattern[:80]!r} is no name of modules; others are not read"
+                )
 
-    def scale(self, module: str, rank: int) -> float:
-        """What `up @ down` of a module (by diffusers' name) is multiplied by."""
+    def scale(self, names: Sequence[str], rank: int) -> float:
+        """What `up @ down` of a module (by any of its names) is multiplied by."""
         alpha = self.lora_alpha
         for pattern, its_own in (self.alpha_pattern or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", module):  # as peft looks for it
+            if any(_is_of(pattern, name) for name in names):
                 alpha = its_own
         if alpha is None:
             return 1.0
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+    def require_used(self, names: Iterable[str]) -> None:
+        """Raise `CheckpointError` for a module of `alpha_pattern` that is not among the file's."""
+        known = [*names]
+        for pattern in self.alpha_pattern or {}:
+            if not any(_is_of(pattern, name) for name in known):
+                raise CheckpointError(f"alpha_pattern: {pattern!r} is of no module of this file")
+
+
+def _is_of(pattern: str, name: str) -> bool:
+    """As peft looks for it: the end of a name, after ^ all of it."""
+    if pattern.startswith("^"):
+        return name == pattern[1:]
+    return f".{name}".endswith(f".{pattern}")
 
 
 def lora_config(file: Path) -> LoRAConfig:

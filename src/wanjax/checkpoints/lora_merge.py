@@ -25,6 +25,7 @@ from wanjax.checkpoints.loras import LoRA
 from wanjax.checkpoints.stored import DTYPES, Kept
 from wanjax.checkpoints.tensor_files import Index, TensorFiles
 from wanjax.errors import CheckpointError
+from wanjax.validation import named
 
 _LISTED = 4  # names in a text
 _PREFIX = re.compile(r"(base_model\.model\.|model\.|diffusion_model\.|transformer\.|lora_unet_)+")
@@ -198,10 +199,10 @@ def deltas(
         else:
             (lacking if _IMAGE.fullmatch(module) else unknown).append(key)
     if unknown or not found:
-        named = ", ".join((unknown or lacking)[:_LISTED])
+        some = ", ".join((unknown or lacking)[:_LISTED])
         raise CheckpointError(
             f"{lora.file}: {len(unknown or lacking)} keys are of no module of this model, such as "
-            f"{named or 'none at all'}: it is a LoRA of another model, or in a spelling that is "
+            f"{some or 'none at all'}: it is a LoRA of another model, or in a spelling that is "
             "not known"
         )
     if lacking and not quiet:
@@ -210,6 +211,8 @@ def deltas(
             f"skipped: {', '.join(lacking[:_LISTED])} ...",
             stacklevel=2,
         )
+    with named(lora.file):
+        config.require_used(name for module in found for name in _names(module))
     for name, parts in found.items():
         yield from _of_module(lora, config, name, parts, shapes)
 
@@ -259,7 +262,7 @@ def _low_rank(
     down = _fitted(lora, down, (rank, *shape[1:]), target)
     if alpha is not None and math.prod(alpha.shape) != 1:
         raise CheckpointError(f"{lora.file}: {alpha.key} is {list(alpha.shape)}, expected a number")
-    its_own = config.scale(target.removesuffix(".weight"), rank)
+    its_own = config.scale(_names(target.removesuffix(".weight")), rank)
     scale = its_own if alpha is None else alpha.read().item() / rank
     return Delta(lora.strength, scale, replace(up, shape=up.shape[:2]), down)
 
@@ -286,13 +289,18 @@ def _modules(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     spellings = {}
     for key in shapes:
         module = re.sub(r"\.(weight|bias)$", "", key)
-        names = [module, renamed(module, _ORIGINAL) or module]
+        names = [*_names(module)]
         if key.endswith(".scale_shift_table"):  # `blocks.0.diff_m` is its table's
             names.append(key.removesuffix(".scale_shift_table"))
         for name in names:
             spellings[name] = module
             spellings[name.replace(".", "_")] = module
     return spellings
+
+
+def _names(module: str) -> tuple[str, str]:
+    """Diffusers' and the authors'."""
+    return module, renamed(module, _ORIGINAL) or module
 
 
 def _split(key: str) -> tuple[str, str]:
