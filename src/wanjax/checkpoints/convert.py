@@ -227,7 +227,8 @@ def _kind(name: str, key: str, source: Source, dtype: str | None, spec: PartOut)
     shape = source.files.shape(key)
     if kind in KINDS and block_bytes(kind, shape) is None:
         kind = "BF16"
-    return "F32" if kind == "BF16" and len(shape) < 2 else kind  # as ComfyUI-GGUF writes them
+    vector = len(shape) < 2 and kind in ("BF16", "F16")
+    return "F32" if vector else kind  # as ComfyUI-GGUF writes them
 
 
 def _any_kind(name: str, key: str, source: Source, dtype: str | None) -> str:
