@@ -305,7 +305,7 @@ def test_what_cannot_be_converted(tmp_path, monkeypatch, capsys, arguments, text
 
 def test_a_part_of_a_model_that_is_not_here(tmp_path, monkeypatch, capsys):
     """Its configuration is the published one, to which the file must be."""
-    monkeypatch.setattr("wanjax.cli.convert.presence", lambda model: presence("no/where"))
+    monkeypatch.setattr("wanjax.cli.convert.presence", lambda *args: presence("no/where"))
     file = tmp_path / "wan.safetensors"
     save_file({"head.modulation": np.zeros(2, np.float32)}, file)
     arguments = ["convert", "wan2.1-t2v-1.3b", str(tmp_path / "out"), f"transformer={file}"]
