@@ -23,11 +23,11 @@ from wanjax.checkpoints.layouts.diffusers.transformer import RULES
 from wanjax.checkpoints.layouts.recognise import part_files
 from wanjax.checkpoints.load import load_parameters
 from wanjax.checkpoints.mapping import entries
-from wanjax.checkpoints.rounding import RoundedFiles, take_rounding
-from wanjax.checkpoints.stored import ARRAYS, Kept
+from wanjax.checkpoints.rounding import RoundedFiles, pack, take_rounding
+from wanjax.checkpoints.stored import Kept
 from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
-from wanjax.models.layers import Undrawn
+from wanjax.models.layers import Linear, Undrawn
 from wanjax.models.transformer import WanTransformer
 from wanjax.pipeline.compiling import device_bytes
 from wanjax.planning.run import prepare
@@ -62,7 +62,8 @@ def test_numbers_scales_and_offsets_are_the_packages_weights(tmp_path, kind):
     assert kept.dtype == ("I4" if "Q4" in kind else "I8")
     rows = slice(5, 17)
     numbers = files.read_rounded(KEY, (rows, slice(0, 768)))
-    assert np.array_equal(numbers.astype(ARRAYS[kept.dtype]), numbers)
+    assert numbers.dtype == np.int8
+    assert kept.dtype == "I8" or (numbers.min(), numbers.max()) == (-8, 7)
     scale, offset = files.read_scales(KEY, rows)
     assert (offset is not None) == kept.offset
     if kept.scale == "F16":
@@ -113,13 +114,28 @@ def test_a_file_of_several_kinds_keeps_them(small_folder, tmp_path):
     model = pipe.components.transformers[0]
     layer, key = model.blocks.ffn.linear_1, "blocks.{}.ffn.net.0.proj.weight"
     assert layer.kernel.get_value().dtype == jnp.int8
-    assert model.blocks.attn1.to_q.kernel.get_value().dtype == jnp.int4
+    assert model.blocks.attn1.to_q.kernel.get_value().dtype == jnp.uint8
+    assert model.blocks.attn1.to_q.kernel.get_value().shape == (2, 16, 32)
     for i in (0, 1):
         made = layer.kernel[i].astype(np.float32) * layer.scale[i] + layer.offset[i]
         expected = files[0].read(key.format(i), (slice(0, 48), slice(0, 32)))
         np.testing.assert_allclose(made.T, expected, atol=1e-6)
     fit = prepare(pipe.config).memory.fit
     assert fit.weights["transformer"] == device_bytes(nnx.state(model))
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_a_layer_of_four_bits_has_two_inputs_in_a_byte(offset):
+    rng, blocks, size, out = np.random.default_rng(0), 3, 8, 5
+    numbers = rng.integers(-8, 8, (out, blocks * size)).astype(np.int8)
+    scale, shift = rng.uniform(0.1, 1, (2, blocks, out)).astype(np.float32)
+    layer = Linear(blocks * size, out, axes=(None, None), rngs=nnx.Rngs(0))
+    layer.kernel.set_value(jnp.asarray(pack(numbers, blocks).T))
+    layer.scale = nnx.data(nnx.Param(jnp.asarray(scale)))
+    layer.offset = nnx.data(nnx.Param(jnp.asarray(shift)) if offset else None)
+    whole = numbers.T * scale.repeat(size, 0) + offset * shift.repeat(size, 0)
+    x = rng.normal(size=(2, blocks * size)).astype(np.float32)
+    np.testing.assert_allclose(layer(jnp.asarray(x)), x @ whole, rtol=1e-5, atol=1e-4)
 
 
 def test_every_way_to_a_device_gives_the_same(small_folder, tmp_path):
@@ -132,7 +148,7 @@ def test_every_way_to_a_device_gives_the_same(small_folder, tmp_path):
         kept = RoundedFiles(files, rounding, entries(nnx.state(model), RULES))
         loaded = load_parameters(model, RULES, kept, host_memory=way, piece_bytes=900)
         made.append(jax.tree.leaves(nnx.state(loaded)))
-    assert {x.dtype for x in made[0]} >= {np.dtype(jnp.int4), np.dtype(np.int8)}
+    assert {x.dtype for x in made[0]} >= {np.dtype(np.uint8), np.dtype(np.int8)}
     for ours, theirs in zip(*made, strict=True):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from wanjax.checkpoints.layouts.recognise import part_files
-from wanjax.checkpoints.stored import ARRAYS, Kept, array_bytes
+from wanjax.checkpoints.stored import ARRAYS, Kept
 from wanjax.checkpoints.tensor_files import TensorFiles
 
 Quantize = Literal["int8", "fp8"]
@@ -63,22 +64,24 @@ def united(one: Kept | None, other: Kept | None) -> Kept | None:
     """
     if one is None or other is None or one == other:
         return one if one == other else None
-    widest = max(one, other, key=lambda kept: array_bytes((2,), ARRAYS[kept.dtype]))
+    wider = other if one.dtype == "I4" else one
     blocks = max(one.blocks, other.blocks)
     floats = sum(not kept.dtype.startswith("I") for kept in (one, other))
     same_type = one.dtype == other.dtype or not floats
     if not same_type or blocks % one.blocks or blocks % other.blocks:
         return None
     scale = one.scale if one.scale == other.scale else "F32"
-    return Kept(widest.dtype, blocks, one.offset or other.offset, scale)
+    return Kept(wider.dtype, blocks, one.offset or other.offset, scale)
 
 
 def kept_bytes(kept: Kept, shape: Sequence[int]) -> tuple[int, int]:
     """Of the numbers of a matrix [inputs, outputs], and of what they are multiplied by."""
-    scales = array_bytes((kept.blocks, shape[1]), ARRAYS[kept.scale])
-    return array_bytes(shape, ARRAYS[kept.dtype]), scales * (1 + kept.offset)
+    numbers = math.prod(kept.shape(shape)) * ARRAYS[kept.array].itemsize
+    scales = kept.blocks * shape[1] * ARRAYS[kept.scale].itemsize
+    return numbers, scales * (1 + kept.offset)
 
 
 def in_words(rounding: Rounding) -> str:
     """The types of the numbers, such as `int4 and int8`."""
-    return " and ".join(sorted({ARRAYS[kept.dtype].name for kept in rounding.values()}))
+    names = {"int4" if k.dtype == "I4" else ARRAYS[k.dtype].name for k in rounding.values()}
+    return " and ".join(sorted(names))

@@ -80,7 +80,8 @@ def _rank(linear: Linear) -> int:
 
 
 def _low_rank(linear: Linear, rank: int) -> LowRank:
-    *layers, inputs, outputs = linear.kernel.get_value().shape
+    *layers, _, outputs = linear.kernel.get_value().shape
+    inputs = linear.in_features
     axes = linear.kernel.get_metadata("axes")
 
     def make(rngs: nnx.Rngs) -> LowRank:

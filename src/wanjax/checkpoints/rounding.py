@@ -25,7 +25,7 @@ from wanjax.models.layers import Linear, Undrawn, param
 Model = TypeVar("Model", bound=nnx.Module)
 
 _SCALES = (".scale", ".offset")
-_LARGEST = {"int4": 7.0, "int8": 127.0, "float8_e4m3fn": 448.0, "float8_e5m2": 57344.0}
+_LARGEST = {"I4": 7.0, "I8": 127.0, "F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 
 
 def take_rounding(model: Model, rounding: Rounding) -> Model:
@@ -35,7 +35,10 @@ def take_rounding(model: Model, rounding: Rounding) -> Model:
         keys = kernels.get(".".join(map(str, path)))
         kept = rounding.get(str(layer_of(keys[0]))) if keys else None
         if isinstance(module, Linear) and kept is not None:
-            module.kernel.set_metadata(kept=ARRAYS[kept.dtype].name)
+            layers, *shape = module.kernel.get_value().shape
+            held: Any = jax.ShapeDtypeStruct((layers, *kept.shape(shape)), ARRAYS[kept.array])
+            module.kernel.set_value(held)
+            module.kernel.set_metadata(kept=ARRAYS[kept.array].name)
             module.scale = nnx.data(_scale(module, kept))
             module.offset = nnx.data(_scale(module, kept) if kept.offset else None)
     return model
@@ -84,6 +87,8 @@ class RoundedFiles(TensorFiles):
         return self.files.said(self.weights.get(name, name))
 
     def shape(self, name: str) -> tuple[int, ...]:
+        if name in self._kept:
+            return self._kept[name].shape(self.files.shape(name)[::-1])[::-1]
         if name not in self.weights:
             return self.files.shape(name)
         weight = self.weights[name]
@@ -92,7 +97,7 @@ class RoundedFiles(TensorFiles):
     def dtype(self, name: str) -> str:
         if name in self.weights:
             return self._kept[self.weights[name]].scale
-        return self._kept[name].dtype if name in self._kept else self.files.dtype(name)
+        return self._kept[name].array if name in self._kept else self.files.dtype(name)
 
     def stored_dtypes(self) -> Counter[str]:
         return self.files.stored_dtypes()
@@ -109,6 +114,8 @@ class RoundedFiles(TensorFiles):
             part = self._multiplied(name, index[1]).T[index[0]]
         elif name not in self._kept:
             return self.files.read(name, index, out)
+        elif self._kept[name].dtype == "I4":
+            part = self._packed(name, index)
         elif self._is_so(name):
             return self._as_it_is(name, index, out)
         else:
@@ -123,12 +130,24 @@ class RoundedFiles(TensorFiles):
         kept = self.files.kept(name)
         return kept is not None and united(kept, self._kept[name]) == self._kept[name]
 
+    def _packed(self, name: str, index: Index) -> np.ndarray:
+        """Numbers of four bits, two in a byte; `index` counts bytes."""
+        rows, inputs = index[0], self.files.shape(name)[1]
+        half = inputs // self._kept[name].blocks // 2
+        first, last = index[1].start // half, -(-index[1].stop // half)  # whole blocks
+        columns = slice(2 * half * first, 2 * half * last)
+        if self._is_so(name):
+            numbers = self.files.read_rounded(name, (rows, columns))
+        else:
+            numbers = self._rounded(name, rows)[:, columns]
+        part = pack(numbers, last - first)
+        return part[:, index[1].start - half * first : index[1].stop - half * first]
+
     def _as_it_is(self, name: str, index: Index, out: np.ndarray | None) -> np.ndarray:
-        dtype = ARRAYS[self._kept[name].dtype]
-        own = self.files.kept(name)
-        if own is not None and ARRAYS[own.dtype] == dtype and out is not None:
+        kept, own = self._kept[name], self.files.kept(name)
+        if own is not None and own.dtype == kept.dtype and out is not None:
             return self.files.read_rounded(name, index, out)
-        values = self.files.read_rounded(name, index).astype(dtype, copy=False)
+        values = self.files.read_rounded(name, index).astype(ARRAYS[kept.array], copy=False)
         if out is None:
             return values
         out[...] = values
@@ -161,15 +180,24 @@ class RoundedFiles(TensorFiles):
         return values.reshape(whole.shape)
 
 
+def pack(numbers: np.ndarray, blocks: int) -> np.ndarray:
+    """Rows of whole numbers from -8 to 7 [rows, n], two in a byte [rows, n / 2].
+
+    A byte has one of the first half of its block in its lower bits, one of the second above.
+    """
+    halves = (numbers + np.int8(8)).view(np.uint8).reshape(len(numbers), blocks, 2, -1)
+    packed: np.ndarray = halves[:, :, 0] | halves[:, :, 1] << np.uint8(4)
+    return packed.reshape(len(numbers), -1)
+
+
 def round_blocks(values: np.ndarray, kept: Kept) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Float32 values [..., n] as `kept` has them, the scales [...] and the offsets [...].
 
     The largest of each block becomes the largest number there is, or its range that of all
     numbers. Of a block of equal numbers, or of such that all become 0, the scale is 1.
     """
-    dtype, offset = ARRAYS[kept.dtype], np.zeros(values.shape[:-1], np.float32)
-    most = _LARGEST[dtype.name]
-    whole_numbers = dtype.name.startswith("int")
+    offset = np.zeros(values.shape[:-1], np.float32)
+    dtype, most = ARRAYS["I8" if kept.dtype == "I4" else kept.dtype], _LARGEST[kept.dtype]
     if kept.offset:
         low, high = values.min(axis=-1), values.max(axis=-1)
         scale = (high - low) / np.float32(2 * most)
@@ -179,7 +207,7 @@ def round_blocks(values: np.ndarray, kept: Kept) -> tuple[np.ndarray, np.ndarray
     scale = scale.astype(ARRAYS[kept.scale]).astype(np.float32)
     scale[scale == 0] = 1
     scaled = (values - offset[..., None]) / scale[..., None]
-    if whole_numbers:
+    if kept.dtype.startswith("I"):
         scaled = np.clip(np.rint(scaled), -most, most)  # where a scale was rounded down
     return scaled.astype(dtype), scale, offset
 

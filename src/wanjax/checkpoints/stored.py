@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,27 +25,31 @@ NARROW: Mapping[str, np.dtype] = {
     "I8": np.dtype(np.int8),
 }
 
-# Of what can be given to a device; numbers of four bits are a byte each until they are there.
-ARRAYS: Mapping[str, np.dtype] = {**DTYPES, **NARROW, "I4": np.dtype(ml_dtypes.int4)}
-
-
-def array_bytes(shape: Sequence[int], dtype: Any) -> int:
-    """Of an array on a device."""
-    half = 2 if np.dtype(dtype) == ARRAYS["I4"] else 1
-    size: int = math.prod(shape) * np.dtype(dtype).itemsize
-    return -(-size // half)
+# Of what is given to a device; bytes hold two numbers of four bits.
+ARRAYS: Mapping[str, np.dtype] = {**DTYPES, **NARROW, "U8": np.dtype(np.uint8)}
 
 
 class Kept(NamedTuple):
     """How a matrix stays on a device: `numbers * scale`, and `+ offset` where there is one.
 
-    Each row has a scale for each of `blocks` of its columns. Types as safetensors names them.
+    Each row has a scale for each of `blocks` of its columns. Types as safetensors names them; I4
+    are whole numbers from -8 to 7, two in a byte (see `layers.Linear`).
     """
 
     dtype: str
     blocks: int = 1
     offset: bool = False
     scale: str = "F32"
+
+    @property
+    def array(self) -> str:
+        """The type of the array that holds the numbers."""
+        return "U8" if self.dtype == "I4" else self.dtype
+
+    def shape(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Of that array, for a matrix [inputs, outputs]."""
+        inputs, outputs = shape
+        return inputs // 2 if self.dtype == "I4" else inputs, outputs
 
 
 class Blocks(NamedTuple):

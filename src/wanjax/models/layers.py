@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8, UInt8
 
 Axes = Sequence[str | None]
 Module = TypeVar("Module", bound=nnx.Module)
@@ -74,6 +74,10 @@ class Linear(nnx.Module):
 
     A kernel in eight bits or fewer has a `scale` [blocks of inputs, outputs] that it is multiplied
     by, and may have an `offset` of that shape. It is widened here, and thus one layer at a time.
+
+    One of four bits is [inputs / 2, outputs] bytes: an input of the first half of its block in the
+    lower bits, one of the second above, 8 added to each. (Of arrays of JAX's int4 XLA makes a copy
+    for a GPU, transposed, of all layers.)
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Linear(nnx.Module):
         keep_float32: bool = False,
         rngs: nnx.Rngs,
     ):
+        self.in_features = in_features
         shape = (in_features, out_features)
         self.kernel = param(rngs, shape, axes, keep_float32=keep_float32)
         zeros = nnx.initializers.zeros
@@ -106,14 +111,20 @@ class Linear(nnx.Module):
         kernel = self.kernel[...]
         if self.scale is None:
             return x @ kernel.astype(x.dtype)
-        scale = self.scale[...].astype(jnp.float32)
-        if len(scale) == 1 and self.offset is None:  # the fewer outputs are multiplied
+        scale, packed = self.scale[...].astype(jnp.float32), kernel.dtype == jnp.uint8
+        if len(scale) == 1 and self.offset is None and not packed:  # the fewer outputs, then
             return ((x @ kernel.astype(x.dtype)).astype(jnp.float32) * scale[0]).astype(x.dtype)
-        blocks = kernel.astype(jnp.float32).reshape(len(scale), -1, kernel.shape[1])
-        blocks = blocks * scale[:, None]
+        blocks = kernel.reshape(len(scale), -1, kernel.shape[1])
+        blocks = (unpacked(blocks) if packed else blocks).astype(jnp.float32) * scale[:, None]
         if self.offset is not None:
             blocks = blocks + self.offset[...].astype(jnp.float32)[:, None]
-        return x @ blocks.reshape(kernel.shape).astype(x.dtype)
+        return x @ blocks.reshape(-1, kernel.shape[1]).astype(x.dtype)
+
+
+def unpacked(blocks: UInt8[Array, "blocks half out"]) -> Int8[Array, "blocks 2*half out"]:
+    """Whole numbers from -8 to 7, of which two are in a byte."""
+    halves = jnp.concatenate([blocks & 15, blocks >> 4], axis=1)
+    return halves.astype(jnp.int8) - 8
 
 
 class LayerNorm(nnx.Module):

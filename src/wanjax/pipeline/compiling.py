@@ -7,6 +7,7 @@ places alone (`checkpoints.abstract`): no weights, no network, no array of any s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,7 +19,6 @@ from jax.sharding import Mesh
 
 from wanjax.checkpoints.abstract import AbstractFolder
 from wanjax.checkpoints.published_models import ModelConfigs
-from wanjax.checkpoints.stored import array_bytes
 from wanjax.models.transformer import WanTransformer
 from wanjax.models.vae_stripes import decoder_middle, encoder_middle, rounds
 from wanjax.parallel.mesh import MeshShape
@@ -255,7 +255,8 @@ def device_bytes(tree: Any) -> int:
 def _device_bytes(x: Any) -> int:
     sharding = getattr(x, "sharding", None)
     shape = x.shape if sharding is None else sharding.shard_shape(tuple(x.shape))
-    return array_bytes(shape, x.dtype)
+    size: int = math.prod(shape) * jnp.dtype(x.dtype).itemsize
+    return size
 
 
 def _together(name: str, figures: Sequence[Figures]) -> Figures:

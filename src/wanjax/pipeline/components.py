@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,6 @@ from wanjax.checkpoints.lora_live import united
 from wanjax.checkpoints.loras import LoRA, expert_loras
 from wanjax.checkpoints.presence import needed, presence, require_weights
 from wanjax.checkpoints.published_models import ModelConfigs, listed, published
-from wanjax.checkpoints.stored import array_bytes
 from wanjax.config.keys import Config
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.media.clip_processor import ImageProcessor
@@ -239,7 +239,7 @@ class Components:
 
         def fetch(x: jax.Array, place: Any) -> jax.Array:
             nonlocal room
-            size = array_bytes(x.sharding.shard_shape(x.shape), x.dtype)
+            size = math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
             if size > room:
                 return x
             room -= size
