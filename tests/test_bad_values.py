@@ -21,7 +21,7 @@ REAL = ("flow_shift", "boundary_ratio", "guidance_scale", "magcache_thresh", "re
 NO_NUMBER = ["inf", "nan", "-1", "0x10", "True", "[]", "1,2", "2026-11-27", "9" * 5000, "1_0"]
 NO_WHOLE = [*NO_NUMBER, "1e400", "1.5", "1e3", "\u0661\u0662", "9" * 41]
 TEXTS = ["a\nb", "a\x1b[31m", "a\0b", "\udc80", "a" * 5000, "../" * 2000, "~nobody-here/x"]
-FILES = ("model", "image", "mag_ratios_base", "prompts", "plot", "output")
+FILES = ("model", "image", "mag_ratios_base", "prompts", "plot", "output", "lora", "tokenizer")
 YAML = {
     "twice": "seed: 1\nseed: 2\n",
     "a type": "prompt: !!python/object/apply:os.system ['true']\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -387,6 +388,39 @@ def test_refused_with_the_reason(settings, text, unchecked_types):
         wanjax.Forecast(**({"mag_ratios_base": "tiny-t2v"} | settings)).plan(
             prepare(config).schedule
         )
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_two_hundred_steps_are_planned_in_seconds(order):
+    schedule = make_schedule(200, 12.0, 4.0, 3.0, 0.875)
+    inner, moves = gram(smooth_outputs(200, seed=order)), -np.diff(schedule.sigmas)
+    ones, free = np.ones(200, int), np.zeros(200, bool)
+    began = time.perf_counter()
+    planner = Planner(inner, moves, schedule.phases, ones, free, order)
+    found = planner.least(133)
+    assert time.perf_counter() - began < 5  # a fifth of a second, and slow machines
+    assert np.sum(~found.computed) == 133
+    # no plan that has two neighbours the other way round costs less
+    for i in np.flatnonzero(found.computed[1:-1] != found.computed[2:]) + 1:
+        other = found.computed.copy()
+        other[[i, i + 1]] = other[[i + 1, i]]
+        if other[[phase.start for phase in schedule.phases]].all() and other[-1]:
+            assert planner.cost(other.tolist()) >= found.cost * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps", "fix"),
+    [
+        ({"order": 2}, 401, "at most 400; take forecast_order=1, or fewer steps"),
+        ({"correct": False, "order": 2}, 101, "at most 100; take forecast_correct=True"),
+        ({"correct": False}, 201, "at most 200; take forecast_correct=True"),
+    ],
+)
+def test_what_takes_too_long_to_plan_is_refused_at_once(settings, steps, fix):
+    method = wanjax.Forecast(mag_ratios_base="tiny-t2v", **settings)
+    with pytest.raises(UsageError, match=fix):
+        method._orders(steps)
+    assert wanjax.Forecast(mag_ratios_base="tiny-t2v")._orders(401) == [1]
 
 
 def test_a_plan_is_searched_once():

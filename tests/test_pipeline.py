@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import jax
@@ -204,6 +205,28 @@ def test_parameters_that_rest_leave_the_device(small_folder):
     assert one() is not None
     components.rest("transformer")
     assert one() is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_pipeline_that_is_dropped_gives_its_memory_back(small_folder, fails):
+    def held():
+        gc.collect()
+        return sum(array.nbytes for array in jax.live_arrays())
+
+    def stop(report):
+        raise KeyboardInterrupt
+
+    def run():
+        its_own = load(small_folder)
+        with pytest.raises(KeyboardInterrupt) if fails else nullcontext():
+            its_own(*PROMPTS, output_type="latent", callback=stop if fails else None)
+        assert held() > before
+        return weakref.ref(its_own), weakref.ref(its_own.components), weakref.ref(its_own.programs)
+
+    before = held()
+    gone = run()
+    assert held() == before
+    assert [one() for one in gone] == [None, None, None]
 
 
 def test_a_run_without_room_is_refused_with_what_would_help(small_folder):

@@ -25,7 +25,7 @@ from wanjax.caching.schedule import Schedule, sampler_maps
 Gram = Float[np.ndarray, "steps steps"]
 # Pulls fitted weights to Lagrange's, relative to the mean square of the outputs: a matrix of few
 # runs is noisy. 1e-3 and 1e-5 gave the same closeness.
-_RIDGE = 1e-3
+RIDGE = 1e-3
 # How much of a correction of the sample the output of that step follows: 0 as if the output
 # stayed, 1 as if the denoised sample did. Measured per step on the bundled models it lies on both
 # sides of 1; taking the measured ones was no closer than 1/2 (docs/forecasting.md).
@@ -53,7 +53,7 @@ def fitted(gram: Gram, nodes: Sequence[int], i: Any) -> Weights:
         return usual
     chosen = list(nodes)
     inner = gram[np.ix_(chosen, chosen)]
-    ridge = _RIDGE * np.trace(inner) / len(inner)
+    ridge = RIDGE * np.trace(inner) / len(inner)
     # with sum one: the last weight is what the others leave
     free = gram[:, chosen[:-1]] - gram[:, chosen[-1:]]
     differences = free[chosen[:-1]] - free[chosen[-1]]

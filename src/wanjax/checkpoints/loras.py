@@ -10,7 +10,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from wanjax.errors import CheckpointError
+from wanjax.errors import CheckpointError, printable
+from wanjax.files import fault_in_name
 
 # `..._high_noise_...`, `...-LowNoise...`, and `..._HIGH` at the end, as published pairs are named
 _OF_EXPERT = re.compile(r"(high|low)[_-]?noise|[_-](high|low)([_-]?fp\d+)?\.\w+$", re.IGNORECASE)
@@ -59,6 +60,8 @@ def live_text(before: str | None, live: str | None, key: str) -> str | None:
 
 def _parse(text: str, key: str) -> LoRA:
     named = text.removesuffix(":live")
+    if fault := fault_in_name(named):
+        raise CheckpointError(f"{key}={printable(text, 200)}: {fault}")
     file, colon, strength = named.rpartition(":")
     if not colon or Path(named).expanduser().exists():
         file, strength = named, "1"

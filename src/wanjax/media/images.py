@@ -29,6 +29,8 @@ def load_image(path: str | Path) -> Image.Image:
     """
     name, path = f"image={str(path)!r}", picture_path(path)
     require_regular(path, UsageError, name)
+    if not path.stat().st_size:  # or a file of the kernel's, which may wait for ever
+        raise UsageError(f"{name}: not an image: the file is empty")
     try:
         with Image.open(path, formats=_FORMATS) as image:
             _check_size(image, name)

@@ -34,7 +34,7 @@ from wanjax.caching.methods.magcache_rules import forced_steps
 from wanjax.caching.plan import Plan, make_plan
 from wanjax.caching.resample import carried_inner_products, carried_moves
 from wanjax.caching.schedule import Schedule
-from wanjax.errors import CurveError
+from wanjax.errors import CurveError, UsageError
 from wanjax.settings import setting
 
 Order = Literal[1, 2, "auto"]
@@ -168,7 +168,7 @@ class Forecast(Method):
         gains, least = asked(schedule, target, self.skip_steps)
         forced = forced_steps(schedule, 0.0)
         found = []
-        for order in (1, 2) if self.order == "auto" else (self.order,):
+        for order in self._orders(schedule.num_steps):
             problem = (
                 *(array.tobytes() for array in (gram, moves, gains, forced)),
                 tuple(schedule.phases),
@@ -178,6 +178,24 @@ class Forecast(Method):
                 raise refuse(schedule, target, self.skip_steps, most, _LIMIT)
             found.append((plan, order))
         return min(found, key=lambda plan: plan[0].cost)
+
+    def _orders(self, steps: int) -> list[int]:
+        """Those that are planned for: all whose search takes seconds at most."""
+        asked = (1, 2) if self.order == "auto" else (self.order,)
+        orders = [order for order in asked if steps <= _MOST_STEPS[self.correct, order]]
+        if not orders:
+            most = max(_MOST_STEPS[self.correct, order] for order in asked)
+            fix = "forecast_order=1" if self.correct else "forecast_correct=True"
+            raise UsageError(
+                f"use_{self.name}: {steps} steps with forecast_order={self.order} and "
+                f"forecast_correct={self.correct} take too long to plan: at most {most}; "
+                f"take {fix}, or fewer steps"
+            )
+        return orders
+
+
+# Steps whose plan is found within seconds, by whether runs are corrected and the order.
+_MOST_STEPS = {(True, 1): 1000, (True, 2): 400, (False, 1): 200, (False, 2): 100}
 
 
 @lru_cache(maxsize=64)

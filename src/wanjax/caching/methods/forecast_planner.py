@@ -8,12 +8,7 @@ by (sigma_i - sigma_(i+1)) v_i in step i. So a run of skipped steps between two 
 with the inner products G of dense runs (`caching.estimates`) and `a` collecting the weights of
 all steps involved. Where the run is corrected afterwards, w are the weights of the interpolation.
 An early error may grow until the end: each step's move is multiplied by a measured growth, where
-there is one. The cost of a run depends on the computed steps before it (the nodes of the
-forecast) and, if it is corrected, on the one after it: additive over runs, so dynamic programming
-is exact.
-
-With n steps and forecasts from p + 1 nodes it takes O(n^(p+3)) operations, most of them
-vectorised: about a tenth of a second for 40 steps and p = 1, a second for 50 and p = 2.
+there is one. Costs are additive over runs, so dynamic programming is exact (`forecast_search`).
 """
 
 from __future__ import annotations
@@ -26,9 +21,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from wanjax.caching.estimates import Gram, weights_at
+from wanjax.caching.estimates import Gram
+from wanjax.caching.methods.forecast_search import CorrectedPhase, Ending, Limits, PlainPhase
+from wanjax.caching.methods.run_costs import RunCosts
 
-History = tuple[int, ...]  # computed steps of one expert, newest first
+_SHORT = 8  # skipped steps in a row that are tried first
 
 
 class Found(NamedTuple):
@@ -38,16 +35,9 @@ class Found(NamedTuple):
     cost: float
 
 
-class _Reached(NamedTuple):
-    """Least cost by total gain, and where it comes from: (history before, gain before)."""
-
-    cost: Float[np.ndarray, " gains"]
-    before: list[tuple[History, int] | None]
-
-
 @dataclass(frozen=True, eq=False)
 class Planner:
-    """Plans for every number of skipped steps at once.
+    """Plans for every number of skipped steps.
 
     `gram` has the inner products at the run's own steps; `moves` is how far the sample moves in
     each step per unit of output, times what becomes of it until the end. `order` is the
@@ -68,20 +58,21 @@ class Planner:
     longest: int | None = None
 
     def plan(self, gain: int) -> Found | None:
-        """The cheapest plan that skips exactly `gain`; None where there is none."""
-        last = self._steps - 1
-        ends = {h: r for h, r in self._reached[last].items() if np.isfinite(r.cost[gain])}
-        if not ends:
+        """The cheapest plan that skips exactly `gain`; None where there is none.
+
+        Plans of short runs give a bound first: no run of the cheapest plan costs more.
+        """
+        unit = int(np.gcd.reduce(self.gains))
+        if gain > self.most or gain % unit:
             return None
-        history = min(ends, key=lambda h: ends[h].cost[gain])
-        cost = float(ends[history].cost[gain])
-        computed = np.zeros(self._steps, bool)
-        at: tuple[History, int] | None = (history, gain)
-        while at is not None:
-            (step, *_), left = at
-            computed[step] = True
-            at = self._reached[step][at[0]].before[left]
-        return Found(computed, cost)
+        longest, bound = self._longest, np.inf
+        reach = min(_SHORT, longest)
+        while reach < longest and self._most(reach) < gain:
+            reach = min(2 * reach, longest)
+        if reach < longest and (found := self._search(gain, bound, reach)) is not None:
+            bound = self.cost(found.tolist()) * (1 + 1e-9)
+        found = self._search(gain, bound, longest)
+        return None if found is None else Found(found, self.cost(found.tolist()))
 
     def least(self, gain: int) -> Found:
         """The cheapest of the plans that skip the least, but `gain` (at most `most`) at least."""
@@ -91,109 +82,79 @@ class Planner:
     def cost(self, computed: Sequence[bool]) -> float:
         """The cost of a plan of anyone's making, which computes each phase's first step."""
         total = 0.0
-        for phase in self.phases:
-            history: History = ()
-            for i in [*phase, phase.stop]:
-                inside = i < phase.stop
-                if inside and not computed[i]:
+        for phase, costs in zip(self.phases, self._costs, strict=True):
+            history: tuple[int, ...] = ()  # newest first
+            for i in range(len(phase) + 1):
+                inside = i < len(phase)
+                if inside and not computed[phase.start + i]:
                     continue
                 if history and i - history[0] > 1:
                     if inside and self.correct:
-                        total += float(self._corrected[history[0], i])
+                        total += float(costs.corrected[history[0], i])
                     else:
-                        total += float(self._run_costs(history, phase)[i - history[0] - 1])
+                        nodes = np.array(history)
+                        total += float(costs.forecasts(nodes)[i - history[0] - 1])
                 history = (i, *history[: self.order])
         return total
 
-    @property
+    @cached_property
     def most(self) -> int:
         """The largest gain that any plan has."""
-        ends = self._reached[self._steps - 1].values()
-        return int(max(np.flatnonzero(np.isfinite(r.cost))[-1] for r in ends))
+        return self._most(self._longest)
+
+    def _most(self, longest: int) -> int:
+        """By runs of so many steps at most."""
+        most = 0
+        for phase, limits in zip(self.phases, self._limits(0, 0.0, longest), strict=True):
+            gained = np.zeros(len(phase) + 1, int)  # by the computed step
+            for after in range(1, len(gained)):
+                before = np.arange(limits.earliest[after], after)
+                gained[after] = (gained[before] + limits.gained(before, after)).max()
+            most += int(gained[-1 if phase.stop < len(self.gains) else -2])
+        return most * int(np.gcd.reduce(self.gains))
 
     @property
-    def _steps(self) -> int:
-        return len(self.gains)
+    def _longest(self) -> int:
+        return len(self.gains) if self.longest is None else min(self.longest, len(self.gains))
+
+    def _search(self, gain: int, bound: float, longest: int) -> Bool[np.ndarray, " steps"] | None:
+        """The computed steps of the cheapest plan within these limits."""
+        kind: type[CorrectedPhase | PlainPhase] = CorrectedPhase if self.correct else PlainPhase
+        gain //= int(np.gcd.reduce(self.gains))
+        limits = self._limits(gain, bound, longest)
+        *first, last = (kind(*one) for one in zip(self._costs, limits, strict=True))
+        ends: list[Ending] = []
+        for one in first:  # there are two experts at most
+            ended = one.end(last.last, gain)
+            if ended is None:
+                return None
+            ends, gain = [ended], gain - ended.total
+        if not np.isfinite(last.last[gain]):
+            return None
+        ends.append(Ending((len(self.phases[-1]) - 1,), gain, gain))
+        computed = np.zeros(len(self.gains), bool)
+        for phase, one, ending in zip(self.phases, [*first, last], ends, strict=True):
+            computed[[phase.start + node for node in one.path(ending)]] = True
+        return computed
+
+    def _limits(self, gain: int, bound: float, longest: int) -> list[Limits]:
+        """Of each phase."""
+        found = []
+        for phase in self.phases:
+            steps = np.arange(len(phase))
+            forced = np.where(self.forced[phase.start : phase.stop], steps, 0)
+            last_forced = np.concatenate([[0], np.maximum.accumulate(forced)])
+            earliest = np.maximum(last_forced, np.arange(len(phase) + 1) - 1 - longest)
+            gains = self.gains[phase.start : phase.stop] // np.gcd.reduce(self.gains)
+            saved = np.concatenate([[0], np.cumsum(gains)])
+            found.append(Limits(gain, bound, self.order, earliest, saved))
+        return found
 
     @cached_property
-    def _reached(self) -> list[dict[History, _Reached]]:
-        """By the last computed step, then by the history that later forecasts start from."""
-        reached: list[dict[History, _Reached]] = [{} for _ in range(self._steps)]
-        reached[0][(0,)] = self._nowhere()
-        reached[0][(0,)].cost[0] = 0.0
+    def _costs(self) -> list[RunCosts]:
+        """Of each phase."""
+        found = []
         for phase in self.phases:
-            for step in phase:
-                groups: dict[History, list[History]] = {}
-                for history in reached[step]:
-                    groups.setdefault(history[: self.order or 1], []).append(history)
-                for group in groups.values():
-                    self._go_on(reached, phase, group)
-        return reached
-
-    def _go_on(
-        self, reached: list[dict[History, _Reached]], phase: range, group: Sequence[History]
-    ) -> None:
-        """From a computed step, by histories that differ in the oldest node, to the next one."""
-        step, gain = group[0][0], 0
-        found = np.stack([reached[step][history].cost for history in group])
-        costs = np.stack([self._run_costs(history, phase) for history in group])
-        for after in range(step + 1, min(phase.stop, self._steps - 1) + 1):
-            inside = after < phase.stop
-            following = (after, *group[0][: self.order]) if inside else (after,)
-            if inside and self.correct:
-                through = found + self._corrected[step, after]
-            else:
-                through = found + costs[:, after - step - 1, None]
-            which = through.argmin(axis=0)
-            least = through[which, np.arange(len(which))]
-            target = reached[after].setdefault(following, self._nowhere())
-            room = len(least) - gain
-            better = np.flatnonzero(least[:room] < target.cost[gain:])
-            target.cost[better + gain] = least[better]
-            for total in better:
-                target.before[total + gain] = (group[which[total]], int(total))
-            too_long = self.longest is not None and after - step > self.longest
-            if not inside or self.forced[after] or too_long:
-                break
-            gain += int(self.gains[after])
-
-    def _nowhere(self) -> _Reached:
-        count = int(self.gains.sum()) + 1
-        return _Reached(np.full(count, np.inf), [None] * count)
-
-    def _weights(self, nodes: Sequence[int], steps: range) -> Float[np.ndarray, "nodes run"]:
-        return weights_at(
-            self.gram if self.fit else None, nodes, np.arange(steps.start, steps.stop)
-        )
-
-    def _run_costs(self, history: History, phase: range) -> Float[np.ndarray, " lengths"]:
-        """a^T G a of forecasting the next 0, 1, 2, ... steps of the phase."""
-        nodes, run = list(history), range(history[0] + 1, phase.stop)
-        moves = self.moves[run.start : run.stop]
-        given = np.cumsum(moves * self._weights(nodes, run), axis=1)  # to each node
-        across = np.cumsum(moves * self.gram[nodes, run.start : run.stop], axis=1)
-        among = np.einsum("ar,ab,br->r", given, self.gram[np.ix_(nodes, nodes)], given)
-        costs = self._squares(run) - 2 * (given * across).sum(axis=0) + among
-        return np.concatenate([[0.0], np.maximum(costs, 0.0)])
-
-    def _squares(self, run: range) -> Float[np.ndarray, " run"]:
-        """| sum of moves times outputs |^2 over the first 1, 2, ... steps of a run."""
-        moved = self.moves[run.start : run.stop]
-        weighted = self.gram[run.start : run.stop, run.start : run.stop] * np.outer(moved, moved)
-        return np.cumsum(np.cumsum(weighted, axis=0), axis=1).diagonal()
-
-    @cached_property
-    def _corrected(self) -> Float[np.ndarray, "steps steps"]:
-        """Cost of interpolating all steps between two computed ones of a phase."""
-        costs = np.zeros((self._steps, self._steps))
-        for phase in self.phases:
-            for before in phase:
-                for after in range(before + 2, phase.stop):
-                    inside = range(before + 1, after)
-                    moves = self.moves[inside.start : inside.stop]
-                    a = np.zeros(after + 1 - before)
-                    a[1:-1] = moves
-                    a[[-1, 0]] -= self._weights((after, before), inside) @ moves
-                    used = slice(before, after + 1)
-                    costs[before, after] = max(a @ self.gram[used, used] @ a, 0.0)
-        return costs
+            inside = slice(phase.start, phase.stop)
+            found.append(RunCosts(self.gram[inside, inside], self.moves[inside], fit=self.fit))
+        return found
