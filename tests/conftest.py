@@ -60,5 +60,5 @@ def compiled_ahead_ends():
     """Threads that compile ahead end with their test, as they do with the process of a command."""
     yield
     for thread in threading.enumerate():
-        if thread.name in ("_until_latents", "_decode"):
+        if thread.name in ("_until_latents", "_decode", "_noise", "wanjax-compiling"):
             thread.join()

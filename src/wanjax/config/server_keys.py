@@ -85,6 +85,14 @@ class ServerKeys:
         kept=False,
         path=True,
     )
+    lora_folder: str | None = setting(
+        None,
+        "folder of LoRAs (.safetensors) that a request may name; null: none",
+        commands=_SERVE,
+        also=("loras", "lora_dir", "lora_path"),
+        kept=False,
+        path=True,
+    )
     max_queue: int = setting(
         1000,
         "videos that may wait; more are refused",

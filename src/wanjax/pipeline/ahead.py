@@ -9,6 +9,8 @@ from typing import Any
 
 import jax
 
+from wanjax.checkpoints.loras import LoRA, expert_loras
+from wanjax.config.keys import Config
 from wanjax.pipeline.compiling import Compiling
 from wanjax.pipeline.inputs import start_latents
 from wanjax.pipeline.pipeline import WanPipeline
@@ -22,17 +24,22 @@ def compile_ahead(pipe: WanPipeline, run: Run) -> list[threading.Thread]:
 
     Shapes and places follow from the model's configuration, so that no weight need be there. The
     run waits for its programs as it comes to them; what fails to compile fails there. On several
-    hosts nothing is done ahead: they must compile in the same order.
+    hosts nothing is done ahead: they must compile in the same order. Steps with live LoRAs are
+    compiled by the run: how much room these have, what is loaded says.
     """
     if jax.process_count() > 1:
         return []
-    threads = [
-        threading.Thread(target=make, args=(pipe, run), name=make.__name__)
-        for make in (_until_latents, _decode, _noise)  # none needs another
-    ]
+    makes = [_until_latents, _decode, _noise]  # none needs another
+    if any(lora.live for its in _loras(run.config) for lora in its):
+        makes.remove(_until_latents)
+    threads = [threading.Thread(target=m, args=(pipe, run), name=m.__name__) for m in makes]
     for thread in threads:
         thread.start()
     return threads
+
+
+def _loras(config: Config) -> tuple[list[LoRA], ...]:
+    return expert_loras(config.lora, config.lora_high, config.lora_low, config.num_experts)
 
 
 def _until_latents(pipe: WanPipeline, run: Run) -> None:

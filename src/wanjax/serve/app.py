@@ -19,6 +19,7 @@ from wanjax.serve.errors import ApiError
 from wanjax.serve.gate import Gate
 from wanjax.serve.jobs import AwayError, Job
 from wanjax.serve.logs import LOG
+from wanjax.serve.loras import loras_in
 from wanjax.serve.schemas import ModelList, ServedModel, Video, VideoDeleted, VideoList
 from wanjax.serve.server import Server
 
@@ -109,17 +110,20 @@ def _add_videos(app: FastAPI, server: Server) -> None:
         job = await run_in_threadpool(server.remix, video_id, body, client_of(request))
         return server.show(job)
 
+    def served(name: str) -> ServedModel:
+        names = list(loras_in(server.config.lora_folder))
+        return ServedModel(id=name, created=server.models[name].created, loras=names)
+
     @app.get("/v1/models")
     def models() -> ModelList:
-        served = [ServedModel(id=m.name, created=m.created) for m in server.models.values()]
-        return ModelList(data=served)
+        return ModelList(data=[served(name) for name in server.models])
 
     @app.get("/v1/models/{name}")
     def model(name: str) -> ServedModel:
         if name not in server.models:
             text = f"the model {name[:60]!r} is not served here"
             raise ApiError(404, text, code="model_not_found", param="model")
-        return ServedModel(id=name, created=server.models[name].created)
+        return served(name)
 
 
 def _add_operations(app: FastAPI, server: Server) -> None:

@@ -67,7 +67,8 @@ class _Spread:
 def shape_of(model: str, config: Config) -> str:
     """What seconds are compared within."""
     size = f"{config.width}x{config.height}x{config.num_frames}"
-    return f"{model}|{size}{'|one by one' * (not config.batch_guidance)}"
+    lora = any((config.lora, config.lora_high, config.lora_low))
+    return f"{model}|{size}{'|one by one' * (not config.batch_guidance)}{'|lora' * lora}"
 
 
 def programs_of(shape: str, run: Run) -> str:
@@ -178,9 +179,9 @@ class Course:
     """A run under way: what is done, and what the rest will take.
 
     The parts of a run are told by `done` as they end. What is left takes what is usual in this
-    shape, times the run's pace: how its steps have been against the usual ones. Single steps
-    differ more than whole runs do, so a pace that a few steps show counts as much as what is
-    known of both makes likely.
+    shape, times the run's pace: how its steps but the first, which takes longer, have been against
+    the usual ones. Single steps differ more than whole runs do, so a pace that a few steps show
+    counts as much as what is known of both makes likely.
     """
 
     shape: str
@@ -189,6 +190,7 @@ class Course:
     left: dict[str, float] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
     share: float = 0.0  # of the whole that is done
+    _begun: bool = False
     _steps: list[tuple[float, float]] = field(default_factory=list)  # seconds, and usual ones
 
     def __post_init__(self) -> None:
@@ -198,9 +200,10 @@ class Course:
         """So much of a part has ended, which took `seconds` (if known) for all of it."""
         if seconds is not None:
             self.took.setdefault(name, []).append(seconds)
-            usual = self.speeds.usual(self.shape, self.parts[name])
-            if usual and name.startswith("step"):
-                self._steps.append((seconds, usual))
+            if name.startswith("step"):
+                if self._begun and (usual := self.speeds.usual(self.shape, self.parts[name])):
+                    self._steps.append((seconds, usual))
+                self._begun = True
         self.left[name] = max(0.0, self.left.get(name, 0.0) - count)
         self.share = max(self.share, self._share())
 
@@ -235,12 +238,22 @@ class Course:
         """The likeliest, given how runs and steps differ."""
         if not self._steps:
             return 1.0
-        seen, usual = _pace_of(self._steps[-_RECENT:])
-        runs, steps = self.speeds.spread(self.shape)
-        noise = steps / usual
-        if (seen - 1) ** 2 > _SURPRISE**2 * (runs + noise):  # the machine is another than it was
+        steps = self._steps[-_RECENT:]
+        runs, by_step = self.speeds.spread(self.shape)
+        seen, usual = _pace_of(steps)
+        noise = by_step / usual
+        if self._surprises(steps, runs + noise):  # the machine is another than it was
             runs = (seen - 1) ** 2
         return 1 + (seen - 1) * runs / (runs + noise)
+
+    @staticmethod
+    def _surprises(steps: Sequence[tuple[float, float]], variance: float) -> bool:
+        """Whether the pace is one that there never was, and not for a single slow step."""
+        slowest = max(steps, key=lambda step: step[0] - step[1])
+        others = [step for step in steps if step is not slowest] or steps
+        return all(
+            (_pace_of(some)[0] - 1) ** 2 > _SURPRISE**2 * variance for some in (steps, others)
+        )
 
     def _by_work(self, part: Part) -> float | None:
         """From what this run itself has had to do so far."""

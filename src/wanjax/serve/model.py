@@ -21,6 +21,7 @@ from wanjax.pipeline.video import Video
 from wanjax.planning.run import Run, fitted, of_one_task, prepare
 from wanjax.sampling.denoise import StepReport
 from wanjax.serve.jobs import Job
+from wanjax.serve.loras import lora_values, without_paths
 
 _PLANS = 200  # that are remembered
 
@@ -80,7 +81,10 @@ class Model:
         """
         paths = {name: str(path) for name, path in pictures.items()}
         own = {"output": str(folder / "video.mp4"), **paths}
-        return fitted(resolve(args, "generate", {**values, **own}))
+        return fitted(resolve(args, "generate", {**values, **own, **self._loras(values)}))
+
+    def _loras(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return lora_values(values.get("lora"), self.config)
 
     def run(self, config: Config) -> Run:
         """What `prepare` makes of it. Raises `UsageError`, also where the devices have no room."""
@@ -93,7 +97,8 @@ class Model:
     def run_of(self, job: Job) -> Run:
         """A job's run, but for its pictures: what is compiled for it. Raises `UsageError`."""
         sized = {name: job.facts[name] for name in ("width", "height")} | {"fit_image": False}
-        config = resolve(job.arguments, "plan", {**job.values, **sized})
+        values = {**job.values, **sized, **self._loras(job.values)}
+        config = resolve(job.arguments, "plan", values)
         return self.run(of_one_task(config, bool(job.pictures)))
 
     def make(self, run: Run, frames: Frames, callback: Callable[[StepReport], None]) -> Video:
@@ -131,7 +136,8 @@ class Model:
         named = {n: f"{n}.png" for n in ("image", "last_image") if getattr(config, n)}
         pictures: dict[str, Any] = named
         model = config.model if config.preset else self.name
-        return replace(config, model=model, output="video.mp4", lora=None, **pictures)
+        loras: dict[str, Any] = without_paths(config, self.config.lora_folder)
+        return replace(config, model=model, output="video.mp4", **pictures, **loras)
 
 
 def _is_servers(arg: str, fields: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ from wanjax.errors import UsageError, printable
 from wanjax.media.examples import is_example, picture_path
 from wanjax.media.images import load_image
 from wanjax.serve.errors import ApiError
+from wanjax.serve.loras import read_loras
 from wanjax.settings import parse
 
 # Keys that a video may have of its own. All others are the server's: they name files of its
@@ -179,8 +180,7 @@ def _guidance_2(value: Any, values: Mapping[str, Any], config: Config) -> dict[s
 
 
 def _lora(value: Any, values: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    text = "lora is merged as the model loads: start a server with lora=FILE for it"
-    raise ApiError(400, text, code="unsupported_parameter", param="lora")
+    return {"lora": read_loras(value, config)}
 
 
 # Fields that are called or written otherwise than keys.

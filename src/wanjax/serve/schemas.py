@@ -73,6 +73,7 @@ class ServedModel(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "wanjax"
+    loras: list[str] = []
 
 
 class ModelList(BaseModel):

@@ -21,6 +21,7 @@ from wanjax.serve.errors import ApiError, not_found, refused
 from wanjax.serve.eta import COMPILE, Part, parts_of, programs_of, shape_of
 from wanjax.serve.jobs import Job, Jobs, Page, new_id
 from wanjax.serve.logs import LOG
+from wanjax.serve.loras import require_folder
 from wanjax.serve.metrics import Metrics
 from wanjax.serve.model import Model
 from wanjax.serve.peers import Doing, Peers, server_id
@@ -44,6 +45,7 @@ class Server:
         folder = Path(config.store).expanduser().absolute()
         self.models, self.config = dict(models), config
         self.tokens = Tokens.read(config.tokens)
+        require_folder(config.lora_folder)
         self.largest = int(config.max_upload * 2**20)  # bytes of a request
         self.told_to_end: Callable[[], bool] = lambda: False  # whoever runs the server knows
         self._decoding, self._drawing = threading.Lock(), threading.Lock()
