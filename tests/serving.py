@@ -7,7 +7,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import uvicorn
 from small_folder import SMALL_RUN
 
 from wanjax.config.resolve import resolve
+from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.serve.app import make_app
 from wanjax.serve.model import Model
 from wanjax.serve.server import Server
 
 PROMPT = "a red ball moving left"
-_MODELS: dict[Path, Any] = {}  # loaded and compiled once
+_PIPES: dict[Path, WanPipeline] = {}  # loaded and compiled once
 
 
 class Running:
@@ -92,13 +93,18 @@ def _lower(answer: Any) -> dict[str, str]:
 
 
 @contextmanager
-def serving(folder: Path, store: Path, *args: str, work: bool = True) -> Iterator[Running]:
+def serving(
+    folder: Path, store: Path, *args: str, work: bool = True, beside: Sequence[Path] = ()
+) -> Iterator[Running]:
     """A server of the model in `folder`; not to `work`, it accepts and makes nothing."""
-    given = [f"model={folder}", *SMALL_RUN, f"store={store}", *args]
-    config = resolve(given, "serve")
-    model = _MODELS.get(folder) or Model.of(given, config)
-    _MODELS[folder] = model
-    server = Server({model.name: model}, config)
+    models = {}
+    for path in (folder, *beside):
+        given = [f"model={path}", *SMALL_RUN, f"store={store}", *args]
+        config = resolve(given, "serve")
+        model = Model.of(given, config)
+        model.pipe = _PIPES.setdefault(path, model.pipe).with_config(config)
+        models[model.name] = model
+    server = Server(models, config)
     if not work:
         server.worker.start = lambda: None
     web = uvicorn.Server(uvicorn.Config(make_app(server), port=0, log_level="warning"))

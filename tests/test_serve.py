@@ -190,11 +190,11 @@ def test_it_says_that_it_lives_and_is_ready(server):
     assert server.ask("/ready")[:2] == (200, {"ready": True})
 
 
-def test_a_picture_as_upload_and_in_json(tmp_path, server):
+def test_a_picture_as_upload_and_in_json_and_a_model_beside(tmp_path, server, small_folder):
     folder = make_small_folder(tmp_path / "small-i2v", image=True)
     picture = tmp_path / "red.png"
     Image.new("RGB", (48, 32), "red").save(picture)
-    with serving(folder, tmp_path / "store") as images:
+    with serving(folder, tmp_path / "store", beside=[small_folder]) as images:
         client = openai.OpenAI(base_url=f"{images.url}/v1", api_key="any")
         sent = client.videos.create(
             prompt=PROMPT, input_reference=picture, extra_body={"seed": 1, "num_frames": 5}
@@ -207,6 +207,12 @@ def test_a_picture_as_upload_and_in_json(tmp_path, server):
         assert images.wait(remix.to_dict())["status"] == "completed"
         status, error, _ = images.ask("/v1/videos", {"prompt": PROMPT})
         assert (status, error["error"]["param"]) == (400, "input_reference")
+        text = images.create(model="small-t2v", seed=3)
+        assert images.made(text) == server.made(server.create(seed=3))
+        at = {
+            name: model.pipe.components.where("vae") for name, model in images.server.models.items()
+        }
+        assert at == {"small-i2v": "host", "small-t2v": "device"}
         client.close()
     refused = server.ask("/v1/videos", {"prompt": PROMPT, "input_reference": named})
     assert refused[0] == 400
@@ -273,14 +279,16 @@ def test_two_servers_do_not_share_a_store(small_folder, tmp_path, capsys):
     ("args", "text"),
     [
         (["port=99999"], "port=99999: must be at least 0, at most 65535"),
-        (["host=nowhere.invalid"], "host=nowhere.invalid port=8000: cannot listen there"),
-        (["database=nonsense", "port=0"], "database=nonsense://"),
-        (["files=nosuch://x", "port=0"], "files=nosuch://x: nothing can be kept there"),
-        (["store=/dev/null/x", "port=0"], "store=/dev/null/x"),
+        (["host=nowhere.invalid"], "host=nowhere.invalid port=0: cannot listen there"),
+        (["also=tiny-t2v,tiny-t2v"], "also=tiny-t2v,tiny-t2v: tiny-t2v is served already"),
+        (["also=nosuch"], "nosuch"),
+        (["database=nonsense"], "database=nonsense://"),
+        (["files=nosuch://x"], "files=nosuch://x: nothing can be kept there"),
+        (["store=/dev/null/x"], "store=/dev/null/x"),
     ],
 )
 def test_a_mistake_at_the_start(small_folder, tmp_path, capsys, args, text):
-    given = [f"model={small_folder}", *SMALL_RUN, f"store={tmp_path / 's'}"]
+    given = [f"model={small_folder}", *SMALL_RUN, f"store={tmp_path / 's'}", "port=0"]
     given = [arg for arg in given if arg.partition("=")[0] != args[0].partition("=")[0]]
     assert main(["serve", *given, *args]) == 2
     assert text in capsys.readouterr().err

@@ -7,6 +7,7 @@ usage: wanjax serve [PRESET|FILE] [port=8000] [key=value ...]
   wanjax serve ui=True                                 # with a page, at http://localhost:8000
   wanjax serve tiny-i2v port=9000 store=videos
   wanjax serve wan2.2-t2v-a14b use_magcache=True       # what all videos have as defaults
+  wanjax serve tiny-t2v also=tiny-i2v                  # two models; a request's `model` says which
 
   curl localhost:8000/v1/videos -H 'content-type: application/json' \\
        -d '{"prompt": "a red ball moving right", "num_inference_steps": 20}'
@@ -60,14 +61,14 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
     from wanjax.parallel.hosts import several  # imports JAX
     from wanjax.serve.app import make_app
     from wanjax.serve.logs import log_to_stderr
-    from wanjax.serve.model import Model
+    from wanjax.serve.model import models_of
     from wanjax.serve.server import Server
 
     log_to_stderr(config.log)
-    model = Model.of(args, config)
-    server = Server({model.name: model}, config)
+    models = models_of(args, config)
+    server = Server(models, config)
     host, port = listener.getsockname()[:2]
-    _tell(f"{model.name} at http://{host}:{port}/v1/videos, kept in {config.store}")
+    _tell(f"{', '.join(models)} at http://{host}:{port}/v1/videos, kept in {config.store}")
     if config.ui:
         _tell(f"a page for people at http://{host}:{port}/")
     if server.peers.recovered:
@@ -90,13 +91,12 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
 def _follow(args: Sequence[str], config: Config) -> None:
     """As one of several processes, of which the first one serves."""
     from wanjax.serve.hosts import follow  # imports JAX
-    from wanjax.serve.model import Model
+    from wanjax.serve.model import models_of
 
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)  # it ends with the first
     warnings.simplefilter("ignore", Notice)
-    model = Model.of(args, config)
-    follow({model.name: model})
+    follow(models_of(args, config))
 
 
 def _listen(host: str, port: int) -> socket.socket:

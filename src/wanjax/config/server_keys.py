@@ -85,6 +85,14 @@ class ServerKeys:
         kept=False,
         path=True,
     )
+    also: str | None = setting(
+        None,
+        "presets to serve beside the first, with the same other arguments, as tiny-i2v,tiny-t2v; "
+        "those that are not at work wait in the host's memory",
+        commands=_SERVE,
+        also=("models", "presets", "beside"),
+        kept=False,
+    )
     lora_folder: str | None = setting(
         None,
         "folder of LoRAs (.safetensors) that a request may name; null: none",

@@ -238,22 +238,16 @@ class Course:
         """The likeliest, given how runs and steps differ."""
         if not self._steps:
             return 1.0
-        steps = self._steps[-_RECENT:]
         runs, by_step = self.speeds.spread(self.shape)
+        steps = self._steps[-_RECENT:]
+        if _surprises(steps, runs, by_step):
+            others = _without_slowest(steps)
+            if not others or _surprises(others, runs, by_step):  # another machine than it was
+                runs = (_pace_of(steps)[0] - 1) ** 2
+            else:  # one of them stalled
+                steps = others
         seen, usual = _pace_of(steps)
-        noise = by_step / usual
-        if self._surprises(steps, runs + noise):  # the machine is another than it was
-            runs = (seen - 1) ** 2
-        return 1 + (seen - 1) * runs / (runs + noise)
-
-    @staticmethod
-    def _surprises(steps: Sequence[tuple[float, float]], variance: float) -> bool:
-        """Whether the pace is one that there never was, and not for a single slow step."""
-        slowest = max(steps, key=lambda step: step[0] - step[1])
-        others = [step for step in steps if step is not slowest] or steps
-        return all(
-            (_pace_of(some)[0] - 1) ** 2 > _SURPRISE**2 * variance for some in (steps, others)
-        )
+        return 1 + (seen - 1) * runs / (runs + by_step / usual)
 
     def _by_work(self, part: Part) -> float | None:
         """From what this run itself has had to do so far."""
@@ -277,3 +271,14 @@ def _pace_of(steps: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Seconds over usual seconds, and the latter."""
     took, usual = (sum(column) for column in zip(*steps, strict=True))
     return took / usual, usual
+
+
+def _surprises(steps: Sequence[tuple[float, float]], runs: float, by_step: float) -> bool:
+    """Whether the pace is one that there never was, by these variances."""
+    pace, usual = _pace_of(steps)
+    return (pace - 1) ** 2 > _SURPRISE**2 * (runs + by_step / usual)
+
+
+def _without_slowest(steps: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    slowest = max(steps, key=lambda step: step[0] - step[1])
+    return [step for step in steps if step is not slowest]

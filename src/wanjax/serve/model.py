@@ -13,7 +13,9 @@ from typing import Any
 from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.config.keys import Config, keys
 from wanjax.config.resolve import arguments, resolve
+from wanjax.errors import UsageError
 from wanjax.parallel import launch
+from wanjax.parallel.hosts import several
 from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.inputs import Frames, Prompts
 from wanjax.pipeline.pipeline import WanPipeline
@@ -24,6 +26,7 @@ from wanjax.serve.jobs import Job
 from wanjax.serve.loras import lora_values, without_paths
 
 _PLANS = 200  # that are remembered
+_SMALL = ("tokenizer", "image_processor")  # parts without weights
 
 
 @dataclass
@@ -67,6 +70,12 @@ class Model:
         self.pipe.load(progress=False)
         for thread in threads:
             thread.join()
+
+    def rest(self) -> None:
+        """Move the weights to the host's memory; they come again when they are asked for."""
+        for name in self.pipe.components.names:
+            if name not in _SMALL:
+                self.pipe.components.rest(name)
 
     def configured(
         self,
@@ -138,6 +147,26 @@ class Model:
         model = config.model if config.preset else self.name
         loras: dict[str, Any] = without_paths(config, self.config.lora_folder)
         return replace(config, model=model, output="video.mp4", **pictures, **loras)
+
+
+def models_of(args: Sequence[str], config: Config) -> dict[str, Model]:
+    """All that a command line serves, by name: its own model, and those of `also`.
+
+    Raises `UsageError` where one is named twice, and for several on several hosts.
+    """
+    first = Model.of(args, config)
+    models, beside = {first.name: first}, (config.also or "").split(",")
+    shared = [arg for arg in arguments(args) if "=" in arg]
+    shared = [arg for arg in shared if arg.partition("=")[0] not in ("preset", "model")]
+    for name in filter(None, map(str.strip, beside)):
+        if several():
+            raise UsageError(f"also={config.also}: several hosts serve one model; leave it out")
+        own = [name, *shared]
+        model = Model.of(own, resolve(own, "serve"))
+        if model.name in models:
+            raise UsageError(f"also={config.also}: {model.name} is served already")
+        models[model.name] = model
+    return models
 
 
 def _is_servers(arg: str, fields: Mapping[str, Any]) -> bool:

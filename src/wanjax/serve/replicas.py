@@ -18,7 +18,7 @@ from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.serve.app import make_app
 from wanjax.serve.logs import log_to_stderr
-from wanjax.serve.model import Model
+from wanjax.serve.model import models_of
 from wanjax.serve.server import Server, TakenError
 
 CONNECTIONS = 200  # at once, of each replica
@@ -36,11 +36,11 @@ class Replica:
     def __init__(self, args: list[str]):
         config = resolve(args, "serve")
         log_to_stderr(config.log)
-        model = Model.of(args, config)
+        models = models_of(args, config)
         for number in itertools.count():
             try:
                 own = replace(config, store=str(Path(config.store) / str(number)))
-                self.server = Server({model.name: model}, own)
+                self.server = Server(models, own)
                 return
             except TakenError:  # by a replica that lives
                 continue

@@ -135,8 +135,9 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            for model in self.models.values():
-                model.load()
+            for name in reversed(list(self.models)):  # the first one last: it is ready
+                self.models[name].load()
+                self._rest_others(name)
             self.ready.set()
             while not self._stopping.is_set():
                 self._make_next()
@@ -161,6 +162,12 @@ class Worker:
             self._away = True
             self._stopping.wait(1.0)
         tell_of_nothing()
+
+    def _rest_others(self, name: str) -> None:
+        """The devices have room for one model, as far as we know."""
+        for other, model in self.models.items():
+            if other != name:
+                model.rest()
 
     def _make(self, job: Job) -> None:
         """One job, whatever becomes of it."""
@@ -201,6 +208,7 @@ class Worker:
             Path(name).stem: self.storage.fetch(job.id, name, folder) for name in job.pictures
         }
         run = model.run(model.configured(job.arguments, job.values, folder, pictures))
+        self._rest_others(job.model)
         live = self.live = self._begin(job, run, model)
         frames = model.pipe.frames(run.config.image, run.config.last_image)
         tokenizer = model.pipe.components.tokenizer
