@@ -1,6 +1,7 @@
 """What a server does under load, against calling the pipeline in a loop.
 
-python benchmarks/serving.py [jobs=200] [clients=8] [steps=20] [loop=False] [output=FILE.json]
+python benchmarks/serving.py [jobs=200] [clients=8] [steps=20] [rounds=1] [loop=False]
+    [output=FILE.json]
 python benchmarks/serving.py kills=10 [jobs=16] [steps=20]
 
 Starts `wanjax serve` in a process of its own. Clients with a token each send videos of mixed
@@ -8,7 +9,8 @@ settings (dense, MagCache, forecast; two sizes) all at once and look at them as 
 told to. Reported: videos lost and made twice, how fair the order was, how often the programs
 changed, the time told after two steps against the truth, the process's memory after 50 and after
 all videos, and the seconds from the first to the last video against those of the same videos in a
-loop over the pipeline that writes the same files: each with its record.
+loop over the pipeline that writes the same files: each with its record. On a machine that does
+other things, too, `rounds=4` has both make a quarter of the videos in turns.
 
 With `kills` the server is killed (SIGKILL) so often at random moments with all videos in its
 queue, and started again; then their bytes are compared with those of a server that was not.
@@ -37,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 _ANEW = ("compilation_cache=False",)  # as in the loop
+_IDLE = 1.0  # seconds; between two videos of a full queue there are hundredths
 _READY, _ALIVE = 0.7, 3.0  # share of kills after loading; seconds until one, at most
 PROMPTS = ("a red ball moving right", "a blue square moving left")
 KINDS: tuple[dict[str, Any], ...] = (
@@ -55,7 +58,8 @@ def main(args: Sequence[str]) -> dict[str, Any]:
         if "kills" in given:
             found = killed(sent, int(given["kills"]), Path(folder))
         else:
-            found = loaded(sent, clients, Path(folder), given.get("loop") != "False")
+            rounds = int(given.get("rounds", 1))
+            found = loaded(sent, clients, Path(folder), rounds, given.get("loop") != "False")
     found |= {"load": os.getloadavg()[0], "cores": os.cpu_count()}
     print(json.dumps(found, indent=2))
     if "output" in given:
@@ -64,16 +68,32 @@ def main(args: Sequence[str]) -> dict[str, Any]:
 
 
 def loaded(
-    sent: Sequence[dict[str, Any]], clients: int, folder: Path, against_loop: bool
+    sent: Sequence[dict[str, Any]], clients: int, folder: Path, rounds: int, against_loop: bool
 ) -> dict[str, Any]:
-    """The videos by a server, then in a loop."""
+    """The videos by a server, and in a loop: in turns, so that both meet the same machine."""
+    loop, made, spent = Loop() if against_loop else None, [], Counter[str]()
     with Server(folder, clients, *_ANEW) as server:
-        found = judge(sent, server.make(sent)) | server.memory_report()
-    if not against_loop:
-        return found | {"clients": clients}
-    seconds, stages = loop(sent)
-    found |= {"loop_seconds": round(seconds, 2), "throughput": seconds / found["served_seconds"]}
-    return found | {"clients": clients, "loop_seconds_each": stages}
+        most = -(-len(sent) // rounds)
+        for part in (sent[i : i + most] for i in range(0, len(sent), most)):
+            before = server.cpu_seconds()
+            found = server.make(part)
+            spent["served_seconds"] += span(found)
+            spent["served_cpu_seconds"] += server.cpu_seconds() - before
+            made += found
+            if loop is not None:
+                wall, cpu = time.perf_counter(), time.process_time()
+                loop.make(part)
+                spent["loop_seconds"] += time.perf_counter() - wall
+                spent["loop_cpu_seconds"] += time.process_time() - cpu
+        report = judge(sent, made) | server.memory_report() | {"clients": clients}
+    report |= {name: round(seconds, 2) for name, seconds in spent.items()}
+    if loop is None:
+        return report
+    return report | {
+        "rounds": rounds,
+        "throughput": round(spent["loop_seconds"] / spent["served_seconds"], 3),
+        "loop_seconds_each": loop.seconds_each(spent["loop_seconds"]),
+    }
 
 
 def killed(sent: Sequence[dict[str, Any]], kills: int, folder: Path) -> dict[str, Any]:
@@ -135,6 +155,7 @@ class Server:
         self.command += [f"store={self.store}", f"tokens={folder / 'tokens'}", *args]
         self.log = folder / "log"
         self.memory: dict[int, float] = {}
+        self._made = 0
         self.start()
 
     def start(self) -> None:
@@ -211,7 +232,7 @@ class Server:
                     if video["status"] not in ("completed", "failed"):
                         break  # the others of this client are not done either, as a rule
                     found[i] = video | {"client": number}
-                self._measure(sum(map(bool, found)))
+                self._measure(self._made + sum(map(bool, found)))
                 time.sleep(video["poll_after"])
 
         threads = [threading.Thread(target=client, args=(n,)) for n in range(len(self.tokens))]
@@ -219,7 +240,13 @@ class Server:
             thread.start()
         for thread in threads:
             thread.join()
+        self._made += len(jobs)
         return found
+
+    def cpu_seconds(self) -> float:
+        """Of the server's process so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _measure(self, done: int) -> None:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
@@ -246,14 +273,11 @@ def judge(sent: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> dic
         for v in order
         if v["predicted_time_s"] is not None
     ]
-    begun = order[0]["started_at"]
-    ended = max(video["started_at"] + video["inference_time_s"] for video in order)
     return {
         "jobs": len(sent),
         "completed": len(done),
         "lost": len(sent) - len(done),
         "doubled": len(done) - len({video["id"] for video in done}),
-        "served_seconds": round(ended - begun, 2),
         "changes_of_programs": sum(a != b for a, b in itertools.pairwise(kinds)),
         "kinds": len(set(kinds)),
         "unfairness_seconds": round(unfairness(order), 2),
@@ -263,6 +287,13 @@ def judge(sent: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> dic
         "eta_worst": worst(order),
         "seconds_each": seconds_each(order),
     }
+
+
+def span(made: Sequence[dict[str, Any]]) -> float:
+    """Seconds from the begin of the first video to the end of the last."""
+    ended = max(video["started_at"] + video["inference_time_s"] for video in made)
+    begun: float = min(video["started_at"] for video in made)
+    return ended - begun
 
 
 def worst(order: Sequence[dict[str, Any]], most: int = 8) -> list[str]:
@@ -304,49 +335,62 @@ def unfairness(order: Sequence[dict[str, Any]]) -> float:
     return most
 
 
-def loop(jobs: Sequence[dict[str, Any]]) -> tuple[float, dict[str, float]]:
-    """Seconds of the same videos by the pipeline alone, each written to a file with its record.
+class Loop:
+    """The same videos by the pipeline alone, one after another, each to a file with its record."""
 
-    And the seconds of each stage, per video.
-    """
-    from wanjax.config.resolve import resolve
-    from wanjax.files import write_json
-    from wanjax.pipeline.inputs import Prompts
-    from wanjax.pipeline.pipeline import WanPipeline
-    from wanjax.pipeline.record import make_record, make_tags
-    from wanjax.planning.run import prepare
-    from wanjax.serve.requests import read_request
+    def __init__(self) -> None:
+        from wanjax.config.resolve import resolve
+        from wanjax.pipeline.pipeline import WanPipeline
 
-    config = resolve(["tiny-t2v", *_ANEW], "show")
-    pipe = WanPipeline.from_config(config)
-    stages: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        pipe("a red ball", num_inference_steps=20).save(f"{folder}/first.mp4")  # as a server does
-        began = time.perf_counter()
-        planned: dict[str, Any] = {}
-        for i, job in enumerate(jobs):
-            values = read_request(job, config).values
-            own = values | {"output": f"{folder}/{i}.mp4"}
-            settings = json.dumps({n: v for n, v in values.items() if n not in ("prompt", "seed")})
-            if settings not in planned:
-                planned[settings] = prepare(resolve(["tiny-t2v"], "generate", own))
-            video = pipe.with_config(planned[settings].config).execute(
-                planned[settings],
-                Prompts(values["prompt"], config.negative_prompt),
-                pipe.frames(None, None),
-                seed=values["seed"],
-            )
-            saving = time.perf_counter()
-            named = {name: own[name] for name in ("prompt", "seed", "output")}
-            config_of_it = replace(planned[settings].config, **named)
-            (file,) = video.save(own["output"], tags=make_tags(config_of_it))
-            write_json(Path(folder, f"{i}.json"), make_record(config_of_it, video, file))
-            stages.update(video.timings.stages)
-            stages["compile"] += video.timings.compile
-            stages["save"] += time.perf_counter() - saving
-        seconds = time.perf_counter() - began
-    stages["around"] = seconds - sum(stages.values())
-    return seconds, {name: round(spent / len(jobs), 4) for name, spent in stages.items()}
+        self.config = resolve(["tiny-t2v", *_ANEW], "show")
+        self.pipe = WanPipeline.from_config(self.config)
+        self.pipe("a red ball", num_inference_steps=20)  # compiles, as a server does at its start
+        self.planned: dict[str, Any] = {}
+        self.stages: Counter[str] = Counter()
+        self.count = 0
+
+    def make(self, jobs: Sequence[dict[str, Any]]) -> None:
+        from wanjax.config.resolve import resolve
+        from wanjax.planning.run import prepare
+        from wanjax.serve.requests import read_request
+
+        with tempfile.TemporaryDirectory() as folder:
+            for i, job in enumerate(jobs):
+                values = read_request(job, self.config).values
+                output = f"{folder}/{i}.mp4"
+                settings = {n: v for n, v in values.items() if n not in ("prompt", "seed")}
+                known = json.dumps(settings)
+                if known not in self.planned:
+                    named = values | {"output": output}
+                    self.planned[known] = prepare(resolve(["tiny-t2v"], "generate", named))
+                run = self.planned[known]
+                own = {"prompt": values["prompt"], "seed": values["seed"], "output": output}
+                self._make_one(replace(run, config=replace(run.config, **own)))
+
+    def _make_one(self, run: Any) -> None:
+        from wanjax.files import write_json
+        from wanjax.pipeline.inputs import Prompts
+        from wanjax.pipeline.record import make_record, make_tags
+
+        config = run.config
+        video = self.pipe.with_config(config).execute(
+            run,
+            Prompts(config.prompt, config.negative_prompt),
+            self.pipe.frames(None, None),
+            seed=config.seed,
+        )
+        saving = time.perf_counter()
+        (file,) = video.save(config.output, tags=make_tags(config))
+        write_json(Path(config.output).with_suffix(".json"), make_record(config, video, file))
+        self.stages.update(video.timings.stages)
+        self.stages["compile"] += video.timings.compile
+        self.stages["save"] += time.perf_counter() - saving
+        self.count += 1
+
+    def seconds_each(self, whole: float) -> dict[str, float]:
+        """Of each stage, per video, and what is left of the `whole`."""
+        stages = dict(self.stages) | {"around": whole - sum(self.stages.values())}
+        return {name: round(spent / self.count, 4) for name, spent in stages.items()}
 
 
 if __name__ == "__main__":
