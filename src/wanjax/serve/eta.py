@@ -190,7 +190,7 @@ class Course:
     left: dict[str, float] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
     share: float = 0.0  # of the whole that is done
-    _begun: bool = False
+    _first: tuple[float, float] | None = None
     _steps: list[tuple[float, float]] = field(default_factory=list)  # seconds, and usual ones
 
     def __post_init__(self) -> None:
@@ -201,9 +201,11 @@ class Course:
         if seconds is not None:
             self.took.setdefault(name, []).append(seconds)
             if name.startswith("step"):
-                if self._begun and (usual := self.speeds.usual(self.shape, self.parts[name])):
+                usual = self.speeds.usual(self.shape, self.parts[name]) or 0.0
+                if self._first is None:
+                    self._first = (seconds, usual)
+                elif usual:
                     self._steps.append((seconds, usual))
-                self._begun = True
         self.left[name] = max(0.0, self.left.get(name, 0.0) - count)
         self.share = max(self.share, self._share())
 
@@ -241,7 +243,8 @@ class Course:
         runs, by_step = self.speeds.spread(self.shape)
         steps = self._steps[-_RECENT:]
         if _surprises(steps, runs, by_step):
-            others = _without_slowest(steps)
+            first = [self._first] if self._first and self._first[1] else []
+            others = _without_slowest([*first, *steps])
             if not others or _surprises(others, runs, by_step):  # another machine than it was
                 runs = (_pace_of(steps)[0] - 1) ** 2
             else:  # one of them stalled
