@@ -141,6 +141,21 @@ def test_a_full_disk_keeps_the_latents(small_folder, monkeypatch, capsys) -> Non
     assert pipe.decode(latents).shape == (1, 5, 32, 48, 3)
 
 
+@pytest.mark.parametrize("args", [["plan", "plot=p.png"], ["convert", "tiny-t2v", "out"]])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_full_disk_is_one_line_whatever_is_written(args, named, monkeypatch, capsys) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out.bin" if named else None)
+
+    monkeypatch.setattr("wanjax.planning.plot.draw_plans", full)
+    monkeypatch.setattr("wanjax.cli.convert.convert", full)
+    assert main(args) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("wanjax: failed: " + ("out.bin cannot be wr" if named else "a file is"))
+    assert "No space left on device; make room, or write to another disk or folder" in line
+    assert ("the same command goes on" in line) == (args[0] == "convert")
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB")])
 def test_memory_that_runs_out_is_one_line(error, monkeypatch, capsys) -> None:
     def out_of_memory(*_: object) -> None:

@@ -55,13 +55,13 @@ def _benchmark(config: Config, asked: str) -> None:
     found = without_home({"command": asked} | benchmark(config, _tell).to_dict())
     if not is_first():
         return
+    print_table(_TITLES, rows(found))  # first: the disk may have no room for it
+    print("\n".join(summary(found)), flush=True)
     assert config.output is not None
     output = Path(config.output if config.overwrite else free(config.output)).expanduser()
     write_json(output, found)
     with atomic_path(output.with_suffix(".md")) as partial:
         partial.write_text(markdown(found), encoding="utf-8")
-    print_table(_TITLES, rows(found))
-    print("\n".join(summary(found)))
     _tell(f"wrote {output} and {output.with_suffix('.md')}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import sys
@@ -49,6 +50,9 @@ NO_MEMORY = (
     "devices; `wanjax plan` with the same keys says what each stage needs"
 )
 
+# What a disk may answer: it is full, may not be written to, or is broken.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+
 # What stays of a command that is interrupted.
 _GOES_ON = "is kept; the same command goes on from there"
 KEPT: Mapping[str, str] = {
@@ -88,6 +92,14 @@ def _run(args: list[str]) -> int:
         return 130
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, as in `wanjax ... | head`
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        what = f"{error.filename} cannot be written" if error.filename else "a file is not whole"
+        kept = f"; {KEPT[args[0]]}" if args[0] in KEPT else ""
+        text = f"{what}: {error.strerror}; make room, or write to another disk or folder{kept}"
+        print(f"wanjax: failed: {printable(text)}", file=sys.stderr)
         return 1
 
 
