@@ -49,7 +49,8 @@ def opened(
     """The page at an address, as someone new sees it.
 
     When it is left it must have logged no error or warning, and asked nobody but the server at
-    that address for anything. It may itself end what it reads from below `streams`.
+    that address for anything. It may itself end what it reads from below `streams`, and a video
+    that it shows no longer.
     """
     errors: list[str] = []
     requests: list[str] = []
@@ -60,7 +61,9 @@ def opened(
             errors.append(message.text)
 
     def failed(request: Request) -> None:
-        if not (streams and request.url.startswith(streams)):
+        streamed = bool(streams) and request.url.startswith(streams)
+        ended = request.failure == "net::ERR_ABORTED" and request.resource_type == "media"
+        if not (streamed or ended):
             errors.append(f"failed: {request.url}")
 
     own = address if address.startswith("http") else "file://"

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from browser import chromium, opened
 from serving import PROMPT, serving
+from small_folder import make_small_folder
 from starlette.datastructures import Headers
 from test_serve import slow_steps
 
@@ -17,6 +18,7 @@ from wanjax.config.resolve import resolve
 from wanjax.serve.auth import COOKIE, Tokens
 from wanjax.serve.errors import ApiError
 from wanjax.serve.page import views
+from wanjax.serve.page.actions import Actions
 from wanjax.serve.page.dials import dials_of, method_names
 from wanjax.serve.page.form import empty, refilled
 
@@ -77,6 +79,58 @@ def test_a_record_fills_the_form_with_what_the_server_would_not_do_by_itself(tin
     }
     again = resolve(["tiny-t2v", "use_forecast=True"], "serve", asked)
     assert vars(again) == vars(made)
+
+
+@pytest.fixture(scope="module")
+def actions(tmp_path_factory):
+    """Of a server that makes nothing, with two clients."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "tokens").write_text("ann 0123456789abcdef\nbob fedcba9876543210\n")
+    model = make_small_folder(folder / "small-i2v", image=True)
+    own = ["fit_image=True", f"tokens={folder / 'tokens'}"]
+    with serving(model, folder / "store", *own, work=False) as running:
+        yield Actions(running.server)
+
+
+PICTURE = "example:red-ball"
+
+
+def test_a_plan_is_of_the_size_that_the_picture_leads_to(actions):
+    form = actions.empty()
+    assert actions.look(PICTURE) == "64x64"
+    assert "48x32, 5 frames" in actions.plan(form, "")
+    assert "32x48, 5 frames" in actions.plan(form, "200x300")
+    assert "48x32, 5 frames" in actions.plan(form, "99999x99999")  # no picture's
+
+
+def test_what_is_no_picture_is_refused_at_once(actions):
+    with pytest.raises(ApiError, match="not an image that is read here"):
+        actions.look("data:image/png;base64,aGVsbG8=")
+    with pytest.raises(ApiError, match="input_reference is missing"):
+        actions.submit(replace(actions.empty(), prompt=PROMPT), "ann")
+
+
+def test_a_client_sees_and_cancels_its_own(actions):
+    form = replace(actions.empty(), prompt="a <red> ball", picture=PICTURE, seed="3")
+    video = actions.submit(form, "ann").id
+    assert actions.unfinished("ann") == video
+    assert actions.unfinished("bob") == ""
+    stage = actions.stage(video, "", "ann")
+    assert "waits, 0 before it" in stage.html
+    assert not stage.ended
+    assert "a &lt;red&gt; ball" in actions.gallery("ann")
+    assert "Nothing has been made" in actions.gallery("bob")
+    assert actions.stage(video, "", "bob").html == actions.stage("no id", "", "ann").html
+    for call in (actions.cancel, actions.twin, actions.again, actions.pair):
+        with pytest.raises(ApiError, match="there is no video"):
+            call(video, "bob")
+    with pytest.raises(ApiError, match="it has no record yet"):
+        actions.again(video, "ann")
+    twin = actions.twin(video, "ann").id
+    assert actions.pair(twin, "ann") == (video, twin)
+    for one in (video, twin):
+        actions.cancel(one, "ann")
+    assert "This video is deleted" in actions.stage(video, "", "ann").html
 
 
 def test_what_others_wrote_is_shown_as_text():
@@ -167,6 +221,7 @@ def test_a_prompt_becomes_a_playing_video_beside_its_dense_twin(page, server, mo
     dense, cached = server.ask("/v1/videos")[1]["data"]
     assert (dense["method"], dense["remixed_from_video_id"]) == ("dense", cached["id"])
     assert dense["seed"] == cached["seed"]
+    page.fill("#prompt textarea", "another")
     page.click(f"button[data-do=again][data-id={cached['id']}]")
     page.wait_for_function(f"document.querySelector('#prompt textarea').value === {PROMPT!r}")
     page.click("#make")
@@ -201,8 +256,7 @@ def test_a_mistake_reads_as_on_the_command_line(page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [1000, 390])
+@pytest.mark.parametrize(("width", "dark"), [(1000, False), (390, False), (390, True)])
 def test_it_has_room(browser, server, width, dark):
     server.made(server.create())
     with visited(browser, server, width=width, dark=dark) as page:
@@ -246,3 +300,17 @@ def test_of_gradio_the_page_alone_is_served(server):
         assert server.ask(f"/page/{path}", {})[0] == 404
     large = b"0" * (server.server.largest + 1)
     assert server.ask("/page/gradio_api/queue/join", large)[0] == 413
+
+
+@pytest.mark.slow
+def test_made_up_clicks_do_no_harm(server, caplog):
+    """What a program could send to the page's own routes."""
+    join = "/page/gradio_api/queue/join"
+    for body in (b"[", b"{}", b'{"data": [], "fn_index": 999, "session_hash": "a"}'):
+        headers = {"content-type": "application/json"}
+        assert 400 <= server.ask(join, body, headers=headers)[0] < 500
+    for function in range(20):
+        event = {"do": "show", "id": "../../etc/passwd"}
+        body = {"data": [{}] * 12, "fn_index": function, "session_hash": "a", "event_data": event}
+        assert server.ask(join, body)[0] < 500
+    assert server.made(server.create())

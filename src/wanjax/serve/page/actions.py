@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ from wanjax.serve.server import Server
 
 _SHOWN = 24  # videos of the gallery
 _COMPARED = 100  # pairs whose distance is remembered
+_SHAPE, _LONGEST = re.compile("([1-9][0-9]{0,3})x([1-9][0-9]{0,3})"), 2000
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,12 @@ class Actions:
         """
         model = self.server.model(form.model)
         body = replace(form, picture="", prompt=form.prompt.strip() or "a").request(model.config)
-        if shape or model.needs_picture:
-            width, height = (int(side) for side in shape.split("x")) if shape else (1, 1)
+        known = _SHAPE.fullmatch(shape)
+        if known is None and model.needs_picture:  # it is planned as if it had the usual shape
+            known = _SHAPE.fullmatch(f"{model.config.width // 16}x{model.config.height // 16}")
+        if known is not None:
             blank = io.BytesIO()
-            Image.new("1", (width, height)).save(blank, "PNG")
+            Image.new("1", (int(known[1]), int(known[2]))).save(blank, "PNG")
             body["input_reference"] = blank.getvalue()
         run, seconds = self.server.consider(body)
         return views.plan(run, seconds, self.server.jobs.counts()["queued"])
@@ -147,11 +151,13 @@ class Actions:
         return refilled(model.name, model.config, record, picture)
 
     def look(self, picture: str) -> str:
-        """The size of a picture that was chosen, as WIDTHxHEIGHT."""
+        """The shape of a picture that was chosen, as WIDTHxHEIGHT; a large one's in small."""
         if not picture:
             return ""
         asked = read_request({"input_reference": {"image_url": picture}}, self.server.config)
-        width, height = self.server.size_of(asked.pictures["image"])
+        sides = self.server.size_of(asked.pictures["image"])
+        less = max(1.0, max(sides) / _LONGEST)
+        width, height = (max(1, round(side / less)) for side in sides)
         return f"{width}x{height}"
 
     def _one(self, video: str, client: str) -> tuple[Video | None, str]:

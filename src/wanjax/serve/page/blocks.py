@@ -14,6 +14,7 @@ import gradio as gr
 from starlette.concurrency import run_in_threadpool
 
 from wanjax.serve.errors import ApiError
+from wanjax.serve.jobs import AwayError
 from wanjax.serve.page import views
 from wanjax.serve.page.actions import Actions
 from wanjax.serve.page.dials import DENSE, dials_of, method_names
@@ -21,11 +22,12 @@ from wanjax.serve.page.form import Form
 
 _HERE = Path(__file__).parent
 _LOOK = 0.3  # seconds between two looks at what is being made
-_PAGES = 1000  # whose newest watch is remembered
+_PAGES = 200  # that are kept up to date at once
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _NAMES = {DENSE: "dense (every step computed)"}
 _NOTHING = "Say what the video shows, and see it here as it comes about."
 _AS_IT_IS = [gr.skip()] * 3  # the ids
+_REFUSALS = (ApiError, AwayError)
 _INTO_VIEW = (
     "() => { const stage = document.querySelector('#stage'); "
     "if (stage.getBoundingClientRect().top > innerHeight / 2) stage.scrollIntoView(); }"
@@ -167,14 +169,18 @@ class Page:
         self._watches[session] = number
         while len(self._watches) > _PAGES:
             self._watches.popitem(last=False)
-        client, told = _client(request), ("", "")
-        gallery: Any = await run_in_threadpool(self.actions.gallery, client, after)
+        client, told, begun = _client(request), ("", ""), False
+        gallery: Any = gr.skip()
         while self._watches.get(session) == number and not self.actions.server.told_to_end():
-            stage = await run_in_threadpool(self.actions.stage, video, twin, client)
+            try:
+                stage = await run_in_threadpool(self.actions.stage, video, twin, client)
+                if stage.ended or not begun:
+                    gallery = await run_in_threadpool(self.actions.gallery, client, after)
+            except AwayError:  # it may come back
+                await asyncio.sleep(_LOOK)
+                continue
             html = (stage.html, stage.twin_html)
             shown = [new if new != old else gr.skip() for new, old in zip(html, told, strict=True)]
-            if stage.ended:
-                gallery = await run_in_threadpool(self.actions.gallery, client, after)
             yield (
                 *shown,
                 gr.update(visible=not stage.ended),
@@ -183,7 +189,7 @@ class Page:
             )
             if stage.ended:
                 return
-            told, gallery = html, gr.skip()
+            told, gallery, begun = html, gr.skip(), True
             await asyncio.sleep(_LOOK)
         if self.actions.server.told_to_end():
             note = views.stage(None, note="The server ends. What waits is made when it is back.")
@@ -193,52 +199,53 @@ class Page:
         model, prompt, *rest = values
         try:
             return self.actions.plan(_form(model, prompt, "", *rest), shape), ""
-        except ApiError as error:
-            return gr.skip(), views.fault(error.message)
+        except _REFUSALS as error:
+            return gr.skip(), _why(error)
 
     def _submit(self, request: gr.Request, *values: Any) -> tuple[Any, ...]:
         try:
             return "", self.actions.submit(_form(*values), _client(request)).id, "", ""
-        except ApiError as error:
-            return views.fault(error.message), *_AS_IT_IS
+        except _REFUSALS as error:
+            return _why(error), *_AS_IT_IS
 
     def _compare(self, video: str, request: gr.Request) -> tuple[Any, ...]:
         try:
             return "", video, self.actions.twin(video, _client(request)).id, ""
-        except ApiError as error:
-            return views.fault(error.message), *_AS_IT_IS
+        except _REFUSALS as error:
+            return _why(error), *_AS_IT_IS
 
     def _cancel(self, video: str, twin: str, request: gr.Request) -> str:
         """What is being made: the twin, if there is one. The watch tells the rest."""
         try:
             self.actions.cancel(twin or video, _client(request))
-        except ApiError as error:
-            return views.fault(error.message)
+        except _REFUSALS as error:
+            return _why(error)
         return ""
 
     def _pick(self, request: gr.Request, event: gr.EventData, *values: Any) -> tuple[Any, ...]:
         """A button of the gallery."""
-        video, client = str(event.id), _client(request)
+        do, video = getattr(event, "do", ""), str(getattr(event, "id", ""))
+        client = _client(request)
         kept = [gr.skip()] * (1 + len(values))
         try:
-            if event.do == "delete":
+            if do == "delete":
                 self.actions.cancel(video, client)
                 return "", *_AS_IT_IS, *kept
-            if event.do == "page":
+            if do == "page":
                 return "", gr.skip(), gr.skip(), video, *kept
-            if event.do == "show":
+            if do == "show":
                 return "", *self.actions.pair(video, client), gr.skip(), *kept
             form = self.actions.again(video, client)
             shape = self.actions.look(form.picture)
             return "", *_AS_IT_IS, shape, *_filled(form)
-        except ApiError as error:
-            return views.fault(error.message), *_AS_IT_IS, *kept
+        except _REFUSALS as error:
+            return _why(error), *_AS_IT_IS, *kept
 
     def _look(self, picture: str) -> tuple[Any, ...]:
         try:
             return gr.update(fault=""), self.actions.look(picture)
-        except ApiError as error:
-            return gr.update(value="", fault=views.fault(error.message)), ""
+        except _REFUSALS as error:
+            return gr.update(value="", fault=_why(error)), ""
 
     def _turn(self, model: str, method: str, dial: str | None = None) -> tuple[Any, Any]:
         """The slider of a method, as the server has it set or as it begins."""
@@ -248,6 +255,11 @@ class Page:
     def _begin(self, request: gr.Request) -> tuple[str, str, str]:
         """A page that is opened anew goes on with what is being made."""
         return self.actions.unfinished(_client(request)), "", ""
+
+
+def _why(error: Exception) -> str:
+    away = "the database does not answer: try again"
+    return views.fault(error.message if isinstance(error, ApiError) else away)
 
 
 def _client(request: gr.Request) -> str:

@@ -10,11 +10,14 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wanjax.errors import printable
 from wanjax.serve.auth import COOKIE, OPEN, Tokens
 from wanjax.serve.bodies import forget, read_body
 from wanjax.serve.errors import ApiError
+from wanjax.serve.logs import LOG
 from wanjax.serve.page.actions import Actions
 from wanjax.serve.server import Server
 
@@ -28,7 +31,7 @@ GATE = {
 }
 _HERE = Path(__file__).parent
 _LOGIN = 2**12  # bytes of a form with a token
-_SESSIONS = 200  # whose fields Gradio remembers
+_SESSIONS, _WAITING = 200, 100  # whose fields Gradio remembers; clicks that wait
 # What Gradio's page asks for. It has many more routes: for files, uploads, proxies, other pages.
 _SERVED = re.compile(
     r"/|/config|/theme\.css|/(static|assets|svelte)/[\w./@-]+"
@@ -91,7 +94,7 @@ def add_page(app: FastAPI, server: Server) -> None:
 
     page = Page(Actions(server))
     page.blocks.state_session_capacity = _SESSIONS
-    page.blocks.queue(default_concurrency_limit=8, api_open=False)
+    page.blocks.queue(max_size=_WAITING, default_concurrency_limit=8, api_open=False)
     # Gradio's spelling. At each event it would make a table of the last 10,000, for nobody.
     page.blocks._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
     theme = gr.themes.Base(
@@ -106,6 +109,9 @@ def add_page(app: FastAPI, server: Server) -> None:
         footer_links=[], run_history=False, ssr_mode=False, show_error=False, pwa=False,
         mcp_server=False, enable_monitoring=False, max_file_size=1, server_name="127.0.0.1",
     )  # fmt: skip
+    (mounted,) = (route.app for route in app.routes if isinstance(route, Mount))
+    assert isinstance(mounted, FastAPI)
+    mounted.add_exception_handler(KeyError, _unknown)
     app.add_middleware(_Shell, largest=server.largest)
 
 
@@ -138,6 +144,13 @@ class _Shell:
             await send(message)
 
         await self.app(scope, receive, told)
+
+
+async def _unknown(request: Request, error: Exception) -> JSONResponse:
+    """A click on what the page does not have: one that it had before the server started anew."""
+    LOG.warning("unknown", extra={"path": request.url.path, "asked": printable(str(error), 60)})
+    text = "the page has no such thing: load it again"
+    return JSONResponse(ApiError(400, text, code="unknown_parameter").body, 400)
 
 
 async def _enter(request: Request, tokens: Tokens) -> Response:
