@@ -17,7 +17,7 @@ from wanjax.errors import RunError, UsageError
 from wanjax.parallel.hosts import from_first, several
 from wanjax.sampling.denoise import StepReport
 from wanjax.serve.jobs import Job
-from wanjax.serve.model import Model
+from wanjax.serve.model import Model, load_all, rest_others
 
 _END = "end"
 
@@ -57,10 +57,10 @@ def go_on(cancelled: bool) -> None:
 
 def follow(models: Mapping[str, Model]) -> None:
     """Make every video that process 0 makes, until it ends. Raises what it fails with alone."""
-    for model in models.values():
-        model.load()
+    load_all(models)
     while (told := from_first(lambda: None)) != _END:
         if told is not None:
+            rest_others(models, told["model"])
             with tempfile.TemporaryDirectory() as folder:
                 _take_part(models[told["model"]], told, Path(folder))
 

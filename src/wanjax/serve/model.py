@@ -169,6 +169,20 @@ def models_of(args: Sequence[str], config: Config) -> dict[str, Model]:
     return models
 
 
+def load_all(models: Mapping[str, Model]) -> None:
+    """One after another, the first one last: its weights are then on the devices."""
+    for name in reversed(list(models)):
+        models[name].load()
+        rest_others(models, name)
+
+
+def rest_others(models: Mapping[str, Model], name: str) -> None:
+    """The devices have room for one model, as far as we know."""
+    for other, model in models.items():
+        if other != name:
+            model.rest()
+
+
 def _is_servers(arg: str, fields: Mapping[str, Any]) -> bool:
     """Whether it says where to listen, what to keep, or which process this is."""
     name, equals, _ = arg.partition("=")

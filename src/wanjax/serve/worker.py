@@ -37,7 +37,7 @@ from wanjax.serve.hosts import (
 from wanjax.serve.jobs import AwayError, Job
 from wanjax.serve.logs import LOG
 from wanjax.serve.metrics import Metrics
-from wanjax.serve.model import Model
+from wanjax.serve.model import Model, load_all, rest_others
 from wanjax.serve.queue import Queue
 from wanjax.serve.storage import Storage
 
@@ -135,9 +135,7 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            for name in reversed(list(self.models)):  # the first one last: it is ready
-                self.models[name].load()
-                self._rest_others(name)
+            load_all(self.models)
             self.ready.set()
             while not self._stopping.is_set():
                 self._make_next()
@@ -162,12 +160,6 @@ class Worker:
             self._away = True
             self._stopping.wait(1.0)
         tell_of_nothing()
-
-    def _rest_others(self, name: str) -> None:
-        """The devices have room for one model, as far as we know."""
-        for other, model in self.models.items():
-            if other != name:
-                model.rest()
 
     def _make(self, job: Job) -> None:
         """One job, whatever becomes of it."""
@@ -208,7 +200,7 @@ class Worker:
             Path(name).stem: self.storage.fetch(job.id, name, folder) for name in job.pictures
         }
         run = model.run(model.configured(job.arguments, job.values, folder, pictures))
-        self._rest_others(job.model)
+        rest_others(self.models, job.model)
         live = self.live = self._begin(job, run, model)
         frames = model.pipe.frames(run.config.image, run.config.last_image)
         tokenizer = model.pipe.components.tokenizer
