@@ -20,6 +20,7 @@ server: what was being made when it ended is made again, from its seed. Ctrl-C e
 from __future__ import annotations
 
 import importlib.util
+import math
 import signal
 import socket
 import sys
@@ -74,7 +75,13 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
     if server.peers.recovered:
         _tell(f"{server.peers.recovered} videos that were being made are made again")
     web = uvicorn.Server(
-        uvicorn.Config(make_app(server), log_config=None, limit_concurrency=_CONNECTIONS)
+        uvicorn.Config(
+            make_app(server),
+            log_config=None,
+            limit_concurrency=_CONNECTIONS,
+            # /v1/videos/sync answers when its video is there, which may be long after
+            timeout_graceful_shutdown=math.ceil(config.grace),
+        )
     )
     server.told_to_end = lambda: web.should_exit
     if several():  # the others wait for a worker that has failed, in vain
