@@ -23,9 +23,11 @@ from wanjax.serve.loras import loras_in
 from wanjax.serve.schemas import ModelList, ServedModel, Video, VideoDeleted, VideoList
 from wanjax.serve.server import Server
 
-_POLL = (0.1, 5.0)  # seconds between two looks of OpenAI's client, at least and at most
+_POLL = (0.2, 5.0)  # seconds between two looks of OpenAI's client, at least and at most
 _MINUTE = 60.0
-_LOOKS = 10  # that it has at a job until it is done
+# Of the time that a video still takes, the part until the next look. Each look takes time from the
+# video that is being made.
+_UNTIL_NEXT_LOOK = 0.25
 
 
 def make_app(server: Server) -> FastAPI:
@@ -177,7 +179,7 @@ async def _until_done(server: Server, job: Job, request: Request) -> Job:
 
 def _poll_after(shown: Video) -> int:
     """Milliseconds until it pays to look again."""
-    eta = 1.0 if shown.eta_seconds is None else shown.eta_seconds / _LOOKS
+    eta = 1.0 if shown.eta_seconds is None else shown.eta_seconds * _UNTIL_NEXT_LOOK
     return int(1000 * min(max(eta, _POLL[0]), _POLL[1]))
 
 
