@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,21 +34,27 @@ class Database(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """A new one, on a socket of its own."""
+def database():
+    """A new one, on a socket of its own.
+
+    Its folder is not pytest's, into which another user may not come: each pytest that starts closes
+    the folders of all anew.
+    """
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
     if not found:
         pytest.skip("Postgres is not installed: `apt-get install postgresql`.")
-    folder, bin = tmp_path_factory.mktemp("postgres"), Path(found[-1])
-    user = None
+    bin, user = Path(found[-1]), None
     if os.geteuid() == 0:  # as whom it does not run
         user = next((u for u in ("postgres", "nobody") if _is_user(u)), None)
         if user is None:
             pytest.skip("There is no user but root, as whom Postgres does not run.")
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)
-        shutil.chown(folder, user)
+    with tempfile.TemporaryDirectory(prefix="wanjax-postgres-") as place:
+        if user is not None:
+            shutil.chown(place, user)
+        yield from _running(bin, Path(place), user)
 
+
+def _running(bin, folder, user):
     def run(*command):
         done = subprocess.run(command, user=user, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
