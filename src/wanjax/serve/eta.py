@@ -33,6 +33,9 @@ class Part:
     work: float
 
 
+COMPILING = Part(COMPILE, 1, 0)  # of programs that are not there yet
+
+
 @dataclass
 class _Mean:
     """A mean that forgets. The first run of a program counts until there is another."""

@@ -25,7 +25,7 @@ from wanjax.pipeline.record import make_record, make_tags
 from wanjax.pipeline.video import Video
 from wanjax.planning.run import Run
 from wanjax.sampling.denoise import StepReport
-from wanjax.serve.eta import COMPILE, SAVE, Course, Part, parts_of, shape_of, step_name
+from wanjax.serve.eta import COMPILE, COMPILING, SAVE, Course, parts_of, shape_of, step_name
 from wanjax.serve.hosts import (
     CancelledError,
     OutOfStepError,
@@ -218,8 +218,7 @@ class Worker:
         self.storage.keep(job.id, folder)
         self.queue.speeds.add(live.course.shape, live.course.parts[SAVE], saving, cold=not warm)
         if video.timings.compile:
-            compiling = Part(COMPILE, 1, 0)
-            self.queue.speeds.add(live.course.shape, compiling, video.timings.compile)
+            self.queue.speeds.add(live.course.shape, COMPILING, video.timings.compile)
         took = time.monotonic() - began
         predicted = None if live.told_end is None else round(live.told_end - began, 4)
         result |= {"inference_time_s": round(took, 4), "predicted_time_s": predicted}
@@ -235,7 +234,7 @@ class Worker:
     def _begin(self, job: Job, run: Run, model: Model) -> Live:
         parts = {part.name: part for part in parts_of(run, model.configs)}
         if job.programs not in self.compiled | self._ahead:
-            parts[COMPILE] = Part(COMPILE, 1, 0)
+            parts[COMPILE] = COMPILING
             compile_ahead(model.pipe.with_config(run.config), run)
         shape = shape_of(model.name, run.config)
         course = Course(shape, self.queue.speeds, parts)

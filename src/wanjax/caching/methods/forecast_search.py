@@ -72,7 +72,7 @@ class Phase(Protocol):
 
 
 @dataclass
-class CorrectedPhase:
+class CorrectedPhase(Phase):
     """`reached[step]` is the least cost of computing it, `came` the computed step before."""
 
     costs: RunCosts
@@ -169,7 +169,7 @@ class _Reached(NamedTuple):
 
 
 @dataclass
-class PlainPhase:
+class PlainPhase(Phase):
     """Nothing is corrected: each step is reached by histories, from which forecasts start."""
 
     costs: RunCosts
