@@ -5,7 +5,8 @@
 
 `transformer` is a `config.json`. Weights and inputs are random. A step is both guidance branches,
 guidance and UniPC's step, as in diffusers' own pipeline, which runs the branches one after the
-other ("apart"); both in one batch ("together") is timed as well, for a fair yardstick.
+other ("apart"); both in one batch ("together") is timed as well, for a fair yardstick, unless
+`ways` has fewer. `warm_up` steps come before those that count (2).
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     name = torch.cuda.get_device_name() if device == "cuda" else device
     seconds = {}
     with torch.inference_mode():
-        for way in ("apart", "together"):
+        for way in case.get("ways", ("apart", "together")):
             scheduler = diffusers.UniPCMultistepScheduler(
                 prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0
             )
-            scheduler.set_timesteps(case["steps"] + 2, device=device)
-            seconds[way] = _steps(torch, model, scheduler, latents, text, way)
+            warm_up = case.get("warm_up", 2)
+            scheduler.set_timesteps(warm_up + case["steps"], device=device)
+            seconds[way] = _steps(torch, model, scheduler, latents, text, way)[warm_up:]
     return {
         "seconds": seconds,
         "torch": torch.__version__,
@@ -52,7 +54,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _steps(torch: Any, model: Any, scheduler: Any, latents: Any, text: Any, way: str) -> Any:
-    """Seconds of each step but the first two, which warm up."""
+    """Seconds of each step."""
     extra = model.config.in_channels - latents.shape[1]  # an image's condition
     condition = torch.zeros(
         1, extra, *latents.shape[2:], dtype=latents.dtype, device=latents.device
@@ -73,7 +75,7 @@ def _steps(torch: Any, model: Any, scheduler: Any, latents: Any, text: Any, way:
         if latents.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
-    return seconds[2:]
+    return seconds
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)}, {ATTENTION}; none: all")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10, help="of each run")
+    parser.add_argument("--theirs", type=int, help="of diffusers, each way; none: as many")
+    parser.add_argument("--apart", action="store_true", help="its branches apart alone")
+    parser.add_argument("--keep", action="store_true", help="ours as they were, diffusers' anew")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of the attention check")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--table", action="store_true", help="only write the table")
@@ -85,6 +88,9 @@ def row(name: str, args: argparse.Namespace) -> dict[str, Any]:
     ours = ["-m", "wanjax", "benchmark", *ROWS[name].arguments, f"output={output}"]
     ours += [f"repeats={args.repeats}", f"num_inference_steps={args.steps}", "overwrite=True"]
     found: dict[str, Any] = {"command": ["python", *ours]}
+    if args.keep:
+        found = json.loads((args.results / f"{name}.json").read_text(encoding="utf-8"))
+        return found | {"diffusers": diffusers(name, found["wanjax"], args)}
     failure = run_process(ours)
     if failure is not None:
         return found | {"wanjax": {"failed": failure}}
@@ -99,7 +105,9 @@ def diffusers(name: str, ours: dict[str, Any], args: argparse.Namespace) -> dict
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
         return {"failed": "torch and diffusers are not installed"}
     device = "cuda" if ours["device"]["platform"] == "gpu" else "cpu"
-    case = shapes(name) | {"steps": args.steps, "device": device, "dtype": ours["dtype"]}
+    steps = args.steps if args.theirs is None else args.theirs
+    case = shapes(name) | {"steps": steps, "device": device, "dtype": ours["dtype"]}
+    case |= {"warm_up": 1, "ways": ("apart",) if args.apart else ("apart", "together")}
     if device == "cuda" and not cuda_is_here():
         return {"failed": "this torch has no CUDA"}
     script, made = str(HERE.parent / "diffusers_step.py"), args.results / f".{name}.json"
