@@ -231,7 +231,7 @@ class _Embeds:
         return embeds
 
 
-class _Enough(Exception):
+class _WarmError(Exception):
     """A run to warm up has done what it was for."""
 
 
@@ -276,9 +276,9 @@ class _Runs:
             def note(report: StepReport, unseen: set[Any] = unseen) -> None:
                 unseen.discard(report.step.kind)
                 if not unseen:
-                    raise _Enough
+                    raise _WarmError
 
-            with suppress(_Enough):
+            with suppress(_WarmError):
                 self._run(run, note, decode=False)
         components, fit, config = self.pipe.components, self.pipe.fit(cached), cached.config
         for stage in fit.placement.stages:
