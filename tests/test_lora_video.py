@@ -94,6 +94,7 @@ def test_a_live_one_is_the_merged_one_and_changes_without_loading_or_compiling(l
     live, programs = make(pipe), len(pipe.programs)
     assert_close(live, video(lora=str(lora), lora_low=f"{few}:0.5"))
     before = leaves(pipe)
+    pipe.components.keeps_copies = True  # as on accelerators
     pipe.components.rest("transformer_2")  # it takes them when it comes back
     pipe.set_loras(f"{lora}:0.25", low=str(few))
     half = make(pipe)

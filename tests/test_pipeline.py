@@ -207,6 +207,25 @@ def test_parameters_that_rest_leave_the_device(small_folder):
     assert one() is None
 
 
+def test_what_has_rested_rests_again_without_being_moved(small_folder):
+    """As accelerators do it: the host keeps what it was sent."""
+    components = load(small_folder).components
+    before = [np.asarray(x) for x in jax.tree.leaves(components.parameters(1))]
+    components.keeps_copies = True
+    components.rest("transformer_2")
+    there = jax.tree.leaves(nnx.state(components._parts["transformer_2"]))
+    after = jax.tree.leaves(components.parameters(1))
+    assert {x.sharding.memory_kind for x in after} == {"device"}
+    components.rest("transformer_2")
+    again = jax.tree.leaves(nnx.state(components._parts["transformer_2"]))
+    assert all(one is other for one, other in zip(there, again, strict=True))
+    for one, other in zip(before, jax.tree.leaves(components.parameters(1)), strict=True):
+        np.testing.assert_array_equal(one, np.asarray(other))
+    components.rest("transformer_2")
+    components.free("transformer_2")
+    assert components._copies == {}
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_pipeline_that_is_dropped_gives_its_memory_back(small_folder, fails):
     def held():
@@ -234,6 +253,18 @@ def test_a_run_without_room_is_refused_with_what_would_help(small_folder):
     crowded.target = Target("here", "gpu", "a small one", 1, memory_limit=600_000)
     with pytest.raises(UsageError, match=r"a small one\) has 0.0 GiB, and this run needs about"):
         crowded(*PROMPTS)
+
+
+def test_a_host_without_room_for_what_waits_there_is_refused(small_folder, monkeypatch):
+    crowded = load(small_folder, height=96)
+    crowded.target = Target("here", "gpu", "a small one", 1, memory_limit=2_600_000)
+    run = prepare(crowded.config)
+    waiting = crowded.fit(run).host_bytes
+    for name, memory in (("enough", 2 * waiting), ("too little", waiting)):
+        monkeypatch.setattr("wanjax.pipeline.abilities.host_memory", lambda memory=memory: memory)
+        refused = pytest.raises(UsageError, match=r"waiting in the host's memory \(.*transformer")
+        with refused if name == "too little" else nullcontext():
+            crowded.fit(run)
 
 
 @pytest.mark.slow

@@ -3,7 +3,12 @@
 import pytest
 
 from wanjax.errors import UsageError
-from wanjax.parallel.targets import parse_target, require_extra, set_environment
+from wanjax.parallel.targets import (
+    let_weights_wait_on_host,
+    parse_target,
+    require_extra,
+    set_environment,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +66,13 @@ def test_the_environment_keeps_the_flags_that_are_set():
     assert environment["JAX_PLATFORMS"] == "cpu"  # this process computes nothing elsewhere
     set_environment(environment)
     assert environment["XLA_FLAGS"].count("autotune") == 1
+
+
+def test_weights_may_wait_in_most_of_the_hosts_memory(monkeypatch):
+    monkeypatch.setattr("wanjax.parallel.targets.host_memory", lambda: 100 * 2**30)
+    environment: dict = {}
+    let_weights_wait_on_host(environment)
+    assert environment == {"XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB": "70"}
+    environment = {"XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB": "90"}  # the user knows better
+    let_weights_wait_on_host(environment)
+    assert environment == {"XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB": "90"}

@@ -127,6 +127,9 @@ def _memory(fit: Fit | None) -> list[str]:
         if stage.arriving:
             waits += f"; {gib(stage.arriving)} GiB of the next expert come while the last step runs"
         lines.append(f"  {stage.name:13}{gib(stage.peak):>6} GiB{waits}")
+    if fit.placement.waiting:
+        where = "of the host's memory" if target.devices == 1 else "of all hosts' memory together"
+        lines.append(f"waiting    takes {gib(fit.host_bytes)} GiB {where}")
     return lines
 
 

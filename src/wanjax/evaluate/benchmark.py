@@ -258,8 +258,8 @@ class _Runs:
         steps = len(dense.plan.steps) + len(cached.plan.steps)
         with tqdm(total=repeats * steps, unit="step") as bar:
             for _ in range(repeats):
-                dense_steps, _ = self._timed(dense, bar, decode=False)
-                cached_steps, video = self._timed(cached, bar, decode=True)
+                dense_steps, _ = self._timed(dense, bar.update, decode=False)
+                cached_steps, video = self._timed(cached, bar.update, decode=True)
                 self.dense.append(dense_steps)
                 self.cached.append(cached_steps)
                 self.videos.append(video)
@@ -289,12 +289,14 @@ class _Runs:
         latents = np.zeros(self.pipe.latents_shape(config), np.float32)
         self.pipe.decode(latents[None], stripe_rows=fit.stripe_rows.decode)
 
-    def _timed(self, run: Run, bar: tqdm[Any], *, decode: bool) -> tuple[list[_Timed], Video]:
+    def _timed(
+        self, run: Run, advance: Callable[[], Any], *, decode: bool
+    ) -> tuple[list[_Timed], Video]:
         reports: list[_Timed] = []
 
         def note(report: StepReport) -> None:
             reports.append(_Timed(report.step, report.seconds))
-            bar.update()
+            advance()
 
         video = self._run(run, note, decode=decode)
         return reports, video

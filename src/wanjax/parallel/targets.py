@@ -14,6 +14,7 @@ import importlib.util
 import math
 import os
 import re
+import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,7 @@ from wanjax.settings import nearest
 
 GIB = 2**30
 HERE = "here"  # the name of the devices of this process
+PINNED_SHARE = 0.7  # of the host's memory: what weights may wait in
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,26 @@ def _installed(module: str) -> bool:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of the package that it is in
         return False
+
+
+def host_memory() -> int | None:
+    """Bytes of this machine's memory; None on Windows, where Python alone does not tell."""
+    if sys.platform == "win32":
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def let_weights_wait_on_host(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let a GPU's process pin most of the host's memory; before JAX starts.
+
+    By default that is 64 GB, of which two experts of 14B and a text encoder, waiting there, take
+    all: there is no gap left for the last of them. JAX doubles what it takes: with all of the
+    memory as its limit it went from 64 GB to 128, and the system ended the process.
+    """
+    memory = host_memory()
+    if memory is not None:
+        limit = int(PINNED_SHARE * memory) // 2**30
+        environment.setdefault("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", str(limit))
 
 
 def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 
 import jax
 from jax.experimental import topologies
 
 from wanjax.errors import UsageError
-from wanjax.parallel.targets import GPUS, HERE, Gpu, Target, require_extra
+from wanjax.parallel.targets import (
+    GPUS,
+    HERE,
+    Gpu,
+    Target,
+    let_weights_wait_on_host,
+    require_extra,
+)
 
 
 def target_devices(target: Target) -> Sequence[jax.Device]:
@@ -41,23 +47,12 @@ def target_devices(target: Target) -> Sequence[jax.Device]:
 
 def target_here() -> Target:
     """The devices that are here, as a target; their name is `here`."""
-    let_host_memory_hold_weights()
+    let_weights_wait_on_host()
     devices = jax.devices()
     first = jax.local_devices()[0]
     stats = first.memory_stats() or {}
     limit = stats.get("bytes_limit")
     return Target(HERE, first.platform, first.device_kind, len(devices), limit, jax.process_count())
-
-
-def let_host_memory_hold_weights(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let a GPU's process pin as much of the host's memory as there is, before JAX starts.
-
-    By default that is 64 GB, of which two experts of 14B and a text encoder, waiting there, take
-    all: where a decode comes, it has no gap left for the last of them.
-    """
-    if hasattr(os, "sysconf"):  # not on Windows
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        environment.setdefault("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", str(memory // 2**30))
 
 
 def gpu_description(gpu: Gpu) -> str:

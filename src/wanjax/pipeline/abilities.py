@@ -9,10 +9,10 @@ from wanjax.caching.method import Measure
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
 from wanjax.parallel.mesh import MeshShape
-from wanjax.parallel.targets import Target
+from wanjax.parallel.targets import Target, host_memory
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.inputs import Frames, ImageLike, as_images
-from wanjax.planning.memory import ANY_DEVICE, Fit, advice, fit_on, no_room
+from wanjax.planning.memory import ANY_DEVICE, Fit, advice, fit_on, no_room, no_room_on_host
 from wanjax.planning.run import Run
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Settings, keeps_of
@@ -62,6 +62,9 @@ class Abilities:
         if not fit.fits:
             keys = advice(run.config, run.plan, configs, self.target)
             raise UsageError(no_room(fit, keys))
+        memory = host_memory()
+        if memory is not None and (short := no_room_on_host(fit, memory)) is not None:
+            raise UsageError(short)
         return fit
 
     def check_size(self, config: Config) -> None:

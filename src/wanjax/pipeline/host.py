@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wanjax.parallel.targets import host_memory
+
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -21,7 +23,7 @@ def host() -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _processor(),
         "cores": _cores(),
-        "memory_bytes": _memory(),
+        "memory_bytes": host_memory(),
     }
 
 
@@ -65,10 +67,3 @@ def _cores() -> int | None:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
-
-
-def _memory() -> int | None:
-    """None on Windows, where Python alone does not tell."""
-    if sys.platform == "win32":
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -13,7 +13,7 @@ from wanjax.checkpoints.published_models import ModelConfigs
 from wanjax.config.keys import Config
 from wanjax.models import vae_memory
 from wanjax.parallel.mesh import MeshShape, parse_mesh
-from wanjax.parallel.targets import HERE, Target, parse_target
+from wanjax.parallel.targets import HERE, PINNED_SHARE, Target, parse_target
 from wanjax.planning.footprint import Footprint, pixels_of_token
 from wanjax.planning.known import known_configs, rounding_of
 from wanjax.planning.placement import EXPERTS, USABLE, PlacedStage, Placement, place, stage_names
@@ -47,6 +47,12 @@ class Fit:
     def fits(self) -> bool:
         return self.placement.fits
 
+    @property
+    def host_bytes(self) -> int:
+        """Of the memory of each process's host, for what waits there."""
+        waiting = sum(self.weights[name] for name in self.placement.waiting)
+        return waiting * self.mesh.devices // self.target.processes
+
     def of_expert(self, schedule: Schedule, number: int) -> PlacedStage:
         """The stage in which an expert denoises."""
         phases = schedule.phases
@@ -63,6 +69,7 @@ class Fit:
             "stages": self.placement.to_dict(),
             "stripe_rows": self.stripe_rows._asdict(),
             "peak_bytes": self.placement.peak,
+            "host_bytes": self.host_bytes,
             "fits": self.fits,
         }
 
@@ -219,6 +226,24 @@ def no_room(fit: Fit, keys: Sequence[str]) -> str:
     return (
         f"a device of {target.name} ({target.kind}) has {limit:.1f} GiB, and this run needs about "
         f"{peak:.1f} GiB on it (stage {stage}, mesh={fit.mesh}){help}"
+    )
+
+
+def no_room_on_host(fit: Fit, memory: int) -> str | None:
+    """That what waits on a host of so much memory has no room there, and what would help."""
+    if fit.host_bytes <= PINNED_SHARE * memory:
+        return None
+    waiting = ", ".join(sorted(fit.placement.waiting))
+    larger = ""
+    if fit.target.platform == "gpu":
+        larger = (
+            ", more of the GPU's memory (XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the environment; "
+            "JAX takes 0.75 of it)"
+        )
+    return (
+        f"this run keeps {fit.host_bytes / 2**30:.1f} GiB of weights waiting in the host's memory "
+        f"({waiting}), which has {memory / 2**30:.1f} GiB, of which {PINNED_SHARE:.0%} may be "
+        f"taken; quantize=int8{larger} or a host of more memory would make it fit"
     )
 
 

@@ -65,6 +65,12 @@ class Placement:
     def fits(self) -> bool:
         return self.limit is None or self.peak <= self.limit
 
+    @property
+    def waiting(self) -> set[str]:
+        """Components that are on the host in some stage, and keep their place there."""
+        places = (stage.places.items() for stage in self.stages)
+        return {name for of in places for name, place in of if place == "pinned_host"}
+
     def __getitem__(self, name: str) -> PlacedStage:
         return next(stage for stage in self.stages if stage.name == name)
 
