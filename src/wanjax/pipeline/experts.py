@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from wanjax.caching import Plan, Schedule
+import jax
+
+from wanjax.caching import Plan, Schedule, Step
 from wanjax.models.transformer import WanTransformer
-from wanjax.pipeline.encode import Contexts
+from wanjax.pipeline.components import Components
+from wanjax.pipeline.encode import Contexts, encode_images
+from wanjax.pipeline.inputs import Embeds
 from wanjax.planning.memory import Fit
+from wanjax.planning.run import Run
+from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import Expert
 
 
@@ -56,3 +62,52 @@ def last_computed_before_boundary(plan: Plan) -> int | None:
     """The last step that the plan computes with the first of two experts."""
     boundary = plan.boundary_step or 0
     return max((s.index for s in plan.steps[:boundary] if not s.skipped), default=None)
+
+
+def experts_of_run(
+    components: Components,
+    programs: Programs,
+    run: Run,
+    fit: Fit,
+    embeds: Sequence[Embeds],
+    ends: Sequence[Sequence[Any]],
+) -> Experts:
+    """A run's experts, each with the context that it attends to; the first is ready.
+
+    `embeds` are the guidance branches' prompts, `ends` the pictures of each video.
+    """
+
+    def expert(number: int) -> WanTransformer:
+        components.arrange(fit.of_expert(run.schedule, number).places)
+        return components.expert(number)
+
+    config = run.config
+    image_embeds = encode_images(components, programs, ends)
+    if config.low_memory and image_embeds is not None:
+        jax.block_until_ready(image_embeds)
+        components.rest("image_encoder")
+    contexts = Contexts(
+        programs,
+        run.schedule,
+        embeds,
+        image_embeds,
+        config.activations_dtype,
+        config.use_kv_cache,
+    )
+    first = run.plan.steps[0].expert
+    contexts.compile(expert(first))
+    for number in experts_at_hand(fit, run.schedule, first, config.use_kv_cache):
+        contexts.of(number, expert(number))
+    return Experts(expert, components.parameters, contexts)
+
+
+def bring_next_expert(components: Components, run: Run, fit: Fit) -> Callable[[Step], None]:
+    """Send for the low-noise expert while the last step before it computes."""
+    last = last_computed_before_boundary(run.plan)  # long enough to fetch an expert in
+
+    def meanwhile(step: Step) -> None:
+        if step.index == last:
+            room = fit.of_expert(run.schedule, step.expert).arriving
+            components.expect(components.folder.experts[1 - step.expert], room)
+
+    return meanwhile

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 from PIL import Image
 
-from wanjax.caching import Step
 from wanjax.caching.method import Measure
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.loras import live_text
@@ -22,18 +21,13 @@ from wanjax.config.keys import Config, active_methods, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.media.images import fit_size, to_batch
-from wanjax.models.transformer import WanTransformer
 from wanjax.parallel.hosts import fetch
 from wanjax.pipeline.abilities import Abilities
 from wanjax.pipeline.components import Components
 from wanjax.pipeline.conditioning import given_frame, image_condition
 from wanjax.pipeline.decode import decode_latents
-from wanjax.pipeline.encode import Contexts, embed_prompts, encode_images, encode_prompts
-from wanjax.pipeline.experts import (
-    Experts,
-    experts_at_hand,
-    last_computed_before_boundary,
-)
+from wanjax.pipeline.encode import embed_prompts, encode_prompts
+from wanjax.pipeline.experts import bring_next_expert, experts_of_run
 from wanjax.pipeline.finite import check_latents, check_step, require_finite, sources_of
 from wanjax.pipeline.inputs import (
     Embeds,
@@ -50,7 +44,7 @@ from wanjax.pipeline.preview import Preview, sample_latents
 from wanjax.pipeline.progress import Progress
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
-from wanjax.planning.memory import Fit, Memory
+from wanjax.planning.memory import Memory
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, of_one_task, prepare
 from wanjax.sampling.compilation_cache import use_compilation_cache
 from wanjax.sampling.condition import Condition
@@ -268,7 +262,7 @@ class WanPipeline(Abilities):
             self.components.arrange(fit.placement["condition"].places)
             ends = frames.repeated(len(start), prompts.copies)
             condition = self._condition(ends, config, fit.stripe_rows.encode)
-            experts = self._experts(run, fit, embeds, ends)
+            experts = experts_of_run(self.components, self.programs, run, fit, embeds, ends)
         texts = ("the prompt's embedding", "the negative prompt's embedding")
         inputs = {
             **dict(zip(texts, embeds, strict=False)),
@@ -294,7 +288,7 @@ class WanPipeline(Abilities):
                 self.programs,
                 condition,
                 on_step,
-                self._bring_next_expert(run, fit),
+                bring_next_expert(self.components, run, fit),
             )
         denoised = fetch(final)
         check_latents(denoised, config, sources)
@@ -314,45 +308,6 @@ class WanPipeline(Abilities):
             Memory(keys_values, run.memory.cache_bytes, fit),
             tuple(spread(prompts.texts, prompts.copies)),
         )
-
-    def _experts(
-        self, run: Run, fit: Fit, embeds: Sequence[Embeds], ends: Sequence[Sequence[Any]]
-    ) -> Experts:
-        """The run's experts, each with the context it attends to; the first is ready."""
-
-        def expert(number: int) -> WanTransformer:
-            self.components.arrange(fit.of_expert(run.schedule, number).places)
-            return self.components.expert(number)
-
-        config = run.config
-        image_embeds = encode_images(self.components, self.programs, ends)
-        if config.low_memory and image_embeds is not None:
-            jax.block_until_ready(image_embeds)
-            self.components.rest("image_encoder")
-        contexts = Contexts(
-            self.programs,
-            run.schedule,
-            embeds,
-            image_embeds,
-            config.activations_dtype,
-            config.use_kv_cache,
-        )
-        first = run.plan.steps[0].expert
-        contexts.compile(expert(first))
-        for number in experts_at_hand(fit, run.schedule, first, config.use_kv_cache):
-            contexts.of(number, expert(number))
-        return Experts(expert, self.components.parameters, contexts)
-
-    def _bring_next_expert(self, run: Run, fit: Fit) -> Callable[[Step], None]:
-        """Send for the low-noise expert while the last step before it computes."""
-        last = last_computed_before_boundary(run.plan)  # long enough to fetch an expert in
-
-        def meanwhile(step: Step) -> None:
-            if step.index == last:
-                room = fit.of_expert(run.schedule, step.expert).arriving
-                self.components.expect(self.components.folder.experts[1 - step.expert], room)
-
-        return meanwhile
 
     def encode_prompt(self, prompts: Sequence[str]) -> Embeds:
         """Text embeddings; rows beyond a prompt's end are zero, as the models expect."""
