@@ -6,7 +6,13 @@ import render
 
 from wanjax.errors import UsageError
 from wanjax.tiny import world
-from wanjax.tiny.score import read_video, score_video, score_videos
+from wanjax.tiny.score import (
+    mask_overlap,
+    read_video,
+    score_video,
+    score_videos,
+    shape_overlap,
+)
 
 COUNT = 504
 
@@ -109,6 +115,41 @@ def test_wrong_motion_is_seen(truth, spoil):
     clips, captions = (part[:60] for part in truth)
     score = score_videos([spoil(clip) for clip in clips], captions)
     assert score.by_attribute == {"color": 1.0, "shape": 1.0, "motion": 0.0, "background": 1.0}
+
+
+def wobbling(clip):
+    """Every row moved to the side, by a wave of two pixels."""
+    clip = clip.copy()
+    for row in range(clip.shape[1]):
+        clip[:, row] = np.roll(clip[:, row], round(2 * np.sin(row)), axis=1)
+    return clip
+
+
+def test_the_drawn_shape_overlaps_its_outline(truth):
+    clips, captions = (part[:48] for part in truth)
+    overlap = [shape_overlap(clip, text) for clip, text in zip(clips, captions, strict=True)]
+    assert min(overlap) > 0.94
+    assert np.mean(overlap) > 0.97
+
+
+def test_a_wobbling_edge_or_another_shape_overlaps_less():
+    rng = np.random.default_rng(0)
+    clip = render.render(world.place_scene(rng, "red", "square", "growing", "dark"))
+    steady = shape_overlap(clip, "a red square")
+    assert shape_overlap(wobbling(clip), "a red square") < steady - 0.03
+    assert shape_overlap(clip, "a red triangle") < 0.8
+    assert shape_overlap(np.zeros_like(clip), "a red square") == 0
+    half = np.concatenate([clip[:8], np.zeros_like(clip[8:])])
+    assert shape_overlap(half, "a red square") == pytest.approx(steady * 8 / 17, abs=0.02)
+    with pytest.raises(UsageError, match="names no shape"):
+        shape_overlap(clip, "something red")
+
+
+def test_objects_of_two_videos_overlap_where_both_are(truth):
+    clip = truth[0][0]
+    assert mask_overlap(clip, clip) == 1
+    assert mask_overlap(np.roll(clip, 3, axis=2), clip) < 0.9
+    assert mask_overlap(np.zeros_like(clip), clip) == 0
 
 
 @pytest.mark.parametrize("content", ["empty", "uniform", "noise", "vanishing"])

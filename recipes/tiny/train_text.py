@@ -15,15 +15,16 @@ import argparse
 import json
 import re
 import string
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import loop
 import numpy as np
 import optax
 import tokenizers
@@ -250,25 +251,26 @@ def train(reader: Reader, tokenizer: Tokenizer, data: Examples, args: argparse.N
     prompts, labels = data
     ids, mask = tokenizer(prompts, LENGTH)
     whole = mask.sum(1) < LENGTH  # what was cut off must not be asked for
-    ids, mask, labels = ids[whole], mask[whole], labels[whole]
-    schedule = optax.warmup_cosine_decay_schedule(0, 1.5e-3, args.steps // 10, args.steps)
-    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
-    optimizer = nnx.Optimizer(reader, adam, wrt=nnx.Param)
+    arrays = tuple(jnp.asarray(x[whole]) for x in (ids, mask, labels))
+    graph, params = nnx.split(reader)
 
-    @nnx.jit
-    def step(reader: Reader, optimizer: nnx.Optimizer, *batch: Array) -> Float[Array, ""]:
-        loss, grads = nnx.value_and_grad(loss_fn)(reader, *batch)
-        optimizer.update(reader, grads)
-        return loss
+    def adam(total: Array) -> optax.GradientTransformation:
+        schedule = lambda step: 1.5e-3 * loop.cosine(step, total, 100)  # noqa: E731
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
 
-    rng = np.random.default_rng(args.seed)
-    start = time.perf_counter()
-    for number in range(1, args.steps + 1):
-        rows = rng.integers(len(ids), size=args.batch_size)
-        loss = step(reader, optimizer, ids[rows], mask[rows], labels[rows])
-        if number % 100 == 0 or number == args.steps:
-            seconds = time.perf_counter() - start
-            print(f"step {number}: loss {float(loss):.4f}, {seconds:.0f} s", flush=True)
+    def step(state: Any, arrays: tuple[Array, ...], number: Array, total: Array) -> Any:
+        params, moments = state
+        key = jax.random.fold_in(jax.random.key(args.seed), number)
+        rows = jax.random.randint(key, (args.batch_size,), 0, len(arrays[0]))
+        batch = [x[rows] for x in arrays]
+        loss, grads = jax.value_and_grad(lambda p: loss_fn(nnx.merge(graph, p), *batch))(params)
+        updates, moments = adam(total).update(grads, moments, params)
+        return (optax.apply_updates(params, updates), moments), loss[None]
+
+    state = (params, adam(jnp.float32(1)).init(params))
+    steps = round(args.steps * args.scale)
+    params, _ = loop.run("text", step, state, arrays, steps, limit=args.limit)
+    nnx.update(reader, params)
 
 
 def accuracy(reader: Reader, tokenizer: Tokenizer, data: Examples) -> tuple[float, float]:
@@ -325,12 +327,12 @@ def save_encoder(encoder: UMT5Encoder, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=50_000, help="different training prompts")
     parser.add_argument("--vocab-size", type=int, default=512)
     parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    loop.add_arguments(parser)
     args = parser.parse_args()
 
     rng = np.random.default_rng(args.seed)

@@ -3,38 +3,36 @@
     python recipes/tiny/train_vae.py --out src/wanjax/tiny/t2v/vae
 
 First on single images, where a step costs a small part of a video's; then, with the temporal
-kernels starting from "no change in time", on short windows of clips around the moving shape.
-It is causal, so what it learns on short windows holds for whole clips. Interrupted, the same
-command goes on from the last finished stage.
+kernels starting from "no change in time", on windows of clips around the moving shape; last the
+decoder alone, on whole frames and from latents with more noise, for generated ones are not exact.
+It is causal, so what it learns on short windows holds for whole clips. The clips, drawn by
+`render.py`, lie on the device. Interrupted, the same command goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import loop
 import numpy as np
 import optax
+from convolutions import computed_by, fastest, last_tap
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
-from render import render, render_clips
-from tqdm import tqdm
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from render import render, render_clips, training_scenes
 
 from wanjax.checkpoints.layouts.diffusers.vae import rules
 from wanjax.checkpoints.mapping import flat_parameters
 from wanjax.checkpoints.save import save_model
-from wanjax.files import atomic_path
-from wanjax.models import vae_layers
 from wanjax.models.configs import VAEConfig
 from wanjax.models.vae import WanVAE
-from wanjax.tiny.world import Scene, sample_scene
+from wanjax.tiny.world import sample_scene
 
 Z = 16
 CONFIG = VAEConfig(
@@ -47,12 +45,18 @@ CONFIG = VAEConfig(
 )
 HELD_OUT_SEED = 10_000
 LATENT_NOISE = 0.03  # keeps the latents smooth
+DECODER_NOISE = 0.12  # at most, where the decoder alone learns
 LATENT_PENALTY = 1e-4  # keeps them bounded
+EDGE_WEIGHT = 3.0  # of a pixel on a shape's edge, beyond the 1 of any other
+CLIPS = 10_000  # at most: fewer than 2**31 bytes, which indices of 32 bits reach
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Windows of `frames` frames and `size` pixels, `batch` of them a step."""
+    """Windows of `frames` frames and `size` pixels, `batch` of them a step.
+
+    `share` is that of the time where it is limited.
+    """
 
     name: str
     frames: int
@@ -60,17 +64,26 @@ class Stage:
     batch: int
     steps: int
     rate: float
-    decay: bool  # a cosine to zero, or constant
+    share: float
     decoder_only: bool = False  # the latents stay as they are
+
+    def rate_at(self, step: Array, total: Array) -> Array:
+        decay = loop.cosine(step, total, 100)
+        return self.rate * (jnp.minimum(1.0, (step + 1) / 100) if self.frames == 1 else decay)
 
 
 STAGES = (
-    Stage("images", 1, 64, 8, 700, 1.5e-3, False),
-    Stage("short", 5, 32, 8, 550, 1.0e-3, False),
-    Stage("long", 9, 32, 6, 650, 1.2e-3, True),
-    Stage("longer", 9, 32, 6, 350, 1.0e-3, True),
-    Stage("decoder", 9, 32, 6, 500, 1.0e-3, True, decoder_only=True),
+    Stage("images", 1, 64, 64, 1500, 1.5e-3, 0.15),
+    Stage("clips", 9, 32, 32, 4000, 1.2e-3, 0.45),
+    Stage("decoder", 9, 64, 16, 3000, 1.0e-3, 0.4, decoder_only=True),
 )
+
+
+class Clips(NamedTuple):
+    """Training clips and where the shape's centre is, in pixels (row, column)."""
+
+    pixels: UInt8[Array, "clips T H W 3"]
+    centres: Float[Array, "clips T 2"]
 
 
 def main() -> None:
@@ -78,22 +91,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for config and weights")
-    parser.add_argument("--work", type=Path, default=Path("work/tiny/vae"), help="checkpoints")
-    parser.add_argument("--scale", type=float, default=1.0, help="times the steps of every stage")
-    parser.add_argument("--seed", type=int, default=0)
+    loop.add_arguments(parser)
     args = parser.parse_args()
     vae = initialised(args.seed)
+    clips = load_clips(args.work / "clips.npy", args.seed)
     for stage in STAGES:
-        stage = replace(stage, steps=round(stage.steps * args.scale))
-        file = args.work / f"{stage.name}.npz"
-        if file.exists():
-            read_parameters(vae, file)
-            continue
-        if stage.name == "short":
+        if stage.name == "clips":
             still_in_time(vae)
-        train(vae, stage, args.seed)
-        write_parameters(vae, file)
+        train(vae, clips, stage, args)
     finish(vae, args.out)
+
+
+def load_clips(file: Path, seed: int) -> Clips:
+    """The drawn clips, or the first of them, on the device."""
+    pixels = np.load(file, mmap_mode="r")[:CLIPS]
+    times = np.linspace(0, 1, pixels.shape[1])
+    tracks = [s.trajectory(times)[1::-1].T for s in training_scenes(len(pixels), seed)]
+    centres = np.stack(tracks).astype(np.float32) * pixels.shape[2]
+    return Clips(jnp.asarray(pixels), jnp.asarray(centres))
 
 
 def initialised(seed: int) -> WanVAE:
@@ -123,84 +138,94 @@ def still_in_time(vae: WanVAE) -> None:
         parameter.set_value(jnp.asarray(kernel, jnp.float32))
 
 
-def train(vae: WanVAE, stage: Stage, seed: int) -> None:
-    """Adam; updates `vae` in place."""
+def train(vae: WanVAE, clips: Clips, stage: Stage, args: argparse.Namespace) -> None:
+    """Adam; `vae` becomes the moving average of the weights."""
+    stage = replace(stage, batch=max(1, round(stage.batch * args.batch_scale)))
     graph, params = nnx.split(vae)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
-    moments = optimizer.init(params)
-    step_fn = partial(train_step, graph, optimizer, stage.decoder_only)
-    update = jax.jit(step_fn, donate_argnums=(0, 1))
-    rng = np.random.default_rng([seed, stage.frames])
-    squares: list[Array] = []
-    began = time.monotonic()
-    convolution = _last_tap if stage.frames == 1 else vae_layers._conv3d_by_taps
-    with mock.patch.object(vae_layers, "_conv3d_by_taps", convolution):
-        for step in tqdm(range(stage.steps), desc=stage.name, mininterval=10):
-            key = jax.random.fold_in(jax.random.key(seed), step)
-            rate = learning_rate(stage, step)
-            params, moments, square = update(params, moments, windows(rng, stage), key, rate)
-            squares.append(square)
-            if (step + 1) % 100 == 0:
-                psnr = -10 * np.log10(np.mean(squares[-100:]) / 4)
-                print(f"{stage.name} {step + 1} {psnr:.2f} dB, {time.monotonic() - began:.0f} s")
-    nnx.update(vae, params)
+    state = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+    step = partial(train_step, graph, optimizer, stage, jax.random.key(args.seed))
+    with computed_by(last_tap if stage.frames == 1 else fastest()):
+        _, average, _ = loop.run(
+            f"vae {stage.name}",
+            step,
+            state,
+            clips,
+            round(stage.steps * args.scale),
+            limit=args.limit and args.limit * stage.share,
+            checkpoint=args.work / f"vae/{stage.name}.npz",
+            describe=lambda losses: f"{-10 * np.log10(losses[0] / 4):.2f} dB",
+        )
+    nnx.update(vae, average)
 
 
 def train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
-    decoder_only: bool,
-    params: nnx.State,
-    moments: Any,
-    clips: UInt8[Array, "b T H W 3"],
-    key: PRNGKeyArray,
-    rate: float,
-) -> tuple[nnx.State, Any, Float[Array, ""]]:
+    stage: Stage,
+    seed: PRNGKeyArray,
+    state: tuple[nnx.State, nnx.State, Any],
+    clips: Clips,
+    step: Int[Array, ""],
+    total: Float[Array, ""],
+) -> tuple[tuple[nnx.State, nnx.State, Any], Float[Array, "1"]]:
     """One update; returns the mean square error too."""
-    target = clips.astype(jnp.float32) / 127.5 - 1
+    params, average, moments = state
+    for_clips, for_noise, for_scale = jax.random.split(jax.random.fold_in(seed, step), 3)
+    target = windows(clips, stage, for_clips).astype(jnp.float32) / 127.5 - 1
+    weights = edge_weights(target)
 
     def loss(params: nnx.State) -> tuple[Array, Array]:
         vae = nnx.merge(graph, params)
-        mean, _ = vae.posterior(target)
-        mean = jax.lax.stop_gradient(mean) if decoder_only else mean
-        latents = mean + LATENT_NOISE * jax.random.normal(key, mean.shape)
-        error = vae.reconstruct(latents) - target
-        square = jnp.mean(error**2)
-        sharp = jnp.mean(jnp.sqrt(error**2 + 1e-4))
-        return sharp + square + LATENT_PENALTY * 0.5 * jnp.mean(mean**2), square
+        mean = vae.posterior(target.astype(loop.COMPUTE))[0].astype(jnp.float32)
+        scale: float | Array = LATENT_NOISE
+        if stage.decoder_only:
+            mean = jax.lax.stop_gradient(mean)
+            scale = DECODER_NOISE * jax.random.uniform(for_scale, (len(mean), 1, 1, 1, 1))
+        latents = mean + scale * jax.random.normal(for_noise, mean.shape)
+        video = vae.reconstruct(latents.astype(loop.COMPUTE)).astype(jnp.float32)
+        error = video - target
+        sharp = jnp.mean(weights * jnp.sqrt(error**2 + 1e-4))
+        square = jnp.mean(weights * error**2)
+        penalty = LATENT_PENALTY * 0.5 * jnp.mean(mean**2)
+        return sharp + square + penalty, jnp.mean(error**2)
 
     gradient, square = jax.grad(loss, has_aux=True)(params)
     change, moments = optimizer.update(gradient, moments, params)
-    return jax.tree.map(lambda p, c: p - rate * c, params, change), moments, square
+    rate = stage.rate_at(step, total)
+    params = jax.tree.map(lambda p, c: p - rate * c, params, change)
+    average = loop.moving_average(average, params, step, total)
+    return (params, average, moments), square[None]
 
 
-def _last_tap(x: Array, kernel: Array, time_stride: int) -> Array:
-    """The 3D convolution of a single first frame: before it there are only zeros."""
-    assert x.shape[1] == kernel.shape[0]
-    return vae_layers.conv2d(x[:, -1], kernel[-1], padding=vae_layers._same(kernel))[:, None]
+def windows(clips: Clips, stage: Stage, key: PRNGKeyArray) -> UInt8[Array, "b T H W 3"]:
+    """Random windows of clips, three times out of four around the shape."""
+    keys = jax.random.split(key, 5)
+    count, frames, side = clips.pixels.shape[:3]
+    free = side - stage.size
+    clip = jax.random.randint(keys[0], (stage.batch,), 0, count)
+    start = jax.random.randint(keys[1], (stage.batch,), 0, frames - stage.frames + 1)
+    anywhere = jax.random.randint(keys[2], (stage.batch, 2), 0, free + 1)
+    middle = clips.centres[clip, start + stage.frames // 2] - stage.size / 2
+    middle += jax.random.normal(keys[3], middle.shape) * side / 6  # about a radius
+    near = jnp.clip(middle, 0, free).astype(jnp.int32)
+    around = jax.random.uniform(keys[4], (stage.batch, 1)) < 0.75
+    corner = jnp.where(around, near, anywhere)
+
+    def cut(clip: Array, start: Array, corner: Array) -> Array:
+        at = (clip, start, corner[0], corner[1], 0)
+        size = (1, stage.frames, stage.size, stage.size, 3)
+        return jax.lax.dynamic_slice(clips.pixels, at, size)[0]
+
+    return jax.vmap(cut)(clip, start, corner)
 
 
-def learning_rate(stage: Stage, step: int) -> float:
-    decay = 0.5 * (1 + np.cos(np.pi * step / stage.steps)) if stage.decay else 1.0
-    return stage.rate * min(1.0, (step + 1) / 40) * decay
-
-
-def windows(rng: np.random.Generator, stage: Stage) -> UInt8[np.ndarray, "b T H W 3"]:
-    return np.stack([_window(sample_scene(rng), rng, stage) for _ in range(stage.batch)])
-
-
-def _window(scene: Scene, rng: np.random.Generator, stage: Stage) -> UInt8[np.ndarray, "T H W 3"]:
-    """A random window of a clip, three times out of four around the shape."""
-    clip = render(scene)
-    start = int(rng.integers(0, len(clip) - stage.frames + 1))
-    corner = rng.integers(0, clip.shape[1] - stage.size + 1, size=2)
-    if rng.random() < 0.75:
-        middle = np.array([(start + stage.frames / 2) / len(clip)])
-        x, y, radius = scene.trajectory(middle)[:, 0] * clip.shape[1]
-        wanted = np.array([y, x]) + rng.normal(size=2) * radius - stage.size / 2
-        corner = np.clip(wanted, 0, clip.shape[1] - stage.size).astype(int)
-    rows, columns = (slice(c, c + stage.size) for c in corner)
-    return clip[start : start + stage.frames, rows, columns]
+def edge_weights(target: Float[Array, "b T H W 3"]) -> Float[Array, "b T H W 1"]:
+    """More where a pixel differs from its neighbours."""
+    window, strides = (1, 1, 3, 3, 1), (1,) * 5
+    most = jax.lax.reduce_window(target, -jnp.inf, jax.lax.max, window, strides, "SAME")
+    least = jax.lax.reduce_window(target, jnp.inf, jax.lax.min, window, strides, "SAME")
+    return 1 + EDGE_WEIGHT * jnp.clip((most - least).max(axis=-1, keepdims=True), 0, 1)
 
 
 def finish(vae: WanVAE, out: Path) -> None:
@@ -210,7 +235,8 @@ def finish(vae: WanVAE, out: Path) -> None:
         parameter.set_value(parameter.get_value().astype(jnp.float16).astype(jnp.float32))
     config = {"_class_name": "AutoencoderKLWan", **asdict(vae.config)}
     save_model(vae, rules(vae.config), config, out)
-    print(f"round trip of held-out clips: {round_trip_psnr(vae):.2f} dB; wrote {out}")
+    with jax.default_matmul_precision("highest"):
+        print(f"round trip of held-out clips: {round_trip_psnr(vae):.2f} dB; wrote {out}")
 
 
 def measured_statistics(vae: WanVAE, batches: int = 16) -> VAEConfig:
@@ -234,18 +260,6 @@ def round_trip_psnr(vae: WanVAE, batches: int = 4) -> float:
         pixels = np.round((decoded + 1) * 127.5)
         errors.append(np.mean((pixels - clips) ** 2))
     return float(20 * np.log10(255) - 10 * np.log10(np.mean(errors)))
-
-
-def write_parameters(vae: WanVAE, file: Path) -> None:
-    values = {path: np.asarray(p.get_value()) for path, p in flat_parameters(nnx.state(vae))}
-    with atomic_path(file) as partial_file:
-        np.savez(partial_file, **values)
-
-
-def read_parameters(vae: WanVAE, file: Path) -> None:
-    with np.load(file) as stored:
-        for path, parameter in flat_parameters(nnx.state(vae)):
-            parameter.set_value(jnp.asarray(stored[path]))
 
 
 if __name__ == "__main__":

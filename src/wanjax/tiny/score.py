@@ -107,6 +107,35 @@ def read_video(frames: Video) -> Reading:
     }
 
 
+def shape_overlap(frames: Video, prompt: str) -> float:
+    """How well the drawn shape has the outline that `prompt` names, 0 to 1, mean over frames.
+
+    The intersection over union of the object with the outline at the object's own centroid and
+    area: place, size and motion do not count, an edge that wobbles does. A frame without an
+    object counts 0. Raises `UsageError` if the prompt names no shape of the tiny world.
+    """
+    _check(frames)
+    shape = parse(prompt).get("shape")
+    if shape is None:
+        raise UsageError(
+            f"prompt {prompt!r} names no shape of the tiny world: name one of {', '.join(OUTLINES)}"
+        )
+    mask = _segment(_shrink(frames))
+    present = mask.sum(axis=(1, 2)) > 0
+    if not present.any():
+        return 0.0
+    seen = mask[present]
+    return float(_fit(shape, seen, *_moments(seen)).sum() / len(mask))
+
+
+def mask_overlap(frames: Video, truth: Video) -> float:
+    """Intersection over union of the objects of two videos of equal size, mean over frames."""
+    _check(frames)
+    _check(truth)
+    a, b = (_segment(_shrink(video)) for video in (frames, truth))
+    return float(_intersection_over_union(a, b).mean())
+
+
 def _check(frames: Video) -> None:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise UsageError(
@@ -172,14 +201,26 @@ def _read_color(pixels: Float[np.ndarray, "frames height width 3"], mask: Mask) 
 
 def _read_shape(mask: Mask, x: np.ndarray, y: np.ndarray, area: np.ndarray) -> str | None:
     """The outline which, at the object's centroid and area, overlaps it best over all frames."""
-    overlap = {}
-    for shape, outline in OUTLINES.items():
-        radius = np.sqrt(area / outline.area)
-        template = coverage(shape, x, y - outline.centroid * radius, radius, *mask.shape[1:])
-        union = np.maximum(mask, template).sum(axis=(1, 2))
-        overlap[shape] = np.mean(np.minimum(mask, template).sum(axis=(1, 2)) / union)
+    overlap = {shape: float(_fit(shape, mask, x, y, area).mean()) for shape in OUTLINES}
     best = max(overlap, key=lambda shape: overlap[shape])
     return best if overlap[best] > _LEAST_IOU else None
+
+
+def _fit(
+    shape: str, mask: Mask, x: np.ndarray, y: np.ndarray, area: np.ndarray
+) -> Float[np.ndarray, " frames"]:
+    """How well an outline fits the object of each frame at its centroid and area."""
+    outline = OUTLINES[shape]
+    radius = np.sqrt(area / outline.area)
+    template = coverage(shape, x, y - outline.centroid * radius, radius, *mask.shape[1:])
+    return _intersection_over_union(mask, template)
+
+
+def _intersection_over_union(a: Mask, b: Mask) -> Float[np.ndarray, " frames"]:
+    """Of two soft masks, frame by frame; 1 where both are empty."""
+    shared = np.minimum(a, b).sum(axis=(1, 2))
+    union = np.maximum(a, b).sum(axis=(1, 2))
+    return np.where(union > 0, shared / np.maximum(union, 1e-9), 1.0)
 
 
 def _read_motion(
