@@ -57,7 +57,7 @@ def make_held_out(root: Path, work: Path, clips: int) -> Dataset:
     clips = min(clips, HELD_OUT)
     rng = np.random.default_rng(HELD_OUT_SEED)
     scenes = [sample_scene(rng, held_out=True) for _ in range(clips)]
-    return _encoded(root, work / "held-out", scenes, render_scenes(scenes), HELD_OUT_SEED)
+    return _encoded(root, work / f"{clips}-held-out", scenes, render_scenes(scenes), HELD_OUT_SEED)
 
 
 def _encoded(root: Path, work: Path, scenes: list[Scene], clips: np.ndarray, seed: int) -> Dataset:
