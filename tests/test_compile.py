@@ -18,6 +18,7 @@ from wanjax.checkpoints.configs import model_configs
 from wanjax.checkpoints.folder import Folder
 from wanjax.cli.main import main
 from wanjax.config.resolve import load_preset, preset_names, resolve
+from wanjax.errors import UsageError
 from wanjax.pipeline.compiling import compile_run, device_bytes
 from wanjax.pipeline.machine import machine
 from wanjax.pipeline.pipeline import WanPipeline
@@ -42,6 +43,15 @@ def compiled(small_folder):
 def test_every_program_of_the_run(compiled):
     assert list(compiled.programs) == PROGRAMS
     assert all(figures.argument_bytes > 0 for figures in compiled.programs.values())
+
+
+def test_a_compiler_that_fails_is_named_in_one_line(small_folder, monkeypatch):
+    def as_text(compiled):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no text\nand a long trace")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
+    with pytest.raises(UsageError, match=r"compiling encode_text: .*: UNIMPLEMENTED: no text; the"):
+        compile_here(small_folder)
 
 
 def test_a_run_uses_the_programs_that_were_compiled(compiled, small_folder):

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from wanjax.errors import UsageError
 from wanjax.parallel.hlo import Collective, collectives, kernels
 from wanjax.sampling.programs import Compilation, Programs
 
@@ -64,7 +65,7 @@ class AbstractPrograms(Programs):
                 compiled = lowered.compile()
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
+                    raise _failed(name, error) from error
                 compiled, refused = None, str(error)
         seconds = time.perf_counter() - began
         self.compilations.append(Compilation(name, seconds))
@@ -89,7 +90,10 @@ class AbstractProgram:
 
 
 def _measured(name: str, compiled: Any, seconds: float) -> Figures:
-    memory, text = compiled.memory_analysis(), compiled.as_text()
+    try:
+        memory, text = compiled.memory_analysis(), compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:  # of a compiler that is not of JAX's age
+        raise _failed(name, error) from error
     return Figures(
         name,
         memory.argument_size_in_bytes,
@@ -100,6 +104,13 @@ def _measured(name: str, compiled: Any, seconds: float) -> Figures:
         collectives(text),
         kernels(text),
         seconds,
+    )
+
+
+def _failed(name: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"compiling {name}: the target's compiler fails: {str(error).strip().splitlines()[0]}; "
+        "the one that `pip install -U 'wanjax[tpu]'` (or `[cuda13]`) brings goes with this JAX"
     )
 
 
