@@ -1,11 +1,11 @@
 """The first hour's commands in a new environment: seconds of each, and what appears.
 
-python benchmarks/first_hour.py [REQUIREMENT]
+python benchmarks/first_hour.py [REQUIREMENT] [installer=pip|uv]
 
-Makes a virtual environment in a temporary folder, with a home of its own so that no compilation
-cache helps, installs REQUIREMENT (this checkout, unless you say another) and runs the commands one
-after the other in an empty folder. Prints the table of docs/first_hour.md. A command that fails
-ends it.
+Makes a virtual environment in a temporary folder, with a home of its own so that no cache of
+programs or packages helps, installs REQUIREMENT (this checkout, unless you say another) and runs
+the commands one after the other in an empty folder. Prints the table of docs/first_hour.md. A
+command that fails ends it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,23 @@ COMMANDS = (
     "wanjax generate prompts=mine.txt seeds=0,1 output=many.mp4",
     "wanjax compare tiny-t2v seeds=0 output=report",
 )
+INSTALLERS = {
+    "pip": ("python", "-m", "pip", "install", "--quiet"),
+    "uv": ("uv", "pip", "install", "--quiet"),
+}
 PROMPTS = ("a green triangle moving up", "a yellow cross shrinking")
 
 
-def main(requirement: str = str(CHECKOUT)) -> None:
+def main(*args: str) -> None:
+    given = dict(arg.split("=", 1) for arg in args if arg.startswith("installer="))
+    installer = given.get("installer", "pip")
+    (requirement,) = [arg for arg in args if not arg.startswith("installer=")] or [str(CHECKOUT)]
     print("| command | seconds | what appears |\n|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as place:
         work, environment = Path(place, "work"), fresh(Path(place))
         work.mkdir()
         Path(work, "mine.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
-        install = shlex.join(["python", "-m", "pip", "install", "--quiet", requirement])
+        install = shlex.join([*INSTALLERS[installer], requirement])
         for command in (install, *COMMANDS):
             before, began = set(files(work)), time.perf_counter()
             done = subprocess.run(
@@ -52,7 +59,8 @@ def main(requirement: str = str(CHECKOUT)) -> None:
                 sys.exit(f"{command}: exit code {done.returncode}\n{done.stderr}")
             made = sorted(set(files(work)) - before)
             made += ["text"] if done.stdout.strip() and not made else []
-            shown = "pip install ." if command is install else command
+            short = "uv pip install ." if installer == "uv" else "pip install ."
+            shown = short if command is install else command
             print(f"| `{shown}` | {seconds:.1f} | {', '.join(made)} |", flush=True)
 
 
