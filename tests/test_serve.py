@@ -16,6 +16,7 @@ from small_folder import SMALL_RUN, make_small_folder
 from wanjax.cli.main import main
 from wanjax.media.video_files import read_tags, read_video
 from wanjax.sampling.denoise import StepReport
+from wanjax.serve.eta import COMPILING, SWITCHING
 from wanjax.serve.jobs import MOST_ATTEMPTS
 
 RATIOS = [1.0] * 12
@@ -154,6 +155,9 @@ def test_what_the_next_shape_needs_compiles_while_a_video_is_made(server, monkey
         assert server.wait(video)["status"] == "completed"
     first, same = (video["id"] for video in videos[:2])
     assert [video in (first, same) for frames, video in ahead if frames == 13] == [True]
+    programs = [server.server.jobs.get(video["id"]).programs for video in videos]
+    assert [worker.waits_for(name, "small-t2v") for name in programs] == [[]] * 5
+    assert worker.waits_for("others", "small-t2v") == [COMPILING]
 
 
 def test_sync_answers_with_the_video(server):
@@ -213,6 +217,8 @@ def test_a_picture_as_upload_and_in_json_and_a_model_beside(tmp_path, server, sm
             name: model.pipe.components.where("vae") for name, model in images.server.models.items()
         }
         assert at == {"small-i2v": "host", "small-t2v": "device"}
+        assert SWITCHING in images.server.worker.waits_for("any", "small-i2v")
+        assert images.server.queue.speeds.seconds("small-t2v|any", SWITCHING) >= 0
         client.close()
     refused = server.ask("/v1/videos", {"prompt": PROMPT, "input_reference": named})
     assert refused[0] == 400

@@ -7,7 +7,16 @@ import pytest
 from wanjax.checkpoints.configs import model_configs
 from wanjax.config.resolve import resolve
 from wanjax.planning.run import prepare
-from wanjax.serve.eta import SAVE, Course, Part, Speeds, parts_of, programs_of, shape_of
+from wanjax.serve.eta import (
+    SAVE,
+    SWITCHING,
+    Course,
+    Part,
+    Speeds,
+    parts_of,
+    programs_of,
+    shape_of,
+)
 
 SHAPE, STEP, SKIP = "tiny|64x64x17", Part("step blocks", 10, 1000), Part("step output", 5, 0)
 DECODE = Part("decode", 1, 500)
@@ -107,7 +116,7 @@ def jittery() -> Speeds:
     """Of ten runs that took as long as one another, with steps that did not."""
     speeds = measured()
     for _ in range(10):
-        run_of(speeds, [0.15, 0.25] * 5).learn()
+        run_of(speeds, [0.15, 0.25] * 5).learn({}, {}, cold=False)
     return speeds
 
 
@@ -137,3 +146,34 @@ def test_a_first_run_is_estimated_from_its_own_steps():
     assert course.remaining() is None
     course.done("step blocks", 0.2)
     assert course.remaining() == pytest.approx(9 * 0.2 + 0.1)
+
+
+def test_a_step_that_skips_the_model_tells_nothing_of_the_pace():
+    """It takes next to nothing: ten times as long is no machine ten times as slow."""
+    course = run_of(jittery(), [0.2])
+    course.done("step output", 0.1)
+    assert course.remaining() == pytest.approx(9 * 0.2 + 4 * 0.01 + 0.5, rel=0.01)
+
+
+def test_one_video_that_was_slow_changes_nothing():
+    speeds = measured()
+    for seconds in (0.5, 0.5, 5.0, 0.5):
+        speeds.add(SHAPE, DECODE, seconds)
+    assert speeds.seconds(SHAPE, DECODE) == 0.5
+
+
+def test_what_is_learnt_of_a_run_whose_programs_ran_for_the_first_time():
+    """Of each kind the steps but the first, which takes longer; of the stages a first idea."""
+    speeds = Speeds()
+    run_of(speeds, []).learn({"decode": 3.0}, {STEP.name: [2.0, 0.2, 0.2]}, cold=True)
+    assert speeds.usual(SHAPE, STEP) == pytest.approx(0.2)
+    assert (speeds.usual(SHAPE, DECODE), speeds.seconds(SHAPE, DECODE)) == (None, 3.0)
+
+
+def test_what_another_models_weights_take_to_arrive_is_apart():
+    speeds = measured()
+    course = Course(SHAPE, speeds, {part.name: part for part in (SWITCHING, DECODE)}, leaving=0.3)
+    course.learn({"decode": 2.5}, {}, cold=False)
+    assert speeds.seconds(SHAPE, SWITCHING) == pytest.approx(2.3)
+    assert speeds.seconds("tiny|128x64x17", SWITCHING) == pytest.approx(2.3)
+    assert speeds.usual(SHAPE, DECODE) == 0.5

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -39,6 +40,7 @@ from wanjax.models.vae_shortcuts import average_down, patchify, repeat_up, unpat
 from wanjax.models.vae_stripes import Layer, decoder_stripes, encoder_stripes
 
 Block = Callable[[Array, Past], Array]
+Latents = Float[Array | np.ndarray, "*batch z"]
 
 
 class DownBlock(nnx.Module):
@@ -274,18 +276,18 @@ class WanVAE(nnx.Module):
         rows = unpatchify(self.decoder.enlarge(features, past, stripe), self.config.patch)
         return jnp.clip(rows, -1.0, 1.0), past.cache()
 
-    def normalize(self, latents: Float[Array, "*batch z"]) -> Float[Array, "*batch z"]:
+    def normalize(self, latents: Latents) -> Latents:
         """`(latents - latents_mean) / latents_std`: what the transformer works on."""
         mean, std = self._statistics(latents)
         return (latents - mean) / std
 
-    def denormalize(self, latents: Float[Array, "*batch z"]) -> Float[Array, "*batch z"]:
+    def denormalize(self, latents: Latents) -> Latents:
         """Inverse of `normalize`."""
         mean, std = self._statistics(latents)
         return latents * std + mean
 
-    def _statistics(self, like: Array) -> Sequence[Array]:
+    def _statistics(self, like: Latents) -> Sequence[np.ndarray]:
         return [
-            jnp.asarray(values, like.dtype)
+            np.asarray(values, like.dtype)
             for values in (self.config.latents_mean, self.config.latents_std)
         ]

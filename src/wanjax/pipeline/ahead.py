@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from wanjax.checkpoints.loras import LoRA, expert_loras
 from wanjax.config.keys import Config
@@ -55,7 +56,8 @@ def _decode(pipe: WanPipeline, run: Run) -> None:
 
 def _noise(pipe: WanPipeline, run: Run) -> None:
     with suppress(Exception):  # as above
-        start_latents(pipe.latents_shape(run.config), 1, run.config.seed, None)
+        noise = start_latents(pipe.latents_shape(run.config), 1, run.config.seed, None)
+        jnp.zeros_like(noise)  # which the sampler begins with
 
 
 def _compiling(pipe: WanPipeline, run: Run) -> Compiling:

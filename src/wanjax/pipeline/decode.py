@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
 from wanjax.models.vae import WanVAE
+from wanjax.parallel.hosts import fetch
 from wanjax.pipeline.finite import check_pixels
 from wanjax.pipeline.vae_stream import decode_video
 from wanjax.sampling.programs import Programs
@@ -35,7 +35,8 @@ def decode_latents(
             video = np.nan_to_num(video)
         return _to_uint8(video) if dtype == "uint8" else _to_unit(video)
 
-    latents = vae.denormalize(jnp.moveaxis(jnp.asarray(latents, jnp.float32), 1, -1))
+    # on the host, which compiles nothing for it
+    latents = vae.denormalize(np.moveaxis(fetch(latents).astype(np.float32), 1, -1))
     return decode_video(vae, latents, programs, convert, stripe_rows)
 
 

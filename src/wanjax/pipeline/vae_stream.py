@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
@@ -50,7 +49,7 @@ class Piece(NamedTuple):
 
 def decode_video(
     vae: WanVAE,
-    latents: Float[Array, "b t h w z"],
+    latents: Float[Array | np.ndarray, "b t h w z"],
     programs: Programs,
     convert: Callable[[np.ndarray], np.ndarray] = np.asarray,
     stripe_rows: int | None = None,
@@ -72,7 +71,7 @@ def decode_video(
 
 def decode_pieces(
     vae: WanVAE,
-    latents: Float[Array, "b t h w z"],
+    latents: Float[Array | np.ndarray, "b t h w z"],
     programs: Programs,
     stripe_rows: int | None = None,
 ) -> Iterator[Piece]:
@@ -88,10 +87,9 @@ def decode_pieces(
 
 
 def _decoded(
-    network: VAENetwork, latents: Float[Array, "b t h w z"], rows: int
+    network: VAENetwork, latents: Float[Array | np.ndarray, "b t h w z"], rows: int
 ) -> Iterator[tuple[int, list[int], Array]]:
-    latents = network.whole(latents)
-    frames = [latents[:, i : i + 1] for i in range(latents.shape[1])]
+    frames = [network.whole(latents[:, i : i + 1]) for i in range(latents.shape[1])]
     features = list(network.middle("decode_middle", decoder_middle(network.config), frames))
     of, factor = latents.shape[2], network.config.spatial_factor
     for starts in rounds(rows, of, network.devices):
@@ -193,7 +191,7 @@ class VAENetwork:
         """Zeros of the dtype of `like`; abstract ones where that is."""
         if isinstance(like, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(shape, like.dtype, sharding=like.sharding)
-        return self.whole(jnp.zeros(shape, like.dtype))
+        return self.whole(np.zeros(shape, like.dtype))  # the host compiles nothing for it
 
 
 def _stripe_impl(

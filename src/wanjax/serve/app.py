@@ -112,20 +112,21 @@ def _add_videos(app: FastAPI, server: Server) -> None:
         job = await run_in_threadpool(server.remix, video_id, body, client_of(request))
         return server.show(job)
 
-    def served(name: str) -> ServedModel:
-        names = list(loras_in(server.config.lora_folder))
-        return ServedModel(id=name, created=server.models[name].created, loras=names)
+    def served(*names: str) -> list[ServedModel]:
+        loras = list(loras_in(server.config.lora_folder))
+        created = {name: server.models[name].created for name in names}
+        return [ServedModel(id=n, created=at, loras=loras) for n, at in created.items()]
 
     @app.get("/v1/models")
     def models() -> ModelList:
-        return ModelList(data=[served(name) for name in server.models])
+        return ModelList(data=served(*server.models))
 
     @app.get("/v1/models/{name}")
     def model(name: str) -> ServedModel:
         if name not in server.models:
             text = f"the model {name[:60]!r} is not served here"
             raise ApiError(404, text, code="model_not_found", param="model")
-        return served(name)
+        return served(name)[0]
 
 
 def _add_operations(app: FastAPI, server: Server) -> None:

@@ -1,14 +1,16 @@
 """How long a video takes: from its plan, and the seconds that such parts have taken before.
 
-A part is a stage (`text`, `condition`, `decode`, `save`, `compile`) or a step by what its branches
-do (`step blocks+blocks`). Each has an amount of work: FLOPs, or the pixels that are saved. Where a
-part has been measured in videos of the same shape its seconds are those; elsewhere they follow
-from what the same work has taken in other shapes.
+A part is a stage (`text`, `condition`, `decode`, `save`), what comes before (`compile`, `switch`),
+or a step by what its branches do (`step blocks+blocks`). Each has an amount of work: FLOPs, or the
+pixels that are saved. Where a part has been measured in videos of the same shape its seconds are
+those; elsewhere they follow from what the same work has taken in other shapes.
 """
 
 from __future__ import annotations
 
+import statistics
 import threading
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +20,11 @@ from wanjax.config.keys import Config
 from wanjax.planning.flops import stage_flops, step_flops
 from wanjax.planning.run import Run
 
-COMPILE, SAVE = "compile", "save"
-_NEWEST = 0.3  # weight of the newest of many measurements
+COMPILE, SWITCH, SAVE = "compile", "switch", "save"
+_STEP = "step"
+_LITTLE = 0.1  # of the largest step's work: what takes less tells nothing of the pace
+_LAST = 5  # videos whose median is what a part usually takes
+_NEWEST = 0.15  # weight of the newest of many variances
 _RECENT = 16  # steps that tell how busy the machine is
 _SURPRISE = 3.0  # standard deviations
 
@@ -32,23 +37,32 @@ class Part:
     count: float
     work: float
 
+    @property
+    def is_step(self) -> bool:
+        return self.name.startswith(_STEP)
+
 
 COMPILING = Part(COMPILE, 1, 0)  # of programs that are not there yet
+SWITCHING = Part(SWITCH, 1, 0)  # to a model whose weights are not on the devices
 
 
 @dataclass
-class _Mean:
-    """A mean that forgets. The first run of a program counts until there is another."""
+class _Usual:
+    """The median of the last few. The first run of a program counts until there is another."""
 
     seconds: float = 0.0
     count: int = 0
+    _last: deque[float] = field(default_factory=lambda: deque(maxlen=_LAST))
 
     def add(self, seconds: float, cold: bool) -> None:
         if cold:
             self.seconds = self.seconds if self.count else seconds
             return
+        if self.count and not self._last:  # which is known from another process
+            self._last.append(self.seconds)
+        self._last.append(seconds)
         self.count += 1
-        self.seconds += max(1 / self.count, _NEWEST) * (seconds - self.seconds)
+        self.seconds = statistics.median(self._last)
 
 
 @dataclass
@@ -62,9 +76,9 @@ class _Spread:
 
     def add(self, runs: float, steps: float) -> None:
         self.count += 1
-        weight = max(1 / (self.count + 1), _NEWEST / 2)
+        weight = max(1 / (self.count + 1), _NEWEST)
         self.runs += weight * (runs - self.runs)
-        self.steps += max(1 / self.count, _NEWEST / 2) * (steps - self.steps)
+        self.steps += max(1 / self.count, _NEWEST) * (steps - self.steps)
 
 
 def shape_of(model: str, config: Config) -> str:
@@ -90,6 +104,16 @@ def step_name(plan: Plan, step: Step) -> str:
     return f"step {'+'.join(step.kind)}"
 
 
+def by_kind(plan: Plan, steps: Sequence[float]) -> dict[str, list[float]]:
+    """Seconds of steps by kind; of those that run as one together."""
+    took: dict[str, list[float]] = {}
+    each = iter(steps)
+    for run in plan.runs:
+        own = sum(next(each) for _ in run)
+        took.setdefault(step_name(plan, run[0]), []).append(own)
+    return took
+
+
 def parts_of(run: Run, configs: ModelConfigs) -> list[Part]:
     """What a run does in the end; of steps that run as one only the first counts."""
     config, plan = run.config, run.plan
@@ -108,19 +132,21 @@ class Speeds:
     """Seconds by shape and part; `rows` are what `rows()` gave in an earlier process."""
 
     def __init__(self, rows: Iterable[tuple[str, str, float, int]] = ()):
-        self._means = {(shape, name): _Mean(seconds, count) for shape, name, seconds, count in rows}
+        self._known = {
+            (shape, name): _Usual(seconds, count) for shape, name, seconds, count in rows
+        }
         self._spreads: dict[str, _Spread] = {}  # of shapes
         self._lock = threading.Lock()
 
     def rows(self) -> list[tuple[str, str, float, int]]:
         with self._lock:
-            return [(*key, mean.seconds, mean.count) for key, mean in self._means.items()]
+            return [(*key, mean.seconds, mean.count) for key, mean in self._known.items()]
 
     def hear(self, rows: Iterable[tuple[str, str, float, int]]) -> None:
         """What other servers have measured, of parts that were not measured here."""
         with self._lock:
             for shape, name, seconds, count in rows:
-                self._means.setdefault((shape, name), _Mean(seconds, count))
+                self._known.setdefault((shape, name), _Usual(seconds, count))
 
     def add(self, shape: str, part: Part, seconds: float, cold: bool = False) -> None:
         """What a part took, once: of its shape, and of its model for other shapes.
@@ -128,15 +154,15 @@ class Speeds:
         `cold`: its programs ran for the first time, which takes longer.
         """
         with self._lock:
-            self._means.setdefault((shape, part.name), _Mean()).add(seconds, cold)
+            self._known.setdefault((shape, part.name), _Usual()).add(seconds, cold)
             rate = seconds / part.work if part.work else seconds
-            for name in (part.name, *(["any"] if part.work and part.name != SAVE else [])):
-                self._means.setdefault((_everywhere(shape), name), _Mean()).add(rate, cold)
+            for name in (part.name, *([_STEP] if part.work and part.is_step else [])):
+                self._known.setdefault((_everywhere(shape), name), _Usual()).add(rate, cold)
 
     def usual(self, shape: str, part: Part) -> float | None:
         """What it has taken in this shape, once its programs had run before; None: not yet."""
         with self._lock:
-            own = self._means.get((shape, part.name))
+            own = self._known.get((shape, part.name))
         return own.seconds if own is not None and own.count else None
 
     def seconds(self, shape: str, part: Part) -> float | None:
@@ -144,12 +170,12 @@ class Speeds:
         if (usual := self.usual(shape, part)) is not None:
             return usual
         with self._lock:
-            first = self._means.get((shape, part.name))
-            rate = self._means.get((_everywhere(shape), part.name))
+            first = self._known.get((shape, part.name))
+            rate = self._known.get((_everywhere(shape), part.name))
             if first is not None and (rate is None or not rate.count):
                 return first.seconds
             if rate is None and part.work and part.name != SAVE:
-                rate = self._means.get((_everywhere(shape), "any"))
+                rate = self._known.get((_everywhere(shape), _STEP))
         if rate is not None:
             return rate.seconds * (part.work or 1)
         # a step without the model, or a file, is next to nothing
@@ -182,9 +208,10 @@ class Course:
     """A run under way: what is done, and what the rest will take.
 
     The parts of a run are told by `done` as they end. What is left takes what is usual in this
-    shape, times the run's pace: how its steps but the first, which takes longer, have been against
-    the usual ones. Single steps differ more than whole runs do, so a pace that a few steps show
-    counts as much as what is known of both makes likely.
+    shape, times the run's pace: how its steps but the first, which takes longer, and those that
+    skip the model, which take next to nothing, have been against the usual ones. Single steps
+    differ more than whole runs do, so a pace that a few steps show counts as much as what is known
+    of both makes likely.
     """
 
     shape: str
@@ -193,18 +220,23 @@ class Course:
     left: dict[str, float] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
     share: float = 0.0  # of the whole that is done
+    leaving: float = 0.0  # seconds that the weights of another model took to leave the devices
+    _largest: float = 0.0  # work of a step
     _first: tuple[float, float] | None = None
     _steps: list[tuple[float, float]] = field(default_factory=list)  # seconds, and usual ones
 
     def __post_init__(self) -> None:
         self.left = {name: part.count for name, part in self.parts.items()}
+        steps = [part.work for part in self.parts.values() if part.is_step]
+        self._largest = max(steps, default=0.0)
 
     def done(self, name: str, seconds: float | None, count: float = 1.0) -> None:
         """So much of a part has ended, which took `seconds` (if known) for all of it."""
         if seconds is not None:
             self.took.setdefault(name, []).append(seconds)
-            if name.startswith("step"):
-                usual = self.speeds.usual(self.shape, self.parts[name]) or 0.0
+            part = self.parts[name]
+            if part.is_step and part.work >= _LITTLE * self._largest:
+                usual = self.speeds.usual(self.shape, part) or 0.0
                 if self._first is None:
                     self._first = (seconds, usual)
                 elif usual:
@@ -224,18 +256,32 @@ class Course:
                 total += count * seconds
         return total
 
-    def learn(self) -> None:
-        """Keep how this run's steps differed, for those that come."""
-        if self._steps:
+    def learn(
+        self, stages: Mapping[str, float], steps: Mapping[str, Sequence[float]], cold: bool
+    ) -> None:
+        """Keep what stages and steps (`by_kind`) took, and how these differed, for runs to come.
+
+        `cold`: its programs ran for the first time.
+        """
+        if self._steps and not cold:
             pace, _ = _pace_of(self._steps)
             squares = [(seconds - pace * usual) ** 2 / usual for seconds, usual in self._steps]
             self.speeds.differed(self.shape, (pace - 1) ** 2, sum(squares) / len(squares))
+        usual = {n: self.speeds.usual(self.shape, self.parts[n]) for n in stages if n in self.parts}
+        arriving = SWITCH in self.parts  # weights, amid the stages
+        for name in usual:
+            self.speeds.add(self.shape, self.parts[name], stages[name], cold or arriving)
+        if arriving and not cold and None not in usual.values():
+            longer = sum(max(0.0, stages[name] - (usual[name] or 0.0)) for name in usual)
+            self.speeds.add(self.shape, SWITCHING, self.leaving + longer)
+        for name, took in steps.items():
+            self.speeds.add(self.shape, self.parts[name], _later(took), cold and len(took) == 1)
 
     def _seconds(self, name: str, pace: float) -> float | None:
         part = self.parts[name]
         usual, own = self.speeds.usual(self.shape, part), self.took.get(name)
         if usual is None and own:
-            return sum(own) / len(own)
+            return _later(own)
         expected = self.speeds.seconds(self.shape, part)
         return self._by_work(part) if expected is None else expected * pace
 
@@ -257,7 +303,7 @@ class Course:
 
     def _by_work(self, part: Part) -> float | None:
         """From what this run itself has had to do so far."""
-        steps = {n: took for n, took in self.took.items() if n.startswith("step")}
+        steps = {n: took for n, took in self.took.items() if self.parts[n].is_step}
         done = [(sum(took), len(took) * self.parts[n].work) for n, took in steps.items()]
         work = sum(amount for _, amount in done)
         return part.work * sum(seconds for seconds, _ in done) / work if work else None
@@ -271,6 +317,12 @@ class Course:
         whole = sum(part.count * weights[name] for name, part in self.parts.items())
         left = sum(count * weights[name] for name, count in self.left.items())
         return 1 - left / whole if whole else 0.0
+
+
+def _later(took: Sequence[float]) -> float:
+    """The mean but for the first of a kind, which takes longer."""
+    later = took[1:] or took
+    return sum(later) / len(later)
 
 
 def _pace_of(steps: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.video import Video
 from wanjax.planning.run import Run, fitted, of_one_task, prepare
 from wanjax.sampling.denoise import StepReport
+from wanjax.serve.eta import programs_of, shape_of
 from wanjax.serve.jobs import Job
 from wanjax.serve.loras import lora_values, without_paths
 
@@ -60,13 +61,22 @@ class Model:
         """Of the model's parts, as its folder has them."""
         return self.pipe.components.folder.model_configs()
 
+    @cached_property
+    def _default(self) -> Run:
+        return prepare(replace(self.config, image=None))
+
+    @property
+    def programs(self) -> str:
+        """Names those of the default video, which `load` compiles."""
+        return programs_of(shape_of(self.name, self._default.config), self._default)
+
     @property
     def needs_picture(self) -> bool:
         return self.config.task == "i2v"
 
     def load(self) -> None:
         """The weights, while the programs of the default video compile."""
-        threads = compile_ahead(self.pipe, prepare(replace(self.config, image=None)))
+        threads = compile_ahead(self.pipe, self._default)
         self.pipe.load(progress=False)
         for thread in threads:
             thread.join()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from wanjax.serve.eta import Part, Speeds
+from wanjax.serve.eta import SWITCHING, Part, Speeds
 from wanjax.serve.jobs import AwayError, Job, Jobs
 from wanjax.serve.order import Waiting, in_order
 
@@ -61,6 +61,7 @@ class Queue:
         self._kept = -_KEEPING
         self._had: dict[str, float] = {}  # seconds of each client
         self._last: str | None = None  # programs of the last job
+        self._at = next(iter(models))  # its model, whose weights are on the devices
         self._changed, self._version = threading.Condition(), 0
         self._places: tuple[float, dict[str, Place]] = (0.0, {})
 
@@ -86,7 +87,7 @@ class Queue:
             for waiting in self._ordered():
                 job = self.jobs.claim(waiting.id, self.owner)
                 if job is not None:
-                    self._last = job.programs
+                    self._last, self._at = job.programs, job.model
                     self.wake()
                     return job
             with self._changed:
@@ -175,15 +176,19 @@ class Queue:
         self._known = frozenset(self.speeds.rows())
 
     def _find_places(self) -> dict[str, Place]:
-        """Each job goes to the server that is free first."""
+        """Each job goes to the server that is free first, and may find another model's weights."""
         jobs = self.jobs.queued()
         seconds = dict(zip((job.id for job in jobs), self._seconds(jobs), strict=True))
+        about, at = {job.id: job for job in jobs}, self._at
         now = time.monotonic()
         free = [math.inf if left is None else now + left for left in self._free_in()]
         heapq.heapify(free)
         places = {}
         for position, waiting in enumerate(self._in_order(jobs)):
-            own, begins = seconds[waiting.id], free[0]
+            job, own, begins = about[waiting.id], seconds[waiting.id], free[0]
+            if own is not None and job.model != at:
+                own += self.speeds.seconds(job.facts["shape"], SWITCHING) or 0.0
+            at = job.model
             places[waiting.id] = Place(position, None if begins == math.inf else begins, own)
             heapq.heapreplace(free, math.inf if own is None else begins + own)
         return places

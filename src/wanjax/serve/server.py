@@ -18,7 +18,7 @@ from wanjax.media.video_files import read_video
 from wanjax.planning.run import Run
 from wanjax.serve.auth import Tokens
 from wanjax.serve.errors import ApiError, not_found, refused
-from wanjax.serve.eta import COMPILING, parts_of, programs_of, shape_of
+from wanjax.serve.eta import parts_of, programs_of, shape_of
 from wanjax.serve.jobs import Job, Jobs, Page, new_id
 from wanjax.serve.logs import LOG
 from wanjax.serve.loras import require_folder
@@ -92,9 +92,8 @@ class Server:
         with self.storage.making(new_id()) as folder:
             run, _ = self._prepared(model, asked.values, asked.pictures, folder)
         shape = shape_of(model.name, run.config)
-        parts = parts_of(run, model.configs)
-        if programs_of(shape, run) not in self.worker.compiled:
-            parts.append(COMPILING)
+        before = self.worker.waits_for(programs_of(shape, run), model.name)
+        parts = before + parts_of(run, model.configs)
         return run, self.queue.speeds.estimate(shape, parts)
 
     def size_of(self, picture: bytes) -> tuple[int, int]:

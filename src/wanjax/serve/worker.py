@@ -25,7 +25,19 @@ from wanjax.pipeline.record import make_record, make_tags
 from wanjax.pipeline.video import Video
 from wanjax.planning.run import Run
 from wanjax.sampling.denoise import StepReport
-from wanjax.serve.eta import COMPILE, COMPILING, SAVE, Course, parts_of, shape_of, step_name
+from wanjax.serve.eta import (
+    COMPILE,
+    COMPILING,
+    SAVE,
+    SWITCH,
+    SWITCHING,
+    Course,
+    Part,
+    by_kind,
+    parts_of,
+    shape_of,
+    step_name,
+)
 from wanjax.serve.hosts import (
     CancelledError,
     OutOfStepError,
@@ -97,8 +109,9 @@ class Worker:
         self.metrics = metrics
         self.ready = threading.Event()
         self.live: Live | None = None
-        self.compiled: set[str] = set()  # by name, of programs that have run
+        self._ran: set[str] = set()  # by name, of programs
         self._ahead: set[str] = set()  # of those that compile before their job is taken
+        self._at = next(iter(models))  # the model whose weights are on the devices
         self._compiling = threading.Thread()
         self.failed: BaseException | None = None
         self.when_failed: Callable[[], object] = lambda: None
@@ -111,6 +124,11 @@ class Worker:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    def waits_for(self, programs: str, model: str) -> list[Part]:
+        """What a job comes to before its own parts, if it is the next one."""
+        there = programs in self._ran | self._ahead
+        return [COMPILING] * (not there) + [SWITCHING] * (model != self._at)
 
     def cancel(self, video: str) -> None:
         """End that job, if it is being made, after the step that is being computed."""
@@ -136,6 +154,8 @@ class Worker:
     def _work(self) -> None:
         try:
             load_all(self.models)
+            if not several():  # which compile nothing ahead
+                self._ahead |= {model.programs for model in self.models.values()}
             self.ready.set()
             while not self._stopping.is_set():
                 self._make_next()
@@ -200,7 +220,6 @@ class Worker:
             Path(name).stem: self.storage.fetch(job.id, name, folder) for name in job.pictures
         }
         run = model.run(model.configured(job.arguments, job.values, folder, pictures))
-        rest_others(self.models, job.model)
         live = self.live = self._begin(job, run, model)
         frames = model.pipe.frames(run.config.image, run.config.last_image)
         tokenizer = model.pipe.components.tokenizer
@@ -209,17 +228,19 @@ class Worker:
             raise CancelledError
         tell(job, pictures)
         video = self._execute(model, live, frames)
-        warm = job.programs in self.compiled
-        self.compiled.add(job.programs)
+        warm = job.programs in self._ran
+        self._ran.add(job.programs)
         self._measure(live, video, cold=not warm)
         result, saving = self._save(model, live, video, folder)
         for sent in pictures.values():
             sent.unlink()
         self.storage.keep(job.id, folder)
-        self.queue.speeds.add(live.course.shape, live.course.parts[SAVE], saving, cold=not warm)
+        ended = time.monotonic()
+        took, after = ended - began, ended - live.since  # decoding
+        speeds, course = self.queue.speeds, live.course
+        speeds.add(course.shape, course.parts[SAVE], after, cold=not warm)
         if video.timings.compile:
-            self.queue.speeds.add(live.course.shape, COMPILING, video.timings.compile)
-        took = time.monotonic() - began
+            speeds.add(course.shape, COMPILING, video.timings.compile)
         predicted = None if live.told_end is None else round(live.told_end - began, 4)
         result |= {"inference_time_s": round(took, 4), "predicted_time_s": predicted}
         result["warnings"] = said
@@ -232,12 +253,15 @@ class Worker:
         LOG.info("completed", extra={"video": job.id, "seconds": round(took, 3)})
 
     def _begin(self, job: Job, run: Run, model: Model) -> Live:
-        parts = {part.name: part for part in parts_of(run, model.configs)}
-        if job.programs not in self.compiled | self._ahead:
-            parts[COMPILE] = COMPILING
+        before = self.waits_for(job.programs, job.model)
+        parts = {part.name: part for part in (*before, *parts_of(run, model.configs))}
+        began = time.monotonic()
+        rest_others(self.models, job.model)
+        self._at, leaving = job.model, time.monotonic() - began
+        if COMPILE in parts:
             compile_ahead(model.pipe.with_config(run.config), run)
         shape = shape_of(model.name, run.config)
-        course = Course(shape, self.queue.speeds, parts)
+        course = Course(shape, self.queue.speeds, parts, leaving=leaving)
         return Live(job, run, course, since=time.monotonic())
 
     def _execute(self, model: Model, live: Live, frames: Frames) -> Video:
@@ -275,16 +299,16 @@ class Worker:
             raise
 
     def _before_steps(self, live: Live) -> None:
-        """Prompt, picture and programs are done; how long each took is told in the end."""
-        for name in ("text", "condition", COMPILE):
+        """Prompt, picture, programs and weights are there; how long each took comes in the end."""
+        for name in ("text", "condition", COMPILE, SWITCH):
             if name in live.course.parts:
                 live.course.done(name, None)
 
     def _compile_next(self, programs: str) -> None:
         """Have threads compile what the next job of other programs needs, while this one runs."""
-        if self._compiling.is_alive():
+        if self._compiling.is_alive() or several():  # hosts compile in the same order
             return
-        job = self.queue.following(self.compiled | self._ahead | {programs})
+        job = self.queue.following(self._ran | self._ahead | {programs})
         if job is None:
             return
         self._ahead.add(job.programs)
@@ -301,19 +325,9 @@ class Worker:
 
     def _measure(self, live: Live, video: Video, cold: bool) -> None:
         """Keep what the parts have taken."""
-        course, timings = live.course, video.timings
-        speeds = self.queue.speeds
-        if not cold:
-            course.learn()
-        for name, seconds in timings.stages.items():
-            if name in course.parts:
-                speeds.add(course.shape, course.parts[name], seconds, cold)
-        position = 0
-        for steps in live.run.plan.runs:
-            own = timings.steps[position : position + len(steps)]
-            position += len(steps)
-            part = course.parts[step_name(live.run.plan, steps[0])]
-            speeds.add(course.shape, part, sum(own), cold)
+        timings = video.timings
+        steps = by_kind(live.run.plan, timings.steps)
+        live.course.learn(timings.stages, steps, cold)
         live.course.done("decode", timings.stages["decode"])
         live.since = time.monotonic()
 
