@@ -15,7 +15,7 @@ check: ## style, types, and which room imports which
 	lint-imports --no-logo
 
 test: ## the quick tests: minutes on two cores, without torch, network or browser
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 slow: ## tests that take more than ten seconds each, those in a browser among them
 	$(PYTHON) -m pytest -m slow
