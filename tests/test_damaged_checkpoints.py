@@ -411,6 +411,28 @@ def test_sizes_that_fit_each_other_and_no_machine(folder, refused) -> None:
     refused("transformer does not hold this model")
 
 
+# The tokenizer: all else is refused by its headers, and so is this before anything is read
+
+
+TOKENIZERS: Mapping[str, Callable[[bytes], bytes]] = {
+    "cut short": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "a pointer of Git LFS": lambda content: b"version https://git-lfs.github.com/spec/v1\n",
+    "another object": lambda content: b'{"model": {"type": "Unigram", "vocab": 5}}',
+    "no padding token": lambda content: content.replace(b"<pad>", b"<pat>"),
+}
+
+
+@pytest.mark.parametrize("damage", TOKENIZERS)
+def test_a_damaged_tokenizer_is_seen_before_anything_compiles(
+    folder, refused, damage, monkeypatch
+) -> None:
+    monkeypatch.setattr("wanjax.pipeline.ahead.compile_ahead", lambda *_: pytest.fail("compiles"))
+    path = folder / "tokenizer/tokenizer.json"
+    path.write_bytes(TOKENIZERS[damage](path.read_bytes()))
+    refused(str(path))
+
+
 # Token ids
 
 

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,10 +123,33 @@ def fault_in_name(name: str) -> str:
     if len(os.fsencode(name)) > _NAME or any(len(os.fsencode(p)) > 255 for p in name.split(os.sep)):
         return "is too long for the name of a file: shorten it"
     try:
-        Path(name).expanduser()
+        os.stat(os.path.join(Path(name).expanduser(), "."))  # of a folder: and into it
     except RuntimeError:
         return f"there is no user {name.split(os.sep)[0].removeprefix('~')} with a home folder"
+    except PermissionError:
+        return "this user may not look there"
+    except OSError:  # not there, or odd in a way that is said where the file is opened
+        return ""
     return ""
+
+
+def require_writable(path: str | Path, what: str) -> None:
+    """Raise `UsageError` where no file `path` could be written; missing folders would be made.
+
+    Called before anything that takes long. `what` is what the user gave, as `output=a.mp4`.
+    """
+    try:
+        parents = Path(path).expanduser().absolute().parents
+        folder = next(parent for parent in parents if os.path.lexists(parent))
+        if not folder.is_dir():
+            raise UsageError(f"{what}: {folder} is a file, no folder")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(
+            f"{what}: nothing can be written to {folder} ({reason}); name another folder"
+        ) from error
 
 
 def require_regular(path: Path, error: type[UsageError], where: str = "") -> None:

@@ -36,6 +36,7 @@ from wanjax.checkpoints.published_models import listed, published
 from wanjax.config.keys import Config
 from wanjax.config.resolve import preset_names, resolve
 from wanjax.errors import UsageError
+from wanjax.files import require_writable
 
 _USAGE = "`wanjax convert IN OUT [layout=...] [dtype=...]`"
 
@@ -49,6 +50,7 @@ def run(args: Sequence[str]) -> None:
     of = source if source in preset_names() else f"model={source}"
     config = resolve([of, *rest], "convert")
     folder, parts = _source(config)
+    require_writable(Path(out) / "model_index.json", f"OUT={out}")
     opening = open_sources(folder, parts)
     for name, reading in opening.readings.items():
         print(f"{name} from {reading}", file=sys.stderr)

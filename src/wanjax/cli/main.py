@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -96,11 +97,23 @@ def _run(args: list[str]) -> int:
     except OSError as error:
         if error.errno not in _DISK:
             raise
+        if _unreadable(error):
+            text = f"{error.filename} cannot be read: {error.strerror}"
+            print(f"wanjax: error: {printable(text)}", file=sys.stderr)
+            return 2
         what = f"{error.filename} cannot be written" if error.filename else "a file is not whole"
         kept = f"; {KEPT[args[0]]}" if args[0] in KEPT else ""
         text = f"{what}: {error.strerror}; make room, or write to another disk or folder{kept}"
         print(f"wanjax: failed: {printable(text)}", file=sys.stderr)
         return 1
+
+
+def _unreadable(error: OSError) -> bool:
+    """Whether it comes from a file that this user may not read, or from a folder that is closed."""
+    if not isinstance(error.filename, str):
+        return False
+    folder, there = os.path.dirname(error.filename) or ".", os.path.exists(error.filename)
+    return not os.access(error.filename if there else folder, os.R_OK if there else os.X_OK)
 
 
 def _say_once(said: set[str], notice: str) -> None:

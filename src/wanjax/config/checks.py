@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ from wanjax.checkpoints.presence import require_folder, require_revision
 from wanjax.config.keys import Config, active_methods
 from wanjax.config.own_files import check_own_files
 from wanjax.errors import UsageError
-from wanjax.files import require_regular
+from wanjax.files import require_regular, require_writable
 from wanjax.media.examples import picture_path
 from wanjax.media.formats import FORMATS, encoding_for
 from wanjax.media.names import is_folder
@@ -53,7 +52,11 @@ def check(config: Config, command: str, given: Mapping[str, Any]) -> None:
         _check_output(config, ".json")
     elif command in ("plan", "compile", "serve") or (command == "compare" and not config.videos):
         _check_model(config)
-        _check_plot(config)
+        _check_drawn(config)
+    if command == "compare":
+        _check_folder(config)
+    if command == "serve":
+        require_writable(Path(config.store) / "lock", f"store={config.store}")
     if command != "show":
         check_own_files(config)
 
@@ -183,24 +186,26 @@ def _check_output(config: Config, *suffixes: str, folder: bool = False) -> None:
         raise UsageError(f"output={config.output}: has no name")
     if not frames and os.path.lexists(output):
         require_regular(output, UsageError, f"output={output}")
-    _check_parent(output)
+    require_writable(output, f"output={output}")
 
 
-def _check_plot(config: Config) -> None:
-    if config.plot is not None and Path(config.plot).expanduser().is_dir():
-        raise UsageError(f"plot={config.plot} is a folder: name a file")
+def _check_folder(config: Config) -> None:
+    """Of a comparison."""
+    folder = Path(config.output or "").expanduser()
+    if folder.is_file():
+        raise UsageError(f"output={folder} is a file; name a folder")
+    require_writable(folder / "report.html", f"output={folder}")
 
 
-def _check_parent(output: Path) -> None:
-    """Missing folders are made when the video is written; there it must be possible to write."""
-    folder = next(parent for parent in output.absolute().parents if parent.exists())
-    if not folder.is_dir():
-        raise UsageError(f"output={output}: {folder} is a file, no folder")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"output={output}: nothing can be written there: {error}") from error
+def _check_drawn(config: Config) -> None:
+    """A file for the picture of a plan or of a comparison."""
+    for key in ("plot", "figure"):
+        path = getattr(config, key)
+        if path is None:
+            continue
+        if Path(path).expanduser().is_dir():
+            raise UsageError(f"{key}={path} is a folder: name a file")
+        require_writable(path, f"{key}={path}")
 
 
 def _check_calibration(config: Config) -> None:

@@ -33,7 +33,10 @@ def read_settings(path: Path) -> dict[str, Any]:
     from wanjax.media.video_files import read_tags  # imports a library of codecs
 
     try:
-        record = json.loads(read_tags(path).get("comment", ""))
+        comment = read_tags(path).get("comment", "")
+        record = json.loads(comment)
+    except UsageError:  # no video, or not to be read
+        raise
     except ValueError:
         record = {}
     return _of_record(record if isinstance(record, dict) else {}, path)

@@ -72,8 +72,6 @@ def compare_arguments(
     first = next(iter(variants.configs.values()))
     assert first.output is not None
     folder = Path(first.output).expanduser()
-    if folder.is_file():
-        raise UsageError(f"output={folder} is a file; name a folder")
     figure = None if first.figure is None else Path(first.figure).expanduser()
     if figure is not None:
         require_figure("figure", figure)

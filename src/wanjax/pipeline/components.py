@@ -37,6 +37,7 @@ from wanjax.pipeline.preview import Preview
 from wanjax.planning.placement import Place
 
 Part = TypeVar("Part")
+SMALL = ("tokenizer", "image_processor")  # parts without weights
 LoadProgress = Callable[[LoadReport], None]
 
 
@@ -58,19 +59,18 @@ class Components:
         self.rounding = folder.rounding(config.quantize, keep=config.weights == "keep")
         self._outdated: dict[str, list[LoRA]] = {}  # of resting experts: the LoRAs that they have
         self._load = self._loaders(folder, config)
-        # of all parts, before anything large is read of one
+        # of all parts, before anything large is read of one; those without weights are kept
         self.readings: dict[str, Reading] = {}
+        self._parts: dict[str, Any] = {}
         if (checking := folder.checking()) is not None:
             checking.model_configs()
-            for name, load in self._loaders(checking, config).items():
-                if name not in ("tokenizer", "image_processor"):
-                    load()
+            checked = {name: load() for name, load in self._loaders(checking, config).items()}
+            self._parts = {name: checked[name] for name in SMALL if name in checked}
             self.readings = checking.readings
         self.read_bytes = 0  # of the parts that have been loaded, in numbers as they are read
         self._progress: LoadProgress | None = None
         fit = folder.path / "vae/preview.json"
         self.preview = Preview.load(fit) if fit.exists() else None  # of latents, without the VAE
-        self._parts: dict[str, Any] = {}
         self._resting: dict[str, Any] = {}  # and where the parameters lay on the mesh
         self._arriving: set[str] = set()  # of the resting: some parameters are on the device
         # a part that has rested rests again at once, by what stayed on the host; on a CPU, whose

@@ -31,12 +31,12 @@ def use_compilation_cache(where: bool | str) -> None:
     own = where is True and config.jax_compilation_cache_dir is not None
     if where is False or own or not config.jax_enable_compilation_cache:
         return
-    asked = user_folder() if where is True else Path(str(where)).expanduser()
-    folder = asked / _this_machine()
     try:
+        asked = user_folder() if where is True else Path(str(where)).expanduser()
+        folder = asked / _this_machine()
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
-    except OSError:
+    except (OSError, RuntimeError):  # a user without a home, as in a container
         writable = False
     if not writable:
         if where is True:

@@ -17,6 +17,7 @@ from wanjax.errors import UsageError
 from wanjax.parallel import launch
 from wanjax.parallel.hosts import several
 from wanjax.pipeline.ahead import compile_ahead
+from wanjax.pipeline.components import SMALL
 from wanjax.pipeline.inputs import Frames, Prompts
 from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.video import Video
@@ -27,7 +28,6 @@ from wanjax.serve.jobs import Job
 from wanjax.serve.loras import lora_values, without_paths
 
 _PLANS = 200  # that are remembered
-_SMALL = ("tokenizer", "image_processor")  # parts without weights
 
 
 @dataclass
@@ -84,7 +84,7 @@ class Model:
     def rest(self) -> None:
         """Move the weights to the host's memory; they come again when they are asked for."""
         for name in self.pipe.components.names:
-            if name not in _SMALL:
+            if name not in SMALL:
                 self.pipe.components.rest(name)
 
     def configured(

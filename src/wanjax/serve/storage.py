@@ -91,8 +91,14 @@ class Storage:
             self._system.rm(self._path(video), recursive=True)
 
     def announce(self, server: str) -> None:
-        """Leave a server's name, for others to see that these files are theirs, too."""
-        self._system.pipe_file(self._name(server), b"")
+        """Leave a server's name, for others to see that these files are theirs, too.
+
+        Raises `UsageError` where nothing can be written.
+        """
+        try:
+            self._system.pipe_file(self._name(server), b"")
+        except OSError as error:
+            raise UsageError(f"{self._root}: nothing can be kept there: {error}") from error
 
     def announced(self, server: str) -> bool:
         self._system.invalidate_cache()
