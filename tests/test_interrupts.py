@@ -55,7 +55,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 def ended(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
     """What it said until it ended, soon."""
     try:
-        return process.communicate(timeout=10)
+        return process.communicate(timeout=20)
     finally:
         process.kill()
 
@@ -92,20 +92,66 @@ def test_two_writers_of_one_name_do_not_mix(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-@pytest.mark.slow
+# What ends in an order takes the signals to itself; before and after they end the process, which
+# at exit waits for what libraries do.
+SERVER = """
+import atexit, sys, time
+from wanjax.cli import presets
+from wanjax.cli.interrupts import signals_to
+from wanjax.cli.main import main
+def run(args):
+    told = []
+    with signals_to(lambda number, _: told.append(number)):
+        print("busy", flush=True)
+        while not told:
+            time.sleep(0.01)
+    print("told", flush=True)
+    def library():
+        print("at exit", flush=True)
+        time.sleep(60)
+    atexit.register(library)
+presets.run = run
+sys.argv[1:] = ["presets"]
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("number", ENDS)
-def test_generate_ends_at_any_moment(number: signal.Signals, tmp_path: Path) -> None:
-    """While importing, loading, compiling, denoising, writing."""
-    run = "import sys; from wanjax.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    args = ["generate", "a red ball", "compilation_cache=False"]
-    command = [sys.executable, "-c", AS_IN_A_TERMINAL + run, *args]
-    for moment in (0.1, 0.5, 1.0, 1.7, 2.5, 4.0):
+def test_what_ends_in_an_order_is_told_once_and_ended_then(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", AS_IN_A_TERMINAL + SERVER],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"busy\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == b"told\n"
+    assert process.stdout.readline() == b"at exit\n"
+    process.send_signal(number)
+    _, said = ended(process)
+    assert process.returncode == ENDS[number]
+    assert said.startswith(b"\nwanjax: ")
+    assert b"Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "args", ["generate prompt=ball compilation_cache=False", "compile", "serve port=0 grace=1"]
+)
+@pytest.mark.parametrize("number", ENDS)
+def test_a_command_ends_at_any_moment(number: signal.Signals, args: str, tmp_path: Path) -> None:
+    """While importing, loading, compiling, denoising, writing, serving."""
+    run = "import sys; from wanjax.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", AS_IN_A_TERMINAL + run, *args.split()]
+    for moment in (0.3, 1.2, 3.5):
         process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
         time.sleep(moment)
         if process.poll() is not None:
             break  # a fast machine
         process.send_signal(number)
         _, said = ended(process)
-        assert process.returncode in (ENDS[number], -number, 0)  # -number: before wanjax was there
+        # -number: before wanjax was there; 0: a server that served, or done meanwhile
+        assert process.returncode in (ENDS[number], -number, 0)
         assert b"Traceback" not in said
         assert not [name for name in os.listdir(tmp_path) if "partial" in name]

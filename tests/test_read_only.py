@@ -70,6 +70,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         "generate prompt=ball output=locked/a.mp4",
         "generate prompt=ball output=locked/new/a.mp4",
         "generate prompt=ball output=locked/frames/",
+        "generate prompt=ball output=mine/new/../../locked/a.mp4",
         "generate prompt=ball seeds=0,1 output=locked/a.mp4",
         "calibrate output=locked/a.json",
         "benchmark output=locked/a.json",

@@ -139,8 +139,9 @@ def require_writable(path: str | Path, what: str) -> None:
     Called before anything that takes long. `what` is what the user gave, as `output=a.mp4`.
     """
     try:
-        parents = Path(path).expanduser().absolute().parents
-        folder = next(parent for parent in parents if os.path.lexists(parent))
+        # resolved: `new/../../proc/a.mp4` lies in /proc once `new` is made
+        parent = Path(os.path.realpath(Path(path).expanduser().parent))
+        folder = next(each for each in (parent, *parent.parents) if os.path.lexists(each))
         if not folder.is_dir():
             raise UsageError(f"{what}: {folder} is a file, no folder")
         with tempfile.TemporaryFile(dir=folder):

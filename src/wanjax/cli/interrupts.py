@@ -8,12 +8,13 @@ to a pipe, which it may at any moment, and a thread that waits there ends the pr
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from wanjax.files import remove_partial
 
@@ -34,8 +35,7 @@ def ended_by_signals(name: str = "wanjax", kept: str = "") -> Iterator[None]:
     if os.name == "nt" or not main_thread:
         yield
         return
-    numbers = [getattr(signal, each) for each in _ENDING]
-    caught = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    caught = _heard()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     watcher = threading.Thread(target=_watch, args=(reading, name, kept), daemon=True)
@@ -51,6 +51,40 @@ def ended_by_signals(name: str = "wanjax", kept: str = "") -> Iterator[None]:
         os.close(writing)  # ends the watcher
         watcher.join()
         os.close(reading)
+
+
+@contextmanager
+def signals_to(handler: Callable[[int, object], object]) -> Iterator[None]:
+    """Inside, they go to `handler` in place of ending the process: for what ends in an order."""
+    before = {number: signal.signal(number, handler) for number in _heard()}
+    wakeup = signal.set_wakeup_fd(-1)  # last: until here they end the process
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def end_by_signals(name: str = "wanjax", kept: str = "") -> None:
+    """As `ended_by_signals`, to this process's end.
+
+    What libraries do at exit takes half a second, in which Python's own way is a traceback.
+    """
+    staying = ExitStack()
+    staying.enter_context(ended_by_signals(name, kept))
+
+    def close() -> None:
+        staying.close()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    atexit.register(close)  # before libraries are imported: called after theirs
+
+
+def _heard() -> list[int]:
+    """The signals that end a process, but those that are ignored."""
+    numbers: list[int] = [getattr(signal, each) for each in _ENDING if hasattr(signal, each)]
+    return [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def _nothing(number: int, frame: object) -> None:

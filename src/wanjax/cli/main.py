@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from wanjax.cli.interrupts import ended_by_signals
+from wanjax.cli.interrupts import end_by_signals, ended_by_signals
 from wanjax.errors import RunError, UsageError, notices_to, printable
 
 USAGE = """\
@@ -61,15 +61,18 @@ KEPT: Mapping[str, str] = {
     "calibrate": f"what was measured {_GOES_ON}",
     "compare": f"what was finished {_GOES_ON}",
     "convert": f"what was finished {_GOES_ON}",
+    "serve": "what waits is made when the server starts again",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 for success, 2 for a user's mistake, 1 for a failure."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if args[:1] == ["serve"]:  # which ends by itself, with nothing lost
+    kept = KEPT.get(args[0] if args else "", "")
+    if argv is None:  # the process's own: it ends with the command
+        end_by_signals(kept=kept)
         return _run(args)
-    with ended_by_signals(kept=KEPT.get(args[0] if args else "", "")):
+    with ended_by_signals(kept=kept):
         return _run(args)
 
 

@@ -27,6 +27,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from wanjax.cli.interrupts import signals_to
 from wanjax.cli.together import FromFirst, together
 from wanjax.config.keys import Config
 from wanjax.config.resolve import resolve
@@ -86,10 +87,9 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
     server.told_to_end = lambda: web.should_exit
     if several():  # the others wait for a worker that has failed, in vain
         server.worker.when_failed = lambda: setattr(web, "should_exit", True)
-    for number in _ENDING:  # which uvicorn raises anew once it has ended
-        signal.signal(number, lambda *_: None)
     warnings.simplefilter("ignore", Notice)  # each video has its own
-    web.run(sockets=[listener])
+    with signals_to(lambda *_: setattr(web, "should_exit", True)):
+        web.run(sockets=[listener])
     if several() and (server.worker.alive or server.worker.failed is not None):
         raise RunError("amid a step: start all processes again, and its video is made again")
     _tell("ended; what waits is made when the server starts again")

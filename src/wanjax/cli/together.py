@@ -15,11 +15,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields, replace
 from typing import IO, Any
 
-from wanjax.cli.interrupts import ended_by_signals
+from wanjax.cli.interrupts import ended_by_signals, signals_to
 from wanjax.config.keys import Config
 from wanjax.config.saved import digests
 from wanjax.errors import RunError, UsageError
@@ -133,14 +133,15 @@ def _in_child(part: Callable[[], int], heartbeat_timeout: int, lasting: bool = F
         child = os.fork()
         if child == 0:
             os.close(childs)
-            _be_child(part, ours, log, lasting)
+            _be_child(part, ours, log)
         os.close(ours)
+        # what a supervisor sends reaches the parent alone; the child may have ended already
+        forward = signals_to(lambda number, _: _send(child, number)) if lasting else nullcontext()
         # Ctrl-C reaches the child too, which ends by it
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if lasting:  # what a supervisor sends reaches the parent alone
-            signal.signal(signal.SIGTERM, lambda number, _: os.kill(child, number))
         try:
-            _, status = os.waitpid(child, 0)
+            with forward:
+                _, status = os.waitpid(child, 0)
         finally:
             signal.signal(signal.SIGINT, before)
             os.close(childs)
@@ -153,7 +154,12 @@ def _in_child(part: Callable[[], int], heartbeat_timeout: int, lasting: bool = F
     return code if code >= 0 else 1
 
 
-def _be_child(part: Callable[[], int], parent: int, log: IO[bytes], lasting: bool) -> None:
+def _send(child: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(child, number)
+
+
+def _be_child(part: Callable[[], int], parent: int, log: IO[bytes]) -> None:
     """Do `part` and end, at the latest with the parent; what libraries print goes to `log`."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     code = 1
@@ -163,7 +169,7 @@ def _be_child(part: Callable[[], int], parent: int, log: IO[bytes], lasting: boo
         )
         for number in (1, 2):
             os.dup2(log.fileno(), number)
-        with nullcontext() if lasting else ended_by_signals():
+        with ended_by_signals():
             code = part()
         sys.stdout.flush()
     finally:
