@@ -249,7 +249,7 @@ def test_a_missing_tokenizer_is_told_with_what_to_give(hub, tmp_path):
     (folder / "tokenizer/tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"lacks tokenizer/tokenizer\.json; give tokenizer="):
         require_weights(folder)
-    with pytest.raises(CheckpointError, match="which ComfyUI's text encoders carry, is not enou"):
+    with pytest.raises(CheckpointError, match=r"and there is no spiece\.model: give tok"):
         Tokenizer(folder)
 
 

@@ -207,7 +207,7 @@ def test_a_text_encoders_embedding_has_no_scale(small_folder, tmp_path):
     checking.load_text_encoder()
     said = str(checking.readings["text_encoder"])
     assert "1 F8_E4M3 with a scale, 1 F8_E4M3 without a scale, " in said
-    assert "1 skipped, the tokenizer, which is read from a tokenizer.json (spiece_model)" in said
+    assert "1 skipped, the tokenizer, which is no weight (spiece_model)" in said
 
 
 def test_what_is_read_is_said(small_folder, tmp_path):

@@ -33,9 +33,10 @@ from wanjax.checkpoints.writing import (
     write_index,
     write_tensors,
 )
-from wanjax.checkpoints.written import SPIECE, PartOut, part_out, small_files
+from wanjax.checkpoints.written import PartOut, part_out, small_files
 from wanjax.errors import CheckpointError, UsageError
 from wanjax.files import read_json, write_json
+from wanjax.media.sentencepiece import TENSOR, pieces_in
 
 SHARD_BYTES = 5 * 10**9
 _PIECE = 2**22  # numbers that are read at once; about a dozen pieces are in memory
@@ -186,9 +187,9 @@ def _part_files(
 ) -> list[_File]:
     spec = part_out(layout, name, opening)
     tensors = list(_tensors(name, source, spec, dtype))
-    pieces = opening.place("tokenizer") / "spiece.model"
-    if layout in ("comfyui", "gguf") and name == "text_encoder" and pieces.is_file():
-        tensors.append(_bytes(SPIECE, pieces.read_bytes()))
+    if layout in ("comfyui", "gguf") and name == "text_encoder":
+        pieces = pieces_in(opening.place("tokenizer"))
+        tensors += [] if pieces is None else [_bytes(TENSOR, pieces)]
     folder = out / spec.folder
     if not spec.sharded:
         return [_File(folder / spec.stem, tensors)]

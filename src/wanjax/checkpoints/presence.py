@@ -19,6 +19,7 @@ from wanjax.checkpoints.published_models import listed, published
 from wanjax.errors import TOKENIZER_HELP, CheckpointError
 
 _INDEX, _TOKENIZER = "model_index.json", "tokenizer/tokenizer.json"
+_PIECES = "tokenizer/spiece.model"  # of which one is made
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 
 # What shows that files are laid out in another way, and what to do about it.
@@ -189,5 +190,5 @@ def _lacking(names: Collection[str], index: ModelIndex, parts: Collection[str]) 
         weights = (n for n in names if n.startswith(f"{part}/") and n.endswith(".safetensors"))
         if part not in parts and not any(weights):
             yield f"{part}/*.safetensors"
-    if "tokenizer" not in parts and _TOKENIZER not in names:
+    if "tokenizer" not in parts and not {_TOKENIZER, _PIECES} & {*names}:
         yield _TOKENIZER

@@ -18,8 +18,7 @@ from wanjax.checkpoints.layouts.original import umt5 as original_umt5
 from wanjax.checkpoints.layouts.original import vae as original_vae
 from wanjax.checkpoints.layouts.prefixes import part_of
 from wanjax.files import write_json
-
-SPIECE = "spiece_model"  # the tokenizer, in ComfyUI's file of the text encoder
+from wanjax.media.tokenizer import Tokenizer
 
 
 class PartOut(NamedTuple):
@@ -83,11 +82,13 @@ def small_files(folder: Folder, out: Path, layout: str, parts: Sequence[str]) ->
     if layout in ("comfyui", "gguf"):
         return
     tokenizer = folder.place("tokenizer")
-    whole = set(folder.index.parts) <= set(parts) and tokenizer.is_dir()
+    whole = set(folder.index.parts) <= set(parts) and tokenizer.exists()
     components = folder.model_configs().components
+    place = out / ("tokenizer" if layout == "diffusers" else original.TOKENIZER)
     if tokenizer.is_dir():
-        place = "tokenizer" if layout == "diffusers" else original.TOKENIZER
-        shutil.copytree(tokenizer, out / place, dirs_exist_ok=True)
+        shutil.copytree(tokenizer, place, dirs_exist_ok=True)
+    elif tokenizer.exists():  # a text encoder that carries it, or a file of its own
+        Tokenizer(tokenizer).save(place)
     if layout == "diffusers":
         _diffusers_files(folder, out, components, parts, whole)
     else:

@@ -83,9 +83,21 @@ def resolve(
     merged["seed"] = next(iter(merged["seeds"]), 0)
     if merged.get("output") is None and not any("output" in layer for layer in user):
         merged["output"] = _default_output(command, preset, merged)
+    _with_tokenizer(merged)
     config = _with_guidance(config_class()(**(merged | {"preset": preset})))
     check(config, command, given)
     return config
+
+
+def _with_tokenizer(values: dict[str, Any]) -> None:
+    """A text encoder's file that carries its tokenizer brings it."""
+    encoder = values.get("text_encoder")
+    if encoder is None or values.get("tokenizer") is not None:
+        return
+    from wanjax.media.sentencepiece import carries_pieces  # imports a tokenizer
+
+    if carries_pieces(Path(encoder).expanduser()):
+        values["tokenizer"] = encoder
 
 
 def _with_guidance(config: Config) -> Config:

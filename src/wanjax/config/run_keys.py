@@ -74,7 +74,7 @@ class RunKeys:
     )
     tokenizer: str | None = setting(
         None,
-        "folder of UMT5's tokenizer.json; null: the model's",
+        "folder of UMT5's tokenizer.json or spiece.model; null: the text encoder's, or the model's",
         also=("tokenizer_path",),
         path=True,
     )

@@ -16,7 +16,8 @@ from jaxtyping import Int
 from pydantic import BeforeValidator
 
 from wanjax.errors import TOKENIZER_HELP, CheckpointError, UsageError
-from wanjax.files import read_json
+from wanjax.files import atomic_path, read_json
+from wanjax.media.sentencepiece import FILE, pieces_in, tokenizer_of
 from wanjax.validation import FromJSON, checked, named
 
 
@@ -50,19 +51,22 @@ _SPACE = "\u2581"  # how a piece says that a word begins
 class Tokenizer:
     """The fast tokenizer of a folder (`tokenizer.json`; `tokenizer_config.json` if there).
 
+    Without one, that of SentencePiece's `spiece.model`, in the folder, as the file itself, or in
+    a text encoder's safetensors.
+
     Raises `CheckpointError` where a file is missing or cannot be read, and where its vocabulary
     lacks the padding or end-of-sequence token.
     """
 
     def __init__(self, folder: str | Path):
-        folder = Path(folder)
-        folder = folder.parent if folder.name == "tokenizer.json" else folder
-        self._tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        place = Path(folder)
+        place = place.parent if place.name == "tokenizer.json" else place
+        self._tokenizer, where = _read_tokenizer(place)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        config = _read_config(folder / "tokenizer_config.json")
-        self.pad_id = self._token_id("pad_token", config.pad_token, folder)
-        self.eos_id = self._token_id("eos_token", config.eos_token, folder)
+        config = _read_config(place / "tokenizer_config.json")
+        self.pad_id = self._token_id("pad_token", config.pad_token, where)
+        self.eos_id = self._token_id("eos_token", config.eos_token, where)
 
     def __call__(
         self, prompts: Sequence[str], max_sequence_length: int
@@ -104,24 +108,32 @@ class Tokenizer:
         tokens = len(encoding.ids)
         return tokens, prompt[encoding.offsets[room][0] :].strip() if tokens > room else ""
 
-    def _token_id(self, key: str, token: str, folder: Path) -> int:
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`."""
+        with atomic_path(folder / "tokenizer.json") as partial:
+            self._tokenizer.save(str(partial))
+
+    def _token_id(self, key: str, token: str, where: Path) -> int:
         index = self._tokenizer.token_to_id(token)
         if index is None:
             raise CheckpointError(
                 f"{key} is {token!r}, which is not in the vocabulary of "
-                f"{folder / 'tokenizer.json'}: the tokenizer's files do not belong together"
+                f"{where}: the tokenizer's files do not belong together"
             )
         return index
 
 
-def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
+def _read_tokenizer(place: Path) -> tuple[tokenizers.Tokenizer, Path]:
+    """And the file that it is from."""
+    path = place / "tokenizer.json"
     if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing. The fast tokenizer is needed (spiece.model alone, which ComfyUI's "
-            f"text encoders carry, is not enough): {TOKENIZER_HELP}"
-        )
+        pieces = pieces_in(place)
+        if pieces is not None:
+            file = place / FILE if place.is_dir() else place
+            return tokenizer_of(pieces, str(file)), file
+        raise CheckpointError(f"{path} is missing, and there is no {FILE}: {TOKENIZER_HELP}")
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        return tokenizers.Tokenizer.from_file(str(path)), path
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(
             f"{path} cannot be read as a tokenizer ({error}); it may be cut off or a Git LFS "

@@ -51,7 +51,7 @@ _OTHER_FORMS = {
 }
 _SKIPPED = {
     "text_encoder": {
-        r"spiece_model": "the tokenizer, which is read from a tokenizer.json",
+        r"spiece_model": "the tokenizer, which is no weight",
         r"logit_scale": "of CLIP's training, which ComfyUI saves with every text encoder",
     },
     "image_encoder": original_clip.SKIPPED,
