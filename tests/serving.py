@@ -17,12 +17,14 @@ from small_folder import SMALL_RUN
 
 from wanjax.config.resolve import resolve
 from wanjax.pipeline.pipeline import WanPipeline
+from wanjax.sampling.programs import Programs
 from wanjax.serve.app import make_app
 from wanjax.serve.model import Model
 from wanjax.serve.server import Server
 
 PROMPT = "a red ball moving left"
-_PIPES: dict[Path, WanPipeline] = {}  # loaded and compiled once
+PROGRAMS = Programs()  # of all models: text encoder and VAE are the same
+_PIPES: dict[Path, WanPipeline] = {}  # loaded once
 
 
 class Running:
@@ -102,12 +104,14 @@ def serving(
         given = [f"model={path}", *SMALL_RUN, f"store={store}", *args]
         config = resolve(given, "serve")
         model = Model.of(given, config)
-        model.pipe = _PIPES.setdefault(path, model.pipe).with_config(config)
+        pipe = WanPipeline(model.pipe.components, config, PROGRAMS, model.pipe.target)
+        model.pipe = _PIPES.setdefault(path, pipe).with_config(config)
         models[model.name] = model
     server = Server(models, config)
     if not work:
         server.worker.start = lambda: None
-    web = uvicorn.Server(uvicorn.Config(make_app(server), port=0, log_level="warning"))
+    # absl's handler, which JAX may bring, would close pytest's stderr if logging was set up anew
+    web = uvicorn.Server(uvicorn.Config(make_app(server), port=0, log_config=None))
     thread = threading.Thread(target=web.run)
     thread.start()
     while not web.started:

@@ -155,6 +155,12 @@ def test_a_step_that_skips_the_model_tells_nothing_of_the_pace():
     assert course.remaining() == pytest.approx(9 * 0.2 + 4 * 0.01 + 0.5, rel=0.01)
 
 
+def test_a_shapes_first_step_is_no_measure_of_the_others():
+    course = Course("tiny|64x64x9", measured(), {part.name: part for part in (STEP, DECODE)})
+    course.done(STEP.name, 3.0)
+    assert course.remaining() == pytest.approx(9 * 0.2 + 0.5)
+
+
 def test_one_video_that_was_slow_changes_nothing():
     speeds = measured()
     for seconds in (0.5, 0.5, 5.0, 0.5):

@@ -25,6 +25,7 @@ _STEP = "step"
 _LITTLE = 0.1  # of the largest step's work: what takes less tells nothing of the pace
 _LAST = 5  # videos whose median is what a part usually takes
 _NEWEST = 0.15  # weight of the newest of many variances
+_ALIKE = 4  # steps after one another, which differ alike: they tell as much as one
 _RECENT = 16  # steps that tell how busy the machine is
 _SURPRISE = 3.0  # standard deviations
 
@@ -71,7 +72,7 @@ class _Spread:
     ones), and a step's seconds from its run's pace, per usual second."""
 
     runs: float = 0.05  # until there are some
-    steps: float = 0.001
+    steps: float = 0.00025
     count: int = 0
 
     def add(self, runs: float, steps: float) -> None:
@@ -280,9 +281,9 @@ class Course:
     def _seconds(self, name: str, pace: float) -> float | None:
         part = self.parts[name]
         usual, own = self.speeds.usual(self.shape, part), self.took.get(name)
-        if usual is None and own:
-            return _later(own)
         expected = self.speeds.seconds(self.shape, part)
+        if usual is None and own:  # the first of these takes longer than other shapes' may tell
+            return _later(own) if len(own) > 1 or expected is None else min(*own, expected)
         return self._by_work(part) if expected is None else expected * pace
 
     def _pace(self) -> float:
@@ -299,7 +300,7 @@ class Course:
             else:  # one of them stalled
                 steps = others
         seen, usual = _pace_of(steps)
-        return 1 + (seen - 1) * runs / (runs + by_step / usual)
+        return 1 + (seen - 1) * runs / (runs + _ALIKE * by_step / usual)
 
     def _by_work(self, part: Part) -> float | None:
         """From what this run itself has had to do so far."""
