@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 from jaxtyping import TypeCheckError
 
@@ -52,10 +53,10 @@ def test_every_annotation_can_be_checked(name):
     assert missing == []
 
 
-def test_wrong_shapes_are_seen(pytestconfig):
+def test_wrong_shapes_are_seen():
     """The import hook is at work: this very suite checks annotations."""
-    if not pytestconfig.getoption("jaxtyping_packages"):
-        pytest.skip("The check of annotations is switched off.")
+    if jaxtyping.config.jaxtyping_disable:
+        pytest.skip("JAXTYPING_DISABLE is set.")
     one, fewer_tokens = jnp.ones((2, 3, 4)), jnp.ones((2, 1, 4))  # would broadcast
     with pytest.raises(TypeCheckError, match="previous"):
         residual_change(one, fewer_tokens)
