@@ -12,7 +12,7 @@ from small_folder import SMALL_RUN
 import wanjax.evaluate.runner as runner
 from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
-from wanjax.errors import UsageError
+from wanjax.errors import Notice, UsageError
 from wanjax.evaluate import compare, findings, markdown, psnr, save
 from wanjax.evaluate.comparing import compare_arguments
 from wanjax.media.prompts import Prompt, as_lines, load_prompts
@@ -242,10 +242,12 @@ def test_report_is_one_file_that_asks_for_nothing(comparison):
 
 def test_large_videos_stay_beside_the_report(comparison, monkeypatch):
     monkeypatch.setattr("wanjax.evaluate.report._EMBEDDED_BYTES", 0)
-    save(comparison)
+    with pytest.warns(Notice, match=r"report\.html: \d+ videos are links to files beside the page"):
+        save(comparison)
     clip = comparison.clips[0]["name"]
     page = (comparison.folder / "report.html").read_text()
     assert f'{{"url": "videos/dense/{clip}.mp4"}}' in page
+    assert "videos are links to files beside the page" in page
 
 
 def test_folders_of_videos(tmp_path, capsys):

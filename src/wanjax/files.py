@@ -120,6 +120,8 @@ def fault_in_text(text: str, *, prose: bool = False) -> str:
 
 def fault_in_name(name: str) -> str:
     """What makes `name` the name of no file, or nothing."""
+    if not name.strip():
+        return "is empty: name a file or a folder"
     if len(os.fsencode(name)) > _NAME or any(len(os.fsencode(p)) > 255 for p in name.split(os.sep)):
         return "is too long for the name of a file: shorten it"
     try:
@@ -159,7 +161,8 @@ def require_regular(path: Path, error: type[UsageError], where: str = "") -> Non
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise error(f"{where}: no such file") from None
+        what = "a link to nothing" if path.is_symlink() else "no such file"
+        raise error(f"{where}: {what}") from None
     except (OSError, ValueError) as found:  # links in a circle, a name with a NUL
         raise error(f"{where} cannot be read: {_reason(found)}") from found
     if not stat.S_ISREG(mode):

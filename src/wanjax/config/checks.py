@@ -203,8 +203,11 @@ def _check_drawn(config: Config) -> None:
         path = getattr(config, key)
         if path is None:
             continue
-        if Path(path).expanduser().is_dir():
+        file = Path(path).expanduser()
+        if file.is_dir():
             raise UsageError(f"{key}={path} is a folder: name a file")
+        if os.path.lexists(file):
+            require_regular(file, UsageError, f"{key}={path}")
         require_writable(path, f"{key}={path}")
 
 

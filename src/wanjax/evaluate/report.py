@@ -9,7 +9,9 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from wanjax.errors import notify
 from wanjax.evaluate.comparison import Comparison
 from wanjax.evaluate.figure import draw_figure
 from wanjax.evaluate.sentences import findings
@@ -46,10 +48,19 @@ def save(comparison: Comparison, folder: str | Path | None = None) -> list[Path]
 
 def report_html(comparison: Comparison, folder: Path) -> str:
     """The page, to lie in `folder`."""
-    data = comparison.metrics() | {
+    numbers, videos = comparison.metrics(), _videos(comparison, folder)
+    linked = sum("url" in video for of in videos.values() for video in of.values())
+    if linked:
+        said = (
+            f"{linked} videos are links to files beside the page, which holds no more than "
+            f"{_EMBEDDED_BYTES // 10**6} MB of them: they move with it"
+        )
+        notify(f"{folder / 'report.html'}: {said}")
+        numbers |= {"notes": [*numbers["notes"], said]}
+    data = numbers | {
         "findings": findings(comparison),
         "fps": comparison.fps,
-        "videos": _videos(comparison, folder),
+        "videos": videos,
         "pictures": _pictures(comparison),
     }
     # a data block ends at the first "</script", which a prompt may contain
@@ -79,7 +90,7 @@ def _videos(comparison: Comparison, folder: Path) -> dict[str, dict[str, dict[st
             if left >= 0:
                 content = {"base64": base64.b64encode(path.read_bytes()).decode()}
             else:
-                content = {"url": Path(os.path.relpath(path, folder)).as_posix()}
+                content = {"url": quote(Path(os.path.relpath(path, folder)).as_posix())}
             found[variant][clip["name"]] = content
     return found
 

@@ -15,6 +15,7 @@ from wanjax.caching.method import Chart
 from wanjax.caching.plan import Plan
 from wanjax.caching.schedule import EXPERT_NAMES
 from wanjax.errors import UsageError
+from wanjax.files import atomic_path
 from wanjax.planning.run import Run
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def draw_plans(path: Path, runs: Mapping[str, Run]) -> None:
         _draw_run(name, run.plan, charts[name], top, bottom)
     figure.legend(handles=_key(), loc="outside lower center", ncols=6, frameon=False,
                   fontsize=8, handlelength=1, columnspacing=1.2)  # fmt: skip
-    figure.savefig(path, dpi=150)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def require_figure(key: str, path: Path) -> type[Figure]:
