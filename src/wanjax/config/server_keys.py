@@ -104,7 +104,7 @@ class ServerKeys:
     max_queue: int = setting(
         1000,
         "videos that may wait; more are refused",
-        low=0,
+        low=1,
         commands=_SERVE,
         also=("queue_size", "capacity"),
         kept=False,
