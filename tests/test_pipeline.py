@@ -110,6 +110,7 @@ USES = {
 }
 
 
+@pytest.mark.slow
 def test_parts_wait_on_the_host_where_the_device_has_no_room(small_folder, pipe, monkeypatch):
     """As the placement says: only what a stage uses is on the device, and nothing else changes."""
     crowded = load(small_folder)

@@ -203,6 +203,7 @@ def test_it_says_that_it_lives_and_is_ready(server):
     assert server.ask("/ready")[:2] == (200, {"ready": True})
 
 
+@pytest.mark.slow
 def test_a_picture_as_upload_and_in_json_and_a_model_beside(tmp_path, server, small_folder):
     folder = make_small_folder(tmp_path / "small-i2v", image=True, two_experts=False)
     picture = tmp_path / "red.png"
