@@ -233,12 +233,16 @@ class Components:
             parameters = nnx.state(self._parts[name])
             self._resting[name] = jax.tree.map(_place, parameters)
         self._arriving.discard(name)
-        if name not in self._copies:
-            self._move(name, lambda parameters: jax.block_until_ready(_all_on_host(parameters)))
+
+        def leave(parameters: Any) -> Any:
+            there = self._copies.get(name)
+            if there is None:
+                there = jax.block_until_ready(_all_on_host(parameters))
             if self.keeps_copies:
-                self._copies[name] = jax.tree.map(_same, nnx.state(self._parts[name]))
-            return
-        self._move(name, lambda _: jax.tree.map(_same, self._copies[name]))
+                self._copies[name] = there
+            return jax.tree.map(_same, there)
+
+        self._move(name, leave)
 
     def expect(self, name: str, room: int) -> None:
         """Let a resting part's parameters come, as many as fit `room` bytes of each device.

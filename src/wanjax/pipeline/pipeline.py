@@ -297,7 +297,7 @@ class WanPipeline(Abilities):
             with stopwatch.measure("decode"):
                 self.components.arrange(fit.placement["decode"].places)
                 rows, finite = fit.stripe_rows.decode, config.nonfinite != "keep"
-                pixels = self.decode(final, stripe_rows=rows, finite=finite)
+                pixels = self.decode(denoised, stripe_rows=rows, finite=finite)
         keys_values = nbytes(experts.contexts.made) if config.use_kv_cache else None
         return Video(
             pixels,

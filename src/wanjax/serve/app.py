@@ -114,8 +114,7 @@ def _add_videos(app: FastAPI, server: Server) -> None:
 
     def served(*names: str) -> list[ServedModel]:
         loras = list(loras_in(server.config.lora_folder))
-        created = {name: server.models[name].created for name in names}
-        return [ServedModel(id=n, created=at, loras=loras) for n, at in created.items()]
+        return [ServedModel(id=n, created=server.models[n].created, loras=loras) for n in names]
 
     @app.get("/v1/models")
     def models() -> ModelList:
