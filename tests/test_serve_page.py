@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -11,10 +12,10 @@ from browser import chromium, opened
 from serving import PROMPT, serving
 from small_folder import make_small_folder
 from starlette.datastructures import Headers
-from test_serve import slow_steps
 
 from wanjax.cli.main import main
 from wanjax.config.resolve import resolve
+from wanjax.sampling.denoise import StepReport
 from wanjax.serve.auth import COOKIE, Tokens
 from wanjax.serve.errors import ApiError
 from wanjax.serve.page import views
@@ -197,9 +198,26 @@ def choose(page, method):
     page.wait_for_function(f"{STRIP} !== {before!r}")
 
 
+@pytest.fixture
+def held(monkeypatch):
+    """Whatever is made stops before its third step and goes on when this is set.
+
+    A video takes a second: without it the browser races what it is to see.
+    """
+    told, go, original = [], threading.Event(), StepReport.__init__
+
+    def init(self, *args, **values):
+        told.append(self)
+        assert len(told) <= 2 or go.wait(60), "the test never let the steps go on"
+        original(self, *args, **values)
+
+    monkeypatch.setattr(StepReport, "__init__", init)
+    yield go
+    go.set()
+
+
 @pytest.mark.slow
-def test_a_prompt_becomes_a_playing_video_beside_its_dense_twin(page, server, monkeypatch):
-    slow_steps(monkeypatch, 0.1)
+def test_a_prompt_becomes_a_playing_video_beside_its_dense_twin(page, server, held):
     page.wait_for_selector("#plan .strip")
     choose(page, "magcache")
     assert "#...|##" in page.evaluate(STRIP)
@@ -211,6 +229,7 @@ def test_a_prompt_becomes_a_playing_video_beside_its_dense_twin(page, server, mo
     page.fill("#prompt textarea", PROMPT)
     page.keyboard.press("Shift+Enter")
     page.wait_for_selector("#video img.screen")  # a preview
+    held.set()
     page.wait_for_function(PLAYED)
     label = "document.querySelector('#video .strip').getAttribute('aria-label')"
     assert page.evaluate(label) == plan
@@ -232,8 +251,7 @@ def test_a_prompt_becomes_a_playing_video_beside_its_dense_twin(page, server, mo
 
 
 @pytest.mark.slow
-def test_cancel(page, server, monkeypatch):
-    slow_steps(monkeypatch, 0.2)
+def test_cancel(page, server, held):
     page.fill("#prompt textarea", "a red square")
     page.click("#make")
     page.wait_for_selector("#video progress")

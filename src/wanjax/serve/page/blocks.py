@@ -171,7 +171,11 @@ class Page:
             self._watches.popitem(last=False)
         client, told, begun = _client(request), ("", ""), False
         gallery: Any = gr.skip()
-        while self._watches.get(session) == number and not self.actions.server.told_to_end():
+
+        def replaced() -> bool:
+            return self._watches.get(session) != number
+
+        while not (replaced() or self.actions.server.told_to_end()):
             try:
                 stage = await run_in_threadpool(self.actions.stage, video, twin, client)
                 if stage.ended or not begun:
@@ -179,6 +183,8 @@ class Page:
             except AwayError:  # it may come back
                 await asyncio.sleep(_LOOK)
                 continue
+            if replaced():  # while it was looked up
+                break
             html = (stage.html, stage.twin_html)
             shown = [new if new != old else gr.skip() for new, old in zip(html, told, strict=True)]
             yield (
@@ -191,7 +197,9 @@ class Page:
                 return
             told, gallery, begun = html, gr.skip(), True
             await asyncio.sleep(_LOOK)
-        if self.actions.server.told_to_end():
+        if replaced():  # Gradio ends by sending the last once more, over what took its place
+            yield tuple([gr.skip()] * 5)
+        elif self.actions.server.told_to_end():
             note = views.stage(None, note="The server ends. What waits is made when it is back.")
             yield (note, *[gr.skip()] * 4)
 
