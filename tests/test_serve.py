@@ -165,8 +165,9 @@ def test_what_the_next_shape_needs_compiles_while_a_video_is_made(
         first, same = (video["id"] for video in videos[:2])
         assert [(frames, video in (first, same)) for frames, video in ahead] == [(9, True)]
         programs = [running.server.jobs.get(video["id"]).programs for video in videos]
-        assert [worker.waits_for(name, "small-t2v") for name in programs] == [[]] * 5
-        assert worker.waits_for("others", "small-t2v") == [COMPILING]
+        there = running.server.there
+        assert [there.before(name, "small-t2v") for name in programs] == [[]] * 5
+        assert there.before("others", "small-t2v") == [COMPILING]
 
 
 def test_sync_answers_with_the_video(server):
@@ -227,7 +228,7 @@ def test_a_picture_as_upload_and_in_json_and_a_model_beside(tmp_path, server, sm
             name: model.pipe.components.where("vae") for name, model in images.server.models.items()
         }
         assert at == {"small-i2v": "host", "small-t2v": "device"}
-        assert SWITCHING in images.server.worker.waits_for("any", "small-i2v")
+        assert SWITCHING in images.server.there.before("any", "small-i2v")
         assert images.server.queue.speeds.seconds("small-t2v|any", SWITCHING) >= 0
         client.close()
     refused = server.ask("/v1/videos", {"prompt": PROMPT, "input_reference": named})

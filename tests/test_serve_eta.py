@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+from types import SimpleNamespace
+
 import pytest
 
 from wanjax.checkpoints.configs import model_configs
 from wanjax.config.resolve import resolve
 from wanjax.planning.run import prepare
 from wanjax.serve.eta import (
+    COMPILING,
     SAVE,
     SWITCHING,
     Course,
@@ -17,6 +21,8 @@ from wanjax.serve.eta import (
     programs_of,
     shape_of,
 )
+from wanjax.serve.queue import Queue
+from wanjax.serve.ready import Ready
 
 SHAPE, STEP, SKIP = "tiny|64x64x17", Part("step blocks", 10, 1000), Part("step output", 5, 0)
 DECODE = Part("decode", 1, 500)
@@ -65,7 +71,7 @@ def test_an_estimate_is_what_the_parts_have_taken():
 
 def test_a_first_run_which_takes_longer_counts_until_there_is_another():
     speeds = Speeds()
-    speeds.add(SHAPE, DECODE, 3.0, cold=True)
+    speeds.add(SHAPE, DECODE, 3.0, unusual=True)
     assert (speeds.usual(SHAPE, DECODE), speeds.seconds(SHAPE, DECODE)) == (None, 3.0)
     speeds.add("tiny|128x64x17", Part("decode", 1, 1000), 1.0)  # the same work in half the time
     assert speeds.seconds(SHAPE, DECODE) == pytest.approx(0.5)
@@ -176,6 +182,17 @@ def test_what_is_learnt_of_a_run_whose_programs_ran_for_the_first_time():
     assert (speeds.usual(SHAPE, DECODE), speeds.seconds(SHAPE, DECODE)) == (None, 3.0)
 
 
+def test_a_run_beside_the_compiling_of_other_programs_teaches_a_first_idea():
+    """Regression: six videos that were slowed so told too long times for a dozen after them."""
+    speeds = Speeds()
+    run_of(speeds, []).learn({"decode": 3.0}, {STEP.name: [0.3] * 3}, cold=False, busy=True)
+    assert (speeds.usual(SHAPE, STEP), speeds.usual(SHAPE, DECODE)) == (None, None)
+    assert (speeds.seconds(SHAPE, STEP), speeds.seconds(SHAPE, DECODE)) == (0.3, 3.0)
+    usual = measured()
+    run_of(usual, []).learn({"decode": 3.0}, {STEP.name: [0.3] * 3}, cold=False, busy=True)
+    assert (usual.usual(SHAPE, STEP), usual.usual(SHAPE, DECODE)) == (0.2, 0.5)
+
+
 def test_what_another_models_weights_take_to_arrive_is_apart():
     speeds = measured()
     course = Course(SHAPE, speeds, {part.name: part for part in (SWITCHING, DECODE)}, leaving=0.3)
@@ -183,3 +200,37 @@ def test_what_another_models_weights_take_to_arrive_is_apart():
     assert speeds.seconds(SHAPE, SWITCHING) == pytest.approx(2.3)
     assert speeds.seconds("tiny|128x64x17", SWITCHING) == pytest.approx(2.3)
     assert speeds.usual(SHAPE, DECODE) == 0.5
+
+
+def queued(ready, *programs):
+    """The places of a queue of one server that is free, whose jobs need these programs."""
+    jobs = [
+        SimpleNamespace(
+            id=f"{name}{number}", client="ann", model="tiny", programs=name, number=number,
+            attempts=0, facts={"shape": SHAPE, "parts": [astuple(STEP), astuple(DECODE)]},
+        )
+        for number, name in enumerate(programs)
+    ]  # fmt: skip
+    table = SimpleNamespace(queued=lambda: jobs, speeds=lambda: [])
+    queue = Queue(table, "server", 10, ["tiny"], ready, lambda: [0.0])
+    for part, seconds in ((STEP, 0.2), (DECODE, 0.5), (COMPILING, 6.0), (SWITCHING, 1.5)):
+        queue.speeds.add(SHAPE, part, seconds)
+    return [queue.place(job.id).eta for job in jobs]
+
+
+def test_who_waits_is_told_of_programs_that_compile_first():
+    """Beside the jobs before, once for all that need them."""
+    ready = Ready("tiny")
+    ready.run("a")
+    own = 2 + 0.5
+    assert queued(ready, "a", "a") == pytest.approx([own, 2 * own], abs=0.1)
+    told = [own, 2 * own, 6 + own, 6 + 2 * own]
+    assert queued(ready, "a", "a", "b", "b") == pytest.approx(told, abs=0.1)
+    ready.begin(["b"])
+    assert queued(ready, "a", "b") == pytest.approx([own, 2 * own], abs=0.1)
+
+
+def test_who_waits_is_told_of_weights_that_arrive_first():
+    ready = Ready("other")
+    ready.run("a")
+    assert queued(ready, "a", "a") == pytest.approx([4.0, 6.5], abs=0.1)

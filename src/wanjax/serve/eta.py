@@ -49,14 +49,14 @@ SWITCHING = Part(SWITCH, 1, 0)  # to a model whose weights are not on the device
 
 @dataclass
 class _Usual:
-    """The median of the last few. The first run of a program counts until there is another."""
+    """The median of the last few. A run that was no usual one counts until there is another."""
 
     seconds: float = 0.0
     count: int = 0
     _last: deque[float] = field(default_factory=lambda: deque(maxlen=_LAST))
 
-    def add(self, seconds: float, cold: bool) -> None:
-        if cold:
+    def add(self, seconds: float, unusual: bool) -> None:
+        if unusual:
             self.seconds = self.seconds if self.count else seconds
             return
         if self.count and not self._last:  # which is known from another process
@@ -149,16 +149,17 @@ class Speeds:
             for shape, name, seconds, count in rows:
                 self._known.setdefault((shape, name), _Usual(seconds, count))
 
-    def add(self, shape: str, part: Part, seconds: float, cold: bool = False) -> None:
+    def add(self, shape: str, part: Part, seconds: float, unusual: bool = False) -> None:
         """What a part took, once: of its shape, and of its model for other shapes.
 
-        `cold`: its programs ran for the first time, which takes longer.
+        `unusual`: its programs ran for the first time, or beside the compiling of others. Either
+        takes longer.
         """
         with self._lock:
-            self._known.setdefault((shape, part.name), _Usual()).add(seconds, cold)
+            self._known.setdefault((shape, part.name), _Usual()).add(seconds, unusual)
             rate = seconds / part.work if part.work else seconds
             for name in (part.name, *([_STEP] if part.work and part.is_step else [])):
-                self._known.setdefault((_everywhere(shape), name), _Usual()).add(rate, cold)
+                self._known.setdefault((_everywhere(shape), name), _Usual()).add(rate, unusual)
 
     def usual(self, shape: str, part: Part) -> float | None:
         """What it has taken in this shape, once its programs had run before; None: not yet."""
@@ -258,25 +259,31 @@ class Course:
         return total
 
     def learn(
-        self, stages: Mapping[str, float], steps: Mapping[str, Sequence[float]], cold: bool
+        self,
+        stages: Mapping[str, float],
+        steps: Mapping[str, Sequence[float]],
+        cold: bool,
+        busy: bool = False,
     ) -> None:
         """Keep what stages and steps (`by_kind`) took, and how these differed, for runs to come.
 
-        `cold`: its programs ran for the first time.
+        `cold`: its programs ran for the first time. `busy`: beside the compiling of others.
         """
-        if self._steps and not cold:
+        unusual = cold or busy
+        if self._steps and not unusual:
             pace, _ = _pace_of(self._steps)
             squares = [(seconds - pace * usual) ** 2 / usual for seconds, usual in self._steps]
             self.speeds.differed(self.shape, (pace - 1) ** 2, sum(squares) / len(squares))
         usual = {n: self.speeds.usual(self.shape, self.parts[n]) for n in stages if n in self.parts}
         arriving = SWITCH in self.parts  # weights, amid the stages
         for name in usual:
-            self.speeds.add(self.shape, self.parts[name], stages[name], cold or arriving)
-        if arriving and not cold and None not in usual.values():
+            self.speeds.add(self.shape, self.parts[name], stages[name], unusual or arriving)
+        if arriving and not unusual and None not in usual.values():
             longer = sum(max(0.0, stages[name] - (usual[name] or 0.0)) for name in usual)
             self.speeds.add(self.shape, SWITCHING, self.leaving + longer)
         for name, took in steps.items():
-            self.speeds.add(self.shape, self.parts[name], _later(took), cold and len(took) == 1)
+            alone = busy or (cold and len(took) == 1)
+            self.speeds.add(self.shape, self.parts[name], _later(took), alone)
 
     def _seconds(self, name: str, pace: float) -> float | None:
         part = self.parts[name]

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from wanjax.serve.eta import SWITCHING, Part, Speeds
+from wanjax.serve.eta import COMPILING, SWITCHING, Part, Speeds
 from wanjax.serve.jobs import AwayError, Job, Jobs
 from wanjax.serve.order import Waiting, in_order
+from wanjax.serve.ready import Ready
 
 _FRESH = 1.0  # seconds that an order is good for: other servers may take jobs, too
 _LATER = 10**9  # places
@@ -52,16 +53,16 @@ class Queue:
         owner: str,
         most: int,
         models: Collection[str],
+        there: Ready,
         free_in: Callable[[], Sequence[float | None]],
     ):
-        self.models = frozenset(models)  # whose jobs are taken
+        self.models, self._there = frozenset(models), there  # whose jobs are taken
         self.jobs, self.owner, self.most, self._free_in = jobs, owner, most, free_in
         self.speeds, self._known = Speeds(), frozenset[tuple[str, str, float, int]]()
         self._hear()
         self._kept = -_KEEPING
         self._had: dict[str, float] = {}  # seconds of each client
         self._last: str | None = None  # programs of the last job
-        self._at = next(iter(models))  # its model, whose weights are on the devices
         self._changed, self._version = threading.Condition(), 0
         self._places: tuple[float, dict[str, Place]] = (0.0, {})
 
@@ -87,7 +88,7 @@ class Queue:
             for waiting in self._ordered():
                 job = self.jobs.claim(waiting.id, self.owner)
                 if job is not None:
-                    self._last, self._at = job.programs, job.model
+                    self._last = job.programs
                     self.wake()
                     return job
             with self._changed:
@@ -176,10 +177,15 @@ class Queue:
         self._known = frozenset(self.speeds.rows())
 
     def _find_places(self) -> dict[str, Place]:
-        """Each job goes to the server that is free first, and may find another model's weights."""
+        """Each job goes to the server that is free first, and may find another model's weights.
+
+        Programs that are not there yet compile beside the jobs before; servers are taken to have
+        the same ones.
+        """
         jobs = self.jobs.queued()
         seconds = dict(zip((job.id for job in jobs), self._seconds(jobs), strict=True))
-        about, at = {job.id: job for job in jobs}, self._at
+        about, at = {job.id: job for job in jobs}, self._there.model
+        compiled = set(self._there.programs)
         now = time.monotonic()
         free = [math.inf if left is None else now + left for left in self._free_in()]
         heapq.heapify(free)
@@ -188,6 +194,10 @@ class Queue:
             job, own, begins = about[waiting.id], seconds[waiting.id], free[0]
             if own is not None and job.model != at:
                 own += self.speeds.seconds(job.facts["shape"], SWITCHING) or 0.0
+            if own is not None and job.programs not in compiled:
+                compiling = self.speeds.seconds(job.facts["shape"], COMPILING) or 0.0
+                own += max(0.0, compiling - (begins - now))
+            compiled.add(job.programs)
             at = job.model
             places[waiting.id] = Place(position, None if begins == math.inf else begins, own)
             heapq.heapreplace(free, math.inf if own is None else begins + own)

@@ -26,6 +26,7 @@ from wanjax.serve.metrics import Metrics
 from wanjax.serve.model import Model
 from wanjax.serve.peers import Doing, Peers, server_id
 from wanjax.serve.queue import Queue
+from wanjax.serve.ready import Ready
 from wanjax.serve.requests import read_request, remixed, save_pictures, typed
 from wanjax.serve.schemas import Video, video
 from wanjax.serve.storage import Storage, is_id
@@ -59,10 +60,11 @@ class Server:
             own = server_id(folder)
             self.peers = Peers(self.jobs, self.storage, own, config.lease, self._doing)
             self._undo = undo.pop_all()
-        self.queue = Queue(self.jobs, own, config.max_queue, models, self._free_in)
+        self.there = Ready(next(iter(models)))
+        self.queue = Queue(self.jobs, own, config.max_queue, models, self.there, self._free_in)
         self.metrics = Metrics(self.jobs)
         keep = None if config.keep_hours is None else config.keep_hours * 3600
-        self.worker = Worker(self.models, self.queue, self.storage, self.metrics, keep)
+        self.worker = Worker(self.models, self.queue, self.there, self.storage, self.metrics, keep)
 
     def start(self) -> None:
         """Begin to work, and tell the others so."""
@@ -92,7 +94,7 @@ class Server:
         with self.storage.making(new_id()) as folder:
             run, _ = self._prepared(model, asked.values, asked.pictures, folder)
         shape = shape_of(model.name, run.config)
-        before = self.worker.waits_for(programs_of(shape, run), model.name)
+        before = self.there.before(programs_of(shape, run), model.name)
         parts = before + parts_of(run, model.configs)
         return run, self.queue.speeds.estimate(shape, parts)
 

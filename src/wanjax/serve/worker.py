@@ -30,9 +30,7 @@ from wanjax.serve.eta import (
     COMPILING,
     SAVE,
     SWITCH,
-    SWITCHING,
     Course,
-    Part,
     by_kind,
     parts_of,
     shape_of,
@@ -51,6 +49,7 @@ from wanjax.serve.logs import LOG
 from wanjax.serve.metrics import Metrics
 from wanjax.serve.model import Model, load_all, rest_others
 from wanjax.serve.queue import Queue
+from wanjax.serve.ready import Ready
 from wanjax.serve.storage import Storage
 
 _TOLD = 0.5  # seconds between two notes of progress in the database
@@ -67,6 +66,7 @@ class Live:
     steps_done: int = 0
     since: float = 0.0  # when the last part ended, by the monotonic clock
     cancelled: bool = False
+    busy: bool = False  # whether programs of other jobs compiled meanwhile
     told_end: float | None = None  # when it would be there, as told after two steps
     preview: Image.Image | None = None
     looked: float = -math.inf  # when somebody last did, by the monotonic clock
@@ -101,17 +101,16 @@ class Worker:
         self,
         models: Mapping[str, Model],
         queue: Queue,
+        there: Ready,
         storage: Storage,
         metrics: Metrics,
         keep: float | None,
     ):
         self.models, self.queue, self.storage, self.keep = models, queue, storage, keep
+        self._there = there
         self.metrics = metrics
         self.ready = threading.Event()
         self.live: Live | None = None
-        self._ran: set[str] = set()  # by name, of programs
-        self._ahead: set[str] = set()  # of those that compile before their job is taken
-        self._at = next(iter(models))  # the model whose weights are on the devices
         self._compiling = threading.Thread()
         self.failed: BaseException | None = None
         self.when_failed: Callable[[], object] = lambda: None
@@ -124,11 +123,6 @@ class Worker:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
-
-    def waits_for(self, programs: str, model: str) -> list[Part]:
-        """What a job comes to before its own parts, if it is the next one."""
-        there = programs in self._ran | self._ahead
-        return [COMPILING] * (not there) + [SWITCHING] * (model != self._at)
 
     def cancel(self, video: str) -> None:
         """End that job, if it is being made, after the step that is being computed."""
@@ -155,7 +149,7 @@ class Worker:
         try:
             load_all(self.models)
             if not several():  # which compile nothing ahead
-                self._ahead |= {model.programs for model in self.models.values()}
+                self._there.begin(model.programs for model in self.models.values())
             self.ready.set()
             while not self._stopping.is_set():
                 self._make_next()
@@ -228,8 +222,8 @@ class Worker:
             raise CancelledError
         tell(job, pictures)
         video = self._execute(model, live, frames)
-        warm = job.programs in self._ran
-        self._ran.add(job.programs)
+        warm = job.programs in self._there.ran
+        self._there.run(job.programs)
         self._measure(live, video, cold=not warm)
         result, saving = self._save(model, live, video, folder)
         for sent in pictures.values():
@@ -238,7 +232,7 @@ class Worker:
         ended = time.monotonic()
         took, after = ended - began, ended - live.since  # decoding
         speeds, course = self.queue.speeds, live.course
-        speeds.add(course.shape, course.parts[SAVE], after, cold=not warm)
+        speeds.add(course.shape, course.parts[SAVE], after, not warm or live.busy)
         if video.timings.compile:
             speeds.add(course.shape, COMPILING, video.timings.compile)
         predicted = None if live.told_end is None else round(live.told_end - began, 4)
@@ -253,16 +247,17 @@ class Worker:
         LOG.info("completed", extra={"video": job.id, "seconds": round(took, 3)})
 
     def _begin(self, job: Job, run: Run, model: Model) -> Live:
-        before = self.waits_for(job.programs, job.model)
+        before = self._there.before(job.programs, job.model)
         parts = {part.name: part for part in (*before, *parts_of(run, model.configs))}
         began = time.monotonic()
         rest_others(self.models, job.model)
-        self._at, leaving = job.model, time.monotonic() - began
+        self._there.model, leaving = job.model, time.monotonic() - began
         if COMPILE in parts:
             compile_ahead(model.pipe.with_config(run.config), run)
         shape = shape_of(model.name, run.config)
         course = Course(shape, self.queue.speeds, parts, leaving=leaving)
-        return Live(job, run, course, since=time.monotonic())
+        busy = self._compiling.is_alive()
+        return Live(job, run, course, since=time.monotonic(), busy=busy)
 
     def _execute(self, model: Model, live: Live, frames: Frames) -> Video:
         run = live.run
@@ -273,7 +268,7 @@ class Worker:
             nonlocal told
             if report.step.index == 0:
                 self._before_steps(live)
-                self._compile_next(live.job.programs)
+                live.busy |= self._compile_next(live.job.programs)
             steps, n = at[report.step.index]
             name = step_name(run.plan, steps[0])
             seconds = None if n else report.seconds * len(steps)  # of all that ran as one
@@ -304,14 +299,17 @@ class Worker:
             if name in live.course.parts:
                 live.course.done(name, None)
 
-    def _compile_next(self, programs: str) -> None:
-        """Have threads compile what the next job of other programs needs, while this one runs."""
+    def _compile_next(self, programs: str) -> bool:
+        """Have threads compile what the next job of other programs needs, while this one runs.
+
+        Returns whether there was something to do.
+        """
         if self._compiling.is_alive() or several():  # hosts compile in the same order
-            return
-        job = self.queue.following(self._ran | self._ahead | {programs})
+            return False
+        job = self.queue.following(self._there.programs | {programs})
         if job is None:
-            return
-        self._ahead.add(job.programs)
+            return False
+        self._there.begin([job.programs])
         model = self.models[job.model]
 
         def compile_all() -> None:
@@ -322,12 +320,13 @@ class Worker:
 
         self._compiling = threading.Thread(target=compile_all, name="wanjax-compiling")
         self._compiling.start()
+        return True
 
     def _measure(self, live: Live, video: Video, cold: bool) -> None:
         """Keep what the parts have taken."""
         timings = video.timings
         steps = by_kind(live.run.plan, timings.steps)
-        live.course.learn(timings.stages, steps, cold)
+        live.course.learn(timings.stages, steps, cold, live.busy)
         live.course.done("decode", timings.stages["decode"])
         live.since = time.monotonic()
 
