@@ -30,6 +30,7 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from wanjax.cli.collector import at_rest
 from wanjax.cli.progress import Progress
 from wanjax.cli.together import FromFirst, together
 from wanjax.config.keys import Config
@@ -72,8 +73,9 @@ def _generate(config: Config, from_first: FromFirst) -> int:
 
 def _load(config: Config, run: Run, progress: Progress) -> WanPipeline:
     """With the programs of a run, which compile meanwhile. Says what is read of which files."""
-    from wanjax.pipeline.ahead import compile_ahead  # imports JAX
-    from wanjax.pipeline.pipeline import WanPipeline
+    with at_rest():
+        from wanjax.pipeline.ahead import compile_ahead  # imports JAX
+        from wanjax.pipeline.pipeline import WanPipeline
 
     pipe = WanPipeline.without_weights(config)
     pipe.check_size(run.config)

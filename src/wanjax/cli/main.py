@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+from wanjax.cli.collector import at_rest, own_process
 from wanjax.cli.interrupts import end_by_signals, ended_by_signals
 from wanjax.errors import RunError, UsageError, notices_to, printable
 
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = KEPT.get(args[0] if args else "", "")
     if argv is None:  # the process's own: it ends with the command
         end_by_signals(kept=kept)
+        own_process()
         return _run(args)
     with ended_by_signals(kept=kept):
         return _run(args)
@@ -147,7 +149,9 @@ def _dispatch(args: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print((_module(command).__doc__ or "").strip())
         return 0
-    code: int | None = _module(command).run(rest)
+    with at_rest():
+        module = _module(command)
+    code: int | None = module.run(rest)
     return code or 0
 
 
