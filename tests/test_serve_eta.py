@@ -122,7 +122,7 @@ def jittery() -> Speeds:
     """Of ten runs that took as long as one another, with steps that did not."""
     speeds = measured()
     for _ in range(10):
-        run_of(speeds, [0.15, 0.25] * 5).learn({}, {}, cold=False)
+        run_of(speeds, [0.2, *[0.15, 0.25] * 5]).learn({}, cold=False)
     return speeds
 
 
@@ -177,26 +177,53 @@ def test_one_video_that_was_slow_changes_nothing():
 def test_what_is_learnt_of_a_run_whose_programs_ran_for_the_first_time():
     """Of each kind the steps but the first, which takes longer; of the stages a first idea."""
     speeds = Speeds()
-    run_of(speeds, []).learn({"decode": 3.0}, {STEP.name: [2.0, 0.2, 0.2]}, cold=True)
+    run_of(speeds, [2.0, 0.2, 0.2]).learn({"decode": 3.0}, cold=True)
     assert speeds.usual(SHAPE, STEP) == pytest.approx(0.2)
     assert (speeds.usual(SHAPE, DECODE), speeds.seconds(SHAPE, DECODE)) == (None, 3.0)
 
 
+def beside(speeds: Speeds, steps: list[float], alone: list[float] | None = None) -> Course:
+    """A run whose first steps ran beside the compiling of other programs."""
+    course = run_of(speeds, [])
+    for seconds in steps:
+        course.done(STEP.name, seconds, beside=True)
+    for seconds in alone or []:
+        course.done(STEP.name, seconds)
+    return course
+
+
 def test_a_run_beside_the_compiling_of_other_programs_teaches_a_first_idea():
     """Regression: six videos that were slowed so told too long times for a dozen after them."""
-    speeds = Speeds()
-    run_of(speeds, []).learn({"decode": 3.0}, {STEP.name: [0.3] * 3}, cold=False, busy=True)
+    speeds, usual = Speeds(), measured()
+    for known in (speeds, usual):
+        beside(known, [0.3] * 3).learn({"decode": 3.0}, cold=False, beside=True)
     assert (speeds.usual(SHAPE, STEP), speeds.usual(SHAPE, DECODE)) == (None, None)
     assert (speeds.seconds(SHAPE, STEP), speeds.seconds(SHAPE, DECODE)) == (0.3, 3.0)
-    usual = measured()
-    run_of(usual, []).learn({"decode": 3.0}, {STEP.name: [0.3] * 3}, cold=False, busy=True)
     assert (usual.usual(SHAPE, STEP), usual.usual(SHAPE, DECODE)) == (0.2, 0.5)
+
+
+def test_a_run_teaches_what_its_steps_took_once_nothing_compiled():
+    speeds = Speeds()
+    beside(speeds, [0.4] * 5, alone=[0.2] * 5).learn({"decode": 0.5}, cold=False)
+    assert speeds.usual(SHAPE, STEP) == pytest.approx(0.2)
+    assert speeds.usual(SHAPE, DECODE) == 0.5
+
+
+def test_steps_beside_compiling_are_slow_until_that_ends():
+    """Regression: 43 seconds were told for a video of 22."""
+    usual = 8 * 0.2 + 0.05 + 0.5
+    course = beside(measured(), [0.4, 0.4])
+    assert course.remaining(100.0) == pytest.approx(2 * usual, rel=0.02)
+    assert course.remaining(1.0) == pytest.approx(1.0 + (2 * usual - 1.0) / 2, rel=0.02)
+    assert course.remaining() == pytest.approx(usual)
+    after = beside(measured(), [0.4, 0.4], alone=[0.2])
+    assert after.remaining() == pytest.approx(usual - 0.2)
 
 
 def test_what_another_models_weights_take_to_arrive_is_apart():
     speeds = measured()
     course = Course(SHAPE, speeds, {part.name: part for part in (SWITCHING, DECODE)}, leaving=0.3)
-    course.learn({"decode": 2.5}, {}, cold=False)
+    course.learn({"decode": 2.5}, cold=False)
     assert speeds.seconds(SHAPE, SWITCHING) == pytest.approx(2.3)
     assert speeds.seconds("tiny|128x64x17", SWITCHING) == pytest.approx(2.3)
     assert speeds.usual(SHAPE, DECODE) == 0.5

@@ -28,6 +28,7 @@ _NEWEST = 0.15  # weight of the newest of many variances
 _ALIKE = 4  # steps after one another, which differ alike: they tell as much as one
 _RECENT = 16  # steps that tell how busy the machine is
 _SURPRISE = 3.0  # standard deviations
+_BESIDE = 0.25  # variance of a run's pace beside the compiling of other programs
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,6 @@ def step_name(plan: Plan, step: Step) -> str:
     if step.index in plan.open_steps:
         return f"step of {plan.method}"
     return f"step {'+'.join(step.kind)}"
-
-
-def by_kind(plan: Plan, steps: Sequence[float]) -> dict[str, list[float]]:
-    """Seconds of steps by kind; of those that run as one together."""
-    took: dict[str, list[float]] = {}
-    each = iter(steps)
-    for run in plan.runs:
-        own = sum(next(each) for _ in run)
-        took.setdefault(step_name(plan, run[0]), []).append(own)
-    return took
 
 
 def parts_of(run: Run, configs: ModelConfigs) -> list[Part]:
@@ -214,6 +205,9 @@ class Course:
     skip the model, which take next to nothing, have been against the usual ones. Single steps
     differ more than whole runs do, so a pace that a few steps show counts as much as what is known
     of both makes likely.
+
+    What runs beside the compiling of other programs is slower until that ends, and tells nothing
+    of the time after it or of other runs.
     """
 
     shape: str
@@ -221,85 +215,96 @@ class Course:
     parts: Mapping[str, Part]
     left: dict[str, float] = field(default_factory=dict)
     took: dict[str, list[float]] = field(default_factory=dict)
+    alone: dict[str, list[float]] = field(default_factory=dict)  # of these, without compiling
     share: float = 0.0  # of the whole that is done
     leaving: float = 0.0  # seconds that the weights of another model took to leave the devices
     _largest: float = 0.0  # work of a step
     _first: tuple[float, float] | None = None
     _steps: list[tuple[float, float]] = field(default_factory=list)  # seconds, and usual ones
+    _beside: list[tuple[float, float]] = field(default_factory=list)  # likewise, beside compiling
 
     def __post_init__(self) -> None:
         self.left = {name: part.count for name, part in self.parts.items()}
         steps = [part.work for part in self.parts.values() if part.is_step]
         self._largest = max(steps, default=0.0)
 
-    def done(self, name: str, seconds: float | None, count: float = 1.0) -> None:
-        """So much of a part has ended, which took `seconds` (if known) for all of it."""
+    def done(
+        self, name: str, seconds: float | None, count: float = 1.0, beside: bool = False
+    ) -> None:
+        """So much of a part has ended, which took `seconds` (if known) for all of it.
+
+        `beside`: other programs compiled meanwhile.
+        """
         if seconds is not None:
             self.took.setdefault(name, []).append(seconds)
+            if not beside:
+                self.alone.setdefault(name, []).append(seconds)
             part = self.parts[name]
             if part.is_step and part.work >= _LITTLE * self._largest:
                 usual = self.speeds.usual(self.shape, part) or 0.0
                 if self._first is None:
                     self._first = (seconds, usual)
                 elif usual:
-                    self._steps.append((seconds, usual))
+                    (self._beside if beside else self._steps).append((seconds, usual))
         self.left[name] = max(0.0, self.left.get(name, 0.0) - count)
         self.share = max(self.share, self._share())
 
-    def remaining(self) -> float | None:
-        """Seconds from the end of the last part on."""
-        pace = self._pace()
-        total = 0.0
+    def remaining(self, beside: float | None = None) -> float | None:
+        """Seconds from the end of the last part on.
+
+        `beside`: for so many of them other programs are going to compile; None: for none.
+        """
+        pace, total = self._pace(beside is not None), 0.0
         for name, count in self.left.items():
             if count:
                 seconds = self._seconds(name, pace)
                 if seconds is None:
                     return None
                 total += count * seconds
-        return total
+        slowed = total if beside is None or pace <= 1 else min(total, beside)
+        return slowed + (total - slowed) / pace
 
-    def learn(
-        self,
-        stages: Mapping[str, float],
-        steps: Mapping[str, Sequence[float]],
-        cold: bool,
-        busy: bool = False,
-    ) -> None:
-        """Keep what stages and steps (`by_kind`) took, and how these differed, for runs to come.
+    def learn(self, stages: Mapping[str, float], cold: bool, beside: bool = False) -> None:
+        """Keep what stages and steps took, and how these differed, for runs to come.
 
-        `cold`: its programs ran for the first time. `busy`: beside the compiling of others.
+        `cold`: its programs ran for the first time. `beside`: the stages ran beside the compiling
+        of other programs.
         """
-        unusual = cold or busy
-        if self._steps and not unusual:
+        if self._steps and not cold:
             pace, _ = _pace_of(self._steps)
             squares = [(seconds - pace * usual) ** 2 / usual for seconds, usual in self._steps]
             self.speeds.differed(self.shape, (pace - 1) ** 2, sum(squares) / len(squares))
         usual = {n: self.speeds.usual(self.shape, self.parts[n]) for n in stages if n in self.parts}
         arriving = SWITCH in self.parts  # weights, amid the stages
+        unusual = cold or beside
         for name in usual:
             self.speeds.add(self.shape, self.parts[name], stages[name], unusual or arriving)
         if arriving and not unusual and None not in usual.values():
             longer = sum(max(0.0, stages[name] - (usual[name] or 0.0)) for name in usual)
             self.speeds.add(self.shape, SWITCHING, self.leaving + longer)
-        for name, took in steps.items():
-            alone = busy or (cold and len(took) == 1)
-            self.speeds.add(self.shape, self.parts[name], _later(took), alone)
+        for name, took in self.took.items():
+            if self.parts[name].is_step:
+                alone = self.alone.get(name)
+                unusual = not alone or (cold and len(alone) == 1)
+                self.speeds.add(self.shape, self.parts[name], _later(alone or took), unusual)
 
     def _seconds(self, name: str, pace: float) -> float | None:
         part = self.parts[name]
-        usual, own = self.speeds.usual(self.shape, part), self.took.get(name)
+        usual, own = self.speeds.usual(self.shape, part), self.alone.get(name, self.took.get(name))
         expected = self.speeds.seconds(self.shape, part)
         if usual is None and own:  # the first of these takes longer than other shapes' may tell
             return _later(own) if len(own) > 1 or expected is None else min(*own, expected)
         return self._by_work(part) if expected is None else expected * pace
 
-    def _pace(self) -> float:
+    def _pace(self, beside: bool) -> float:
         """The likeliest, given how runs and steps differ."""
-        if not self._steps:
+        steps = (self._beside if beside else self._steps)[-_RECENT:]
+        if not steps:
             return 1.0
         runs, by_step = self.speeds.spread(self.shape)
-        steps = self._steps[-_RECENT:]
-        if _surprises(steps, runs, by_step):
+        if beside:
+            runs = max(runs, _BESIDE)
+        elif _surprises(steps, runs, by_step):
             first = [self._first] if self._first and self._first[1] else []
             others = _without_slowest([*first, *steps])
             if not others or _surprises(others, runs, by_step):  # another machine than it was

@@ -31,7 +31,6 @@ from wanjax.serve.eta import (
     SAVE,
     SWITCH,
     Course,
-    by_kind,
     parts_of,
     shape_of,
     step_name,
@@ -66,7 +65,7 @@ class Live:
     steps_done: int = 0
     since: float = 0.0  # when the last part ended, by the monotonic clock
     cancelled: bool = False
-    busy: bool = False  # whether programs of other jobs compiled meanwhile
+    alone_from: float | None = None  # when other programs are compiled, by the monotonic clock
     told_end: float | None = None  # when it would be there, as told after two steps
     preview: Image.Image | None = None
     looked: float = -math.inf  # when somebody last did, by the monotonic clock
@@ -78,7 +77,8 @@ class Live:
 
     @property
     def eta(self) -> float | None:
-        left = self.course.remaining()
+        beside = None if self.alone_from is None else max(0.0, self.alone_from - self.since)
+        left = self.course.remaining(beside)
         return None if left is None else max(0.0, left - (time.monotonic() - self.since))
 
     def look(self) -> Image.Image | None:
@@ -111,7 +111,8 @@ class Worker:
         self.metrics = metrics
         self.ready = threading.Event()
         self.live: Live | None = None
-        self._compiling = threading.Thread()
+        self._compiling = threading.Thread()  # what the next job needs
+        self._compiling_since, self._compiled_in = 0.0, 0.0  # by the monotonic clock; seconds
         self.failed: BaseException | None = None
         self.when_failed: Callable[[], object] = lambda: None
         self._stopping, self._away = threading.Event(), False
@@ -232,7 +233,7 @@ class Worker:
         ended = time.monotonic()
         took, after = ended - began, ended - live.since  # decoding
         speeds, course = self.queue.speeds, live.course
-        speeds.add(course.shape, course.parts[SAVE], after, not warm or live.busy)
+        speeds.add(course.shape, course.parts[SAVE], after, not warm or live.alone_from is not None)
         if video.timings.compile:
             speeds.add(course.shape, COMPILING, video.timings.compile)
         predicted = None if live.told_end is None else round(live.told_end - began, 4)
@@ -256,8 +257,7 @@ class Worker:
             compile_ahead(model.pipe.with_config(run.config), run)
         shape = shape_of(model.name, run.config)
         course = Course(shape, self.queue.speeds, parts, leaving=leaving)
-        busy = self._compiling.is_alive()
-        return Live(job, run, course, since=time.monotonic(), busy=busy)
+        return Live(job, run, course, since=time.monotonic(), alone_from=self._alone_from())
 
     def _execute(self, model: Model, live: Live, frames: Frames) -> Video:
         run = live.run
@@ -268,12 +268,14 @@ class Worker:
             nonlocal told
             if report.step.index == 0:
                 self._before_steps(live)
-                live.busy |= self._compile_next(live.job.programs)
             steps, n = at[report.step.index]
             name = step_name(run.plan, steps[0])
             seconds = None if n else report.seconds * len(steps)  # of all that ran as one
-            live.course.done(name, seconds, 1 / len(steps))
+            live.course.done(name, seconds, 1 / len(steps), live.alone_from is not None)
+            if report.step.index == 0:
+                self._compile_next(live.job.programs)
             live.since, live.steps_done = time.monotonic(), report.step.index + 1
+            live.alone_from = self._alone_from()
             if live.steps_done == 2 and (eta := live.eta) is not None:
                 live.told_end = live.since + eta
             if live.since - told > _TOLD:
@@ -299,16 +301,23 @@ class Worker:
             if name in live.course.parts:
                 live.course.done(name, None)
 
-    def _compile_next(self, programs: str) -> bool:
-        """Have threads compile what the next job of other programs needs, while this one runs.
+    def _alone_from(self) -> float | None:
+        """When what compiles by now will be there, as far as one can tell; None: nothing does.
 
-        Returns whether there was something to do.
+        After as long as the last took; what takes longer goes on for half as long again.
         """
+        if not self._compiling.is_alive():
+            return None
+        spent = time.monotonic() - self._compiling_since
+        return self._compiling_since + max(self._compiled_in, 1.5 * spent)
+
+    def _compile_next(self, programs: str) -> None:
+        """Have threads compile what the next job of other programs needs, while this one runs."""
         if self._compiling.is_alive() or several():  # hosts compile in the same order
-            return False
+            return
         job = self.queue.following(self._there.programs | {programs})
         if job is None:
-            return False
+            return
         self._there.begin([job.programs])
         model = self.models[job.model]
 
@@ -317,17 +326,17 @@ class Worker:
                 run = model.run_of(job)
                 for thread in compile_ahead(model.pipe.with_config(run.config), run):
                     thread.join()
+            self._compiled_in = time.monotonic() - self._compiling_since
 
+        self._compiling_since = time.monotonic()
         self._compiling = threading.Thread(target=compile_all, name="wanjax-compiling")
         self._compiling.start()
-        return True
 
     def _measure(self, live: Live, video: Video, cold: bool) -> None:
         """Keep what the parts have taken."""
-        timings = video.timings
-        steps = by_kind(live.run.plan, timings.steps)
-        live.course.learn(timings.stages, steps, cold, live.busy)
-        live.course.done("decode", timings.stages["decode"])
+        stages = video.timings.stages
+        live.course.learn(stages, cold, live.alone_from is not None)
+        live.course.done("decode", stages["decode"])
         live.since = time.monotonic()
 
     def _save(
