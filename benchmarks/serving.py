@@ -63,10 +63,8 @@ def main(args: Sequence[str]) -> dict[str, Any]:
     given = dict(arg.split("=", 1) for arg in args)
     jobs = int(given.get("jobs", 16 if "kills" in given else 200))
     kinds = LONG if given.get("long") == "True" else KINDS
-    clients, sent = (
-        int(given.get("clients", 8)),
-        make_jobs(jobs, int(given.get("steps", 20)), kinds),
-    )
+    clients = int(given.get("clients", 8))
+    sent = make_jobs(jobs, int(given.get("steps", 20)), kinds)
     with tempfile.TemporaryDirectory() as folder:
         if "kills" in given:
             found = killed(sent, int(given["kills"]), Path(folder))
@@ -300,11 +298,15 @@ def judge(sent: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> dic
         "unfairness_seconds": round(unfairness(order), 2),
         "eta_error_median": round(statistics.median(errors), 4),
         "eta_error_90": round(statistics.quantiles(errors, n=10)[-1], 4),
-        "eta_within_5_percent": round(sum(e <= 0.05 for e in errors) / len(errors), 3),
+        "eta_within_5_percent": within_5_percent(errors),
         "eta_errors_cold": [round(error, 3) for error in cold],
         "eta_worst": worst(order),
         "seconds_each": seconds_each(order),
     }
+
+
+def within_5_percent(errors: Sequence[float]) -> float:
+    return round(sum(error <= 0.05 for error in errors) / len(errors), 3)
 
 
 def span(made: Sequence[dict[str, Any]]) -> float:
@@ -411,10 +413,9 @@ class Loop:
     def alike(self) -> float:
         """The share of videos, but for the first of each kind, so near to their kind's median."""
         apart = []
-        for took in self.took.values():
-            usual = statistics.median(took[1:] or took)
-            apart += [abs(seconds / usual - 1) for seconds in took[1:]]
-        return round(sum(error <= 0.05 for error in apart) / len(apart), 3)
+        for _, *took in self.took.values():
+            apart += [abs(seconds / statistics.median(took) - 1) for seconds in took]
+        return within_5_percent(apart)
 
     def seconds_each(self, whole: float) -> dict[str, float]:
         """Of each stage, per video, and what is left of the `whole`."""

@@ -141,8 +141,8 @@ def generate(folder: Path) -> dict[str, int]:
 def test_the_second_run_of_the_readmes_first_command_compiles_nothing(tmp_path):
     """Regression: each run compiled all of its programs, which was half of its time."""
     first = generate(tmp_path)
+    kept = len(entries(tmp_path))  # one that two threads ask for at once is missed twice
     second = generate(tmp_path)
-    assert first["cache_misses"] > 10
-    # a program that two threads ask for at once is missed twice, so the first may count more
-    assert second["cache_hits"] == second["compile_requests_use_cache"] > 10
+    assert first["cache_misses"] >= kept > 10
+    assert second["cache_hits"] == second["compile_requests_use_cache"] >= kept
     assert "cache_misses" not in second

@@ -285,8 +285,8 @@ class Course:
         for name, took in self.took.items():
             if self.parts[name].is_step:
                 alone = self.alone.get(name)
-                unusual = not alone or (cold and len(alone) == 1)
-                self.speeds.add(self.shape, self.parts[name], _later(alone or took), unusual)
+                provisional = not alone or (cold and len(alone) == 1)
+                self.speeds.add(self.shape, self.parts[name], _later(alone or took), provisional)
 
     def _seconds(self, name: str, pace: float) -> float | None:
         part = self.parts[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
 import math
 import threading
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from wanjax.serve.eta import COMPILING, SWITCHING, Part, Speeds
+from wanjax.serve.eta import SWITCHING, Part, Speeds
 from wanjax.serve.jobs import AwayError, Job, Jobs
 from wanjax.serve.order import Waiting, in_order
 from wanjax.serve.ready import Ready
@@ -184,21 +185,19 @@ class Queue:
         """
         jobs = self.jobs.queued()
         seconds = dict(zip((job.id for job in jobs), self._seconds(jobs), strict=True))
-        about, at = {job.id: job for job in jobs}, self._there.model
-        compiled = set(self._there.programs)
+        about, there = {job.id: job for job in jobs}, copy.copy(self._there)
         now = time.monotonic()
         free = [math.inf if left is None else now + left for left in self._free_in()]
         heapq.heapify(free)
         places = {}
         for position, waiting in enumerate(self._in_order(jobs)):
             job, own, begins = about[waiting.id], seconds[waiting.id], free[0]
-            if own is not None and job.model != at:
-                own += self.speeds.seconds(job.facts["shape"], SWITCHING) or 0.0
-            if own is not None and job.programs not in compiled:
-                compiling = self.speeds.seconds(job.facts["shape"], COMPILING) or 0.0
-                own += max(0.0, compiling - (begins - now))
-            compiled.add(job.programs)
-            at = job.model
+            if own is not None:
+                for part in there.before(job.programs, job.model):
+                    wait = self.speeds.seconds(job.facts["shape"], part) or 0.0
+                    own += wait if part is SWITCHING else max(0.0, wait - (begins - now))
+            there.run(job.programs)
+            there.model = job.model
             places[waiting.id] = Place(position, None if begins == math.inf else begins, own)
             heapq.heapreplace(free, math.inf if own is None else begins + own)
         return places

@@ -268,12 +268,11 @@ class Worker:
             nonlocal told
             if report.step.index == 0:
                 self._before_steps(live)
+                self._compile_next(live.job.programs)
             steps, n = at[report.step.index]
             name = step_name(run.plan, steps[0])
             seconds = None if n else report.seconds * len(steps)  # of all that ran as one
             live.course.done(name, seconds, 1 / len(steps), live.alone_from is not None)
-            if report.step.index == 0:
-                self._compile_next(live.job.programs)
             live.since, live.steps_done = time.monotonic(), report.step.index + 1
             live.alone_from = self._alone_from()
             if live.steps_done == 2 and (eta := live.eta) is not None:
