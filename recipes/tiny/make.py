@@ -32,13 +32,14 @@ EXAMPLES = 8  # prompts to calibrate with
 EXAMPLE_SEED = 20_000
 SHIFT = {"t2v": 12.0, "i2v": 5.0}
 BOUNDARY = {"t2v": 0.875, "i2v": 0.9}
-PARTS = ("clips", "text", "vae", "data", "experts", "examples", "curves", "scores")
+PARTS = ("clips", "text", "vae", "data", "decoder", "experts", "examples", "curves", "scores")
 # For what is measured: a GPU's own products of float32 have 10 bits.
 EXACT = (("JAX_DEFAULT_MATMUL_PRECISION", "highest"),)
 # Of the minutes of training. Experts of a line learn at once; the text encoder beside the VAE.
 SHARES = {
     "text": 0.2,
-    "vae": 0.42,
+    "vae": 0.25,
+    "decoder": 0.17,
     "t2v transformer_2": 0.24,
     **{"t2v transformer": 0.2, "i2v transformer_2": 0.2},
     "i2v transformer": 0.14,
@@ -106,9 +107,13 @@ class Recipe:
         write_index(self.t2v, "t2v")
         clips = ("--clips", self.args.clips)
         self.at_once(
-            self.program("data", "data.py", "--root", self.t2v, "--work", self.work, *clips),
-            self.program("preview", "fit_preview.py", self.t2v),
+            self.program("data", "data.py", "--root", self.t2v, "--work", self.work, *clips)
         )
+
+    def decoder(self) -> None:
+        clips = ("--clips", self.args.clips)
+        self.at_once(self.training("decoder", "train_decoder.py", "--root", self.t2v, *clips))
+        self.at_once(self.program("preview", "fit_preview.py", self.t2v))
 
     def experts(self) -> None:
         """An expert starts from one that knows the shapes already."""

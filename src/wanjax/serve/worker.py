@@ -76,6 +76,11 @@ class Live:
         return min(99, int(100 * self.course.share))
 
     @property
+    def beside(self) -> bool:
+        """Whether other programs are compiled meanwhile."""
+        return self.alone_from is not None
+
+    @property
     def eta(self) -> float | None:
         beside = None if self.alone_from is None else max(0.0, self.alone_from - self.since)
         left = self.course.remaining(beside)
@@ -233,7 +238,7 @@ class Worker:
         ended = time.monotonic()
         took, after = ended - began, ended - live.since  # decoding
         speeds, course = self.queue.speeds, live.course
-        speeds.add(course.shape, course.parts[SAVE], after, not warm or live.alone_from is not None)
+        speeds.add(course.shape, course.parts[SAVE], after, not warm or live.beside)
         if video.timings.compile:
             speeds.add(course.shape, COMPILING, video.timings.compile)
         predicted = None if live.told_end is None else round(live.told_end - began, 4)
@@ -272,7 +277,7 @@ class Worker:
             steps, n = at[report.step.index]
             name = step_name(run.plan, steps[0])
             seconds = None if n else report.seconds * len(steps)  # of all that ran as one
-            live.course.done(name, seconds, 1 / len(steps), live.alone_from is not None)
+            live.course.done(name, seconds, 1 / len(steps), live.beside)
             live.since, live.steps_done = time.monotonic(), report.step.index + 1
             live.alone_from = self._alone_from()
             if live.steps_done == 2 and (eta := live.eta) is not None:
@@ -334,7 +339,7 @@ class Worker:
     def _measure(self, live: Live, video: Video, cold: bool) -> None:
         """Keep what the parts have taken."""
         stages = video.timings.stages
-        live.course.learn(stages, cold, live.alone_from is not None)
+        live.course.learn(stages, cold, live.beside)
         live.course.done("decode", stages["decode"])
         live.since = time.monotonic()
 
