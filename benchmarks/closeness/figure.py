@@ -8,17 +8,14 @@ dense alone), and prints the tables. A line is one method over its speeds.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from tables import PUBLISHED, Found, closer, load, mean_and_worst
 
-Found = Mapping[str, Mapping[str, Any]]
 # Lines by the variants' names, with what the legend says and how they are drawn: forecasts black.
 LINES = {
     "forecast": ("forecast", {"color": "black", "linewidth": 2, "marker": "o"}),
@@ -43,14 +40,8 @@ def main(folders: list[Path], pictures: Path) -> None:
     models = [load(folder) for folder in folders]
     draw(models, tuple(ROWS), pictures / "frontier.png", (9.5, 11))
     draw(models, ("psnr",), pictures / "frontier-small.png", (9.5, 3.6))
-    for title, found in zip(TITLES, models, strict=True):
-        published = "magcache-repeat-0.04" if "t2v" in title else "magcache-repeat-0.06"
+    for title, found, published in zip(TITLES, models, PUBLISHED.values(), strict=True):
         print(f"\n{title}\n\n{table(found, published)}")
-
-
-def load(folder: Path) -> Found:
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    return {name: run for name, run in found.items() if "speedup" in run}
 
 
 def family(name: str) -> str:
@@ -98,12 +89,10 @@ def table(found: Found, published: str) -> str:
     heads = ("variant", "ideal", "PSNR from dense (worst)", "closer than MagCache",
              "from converged", "score", "added flicker", "first frame, worst")  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    base = np.array(found[published]["psnr"])
     for name, run in sorted(found.items(), key=lambda item: (family(item[0]), item[1]["speedup"])):
-        psnr = np.array(run["psnr"])
-        closer = "" if name == published else f"{int(np.sum(psnr > base))}"
+        wins = "" if name == published else closer(run, found[published])
         lines.append(
-            f"| {name} | {run['speedup']:.2f}x | {psnr.mean():.1f} ({psnr.min():.1f}) | {closer} "
+            f"| {name} | {run['speedup']:.2f}x | {mean_and_worst(run)} | {wins} "
             f"| {np.mean(run['psnr_converged']):.1f} | {np.mean(run['score']):.3f} "
             f"| {np.mean(run['added_flicker']):.2f} | {np.min(run['first_frame']):.1f} |"
         )

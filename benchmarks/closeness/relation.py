@@ -10,13 +10,13 @@ the forecasts from the line through all but itself: what to expect of a speed th
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from tables import load
 
 from wanjax.caching import Curve
 
@@ -24,7 +24,7 @@ CURVES = Path(__file__).parents[2] / "src/wanjax/caching/curves"
 
 
 def main(preset: str, folder: Path) -> None:
-    runs = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    runs = load(folder)
     known = {name: run for name, run in runs.items() if run.get("predicted_error")}
     decibels = {name: -20 * np.log10(run["predicted_error"]) for name, run in known.items()}
     psnr = {name: np.mean(run["psnr"]) for name, run in known.items()}

@@ -40,7 +40,7 @@ METHODS = {
 }
 
 
-def mean_and_worst(run: Mapping[str, Any], _: Mapping[str, Any]) -> str:
+def mean_and_worst(run: Mapping[str, Any]) -> str:
     return f"{np.mean(run['psnr']):.1f} ({np.min(run['psnr']):.1f})"
 
 
@@ -50,7 +50,7 @@ def closer(run: Mapping[str, Any], base: Mapping[str, Any]) -> str:
 
 
 COLUMNS: dict[str, Value] = {
-    "PSNR": mean_and_worst,
+    "PSNR": lambda run, _: mean_and_worst(run),
     "closer": closer,
     "from converged": lambda run, _: f"{np.mean(run['psnr_converged']):.1f}",
     "added flicker": lambda run, _: f"{np.mean(run['added_flicker']):.2f}",
@@ -68,7 +68,9 @@ def main(folders: list[Path], files: list[Path]) -> None:
 
 
 def load(folder: Path) -> Found:
-    return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    """Every variant of a model, by name."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    return {name: run for name, run in found.items() if "speedup" in run}
 
 
 def rewritten(text: str, found: Mapping[str, Found]) -> tuple[str, int]:

@@ -11,7 +11,6 @@ Interrupted, the same command goes on where it was.
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +25,10 @@ from convolutions import computed_by, fastest
 from data import make_dataset
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
-from train_vae import edge_weights, load_clips, reconstruction_loss, round_trip_psnr
+from optimizers import muon
+from train_vae import edge_weights, load_clips, reconstruction_loss, store
 
 from wanjax.checkpoints.folder import Folder
-from wanjax.checkpoints.layouts.diffusers.vae import rules
-from wanjax.checkpoints.mapping import flat_parameters
-from wanjax.checkpoints.save import save_model
 from wanjax.models.vae import WanVAE
 from wanjax.models.vae_layers import Past, Stripe
 
@@ -74,12 +71,7 @@ def main() -> None:
     centres = drawn.centres / vae.config.spatial_factor
     clips = len(encoded)
     train(vae, Data(jnp.asarray(encoded), drawn.pixels[:clips], centres[:clips]), args)
-    for _, parameter in flat_parameters(nnx.state(vae)):
-        parameter.set_value(parameter.get_value().astype(jnp.float16).astype(jnp.float32))
-    config = {"_class_name": "AutoencoderKLWan", **asdict(vae.config)}
-    save_model(vae, rules(vae.config), config, args.root / "vae")
-    with jax.default_matmul_precision("highest"):
-        print(f"round trip of held-out clips: {round_trip_psnr(vae):.2f} dB", flush=True)
+    store(vae, args.root / "vae")
 
 
 def train(vae: WanVAE, data: Data, args: argparse.Namespace) -> None:
@@ -187,18 +179,7 @@ def judged(corner: Int[Array, "b 2"], side: int) -> Bool[Array, "b crop crop"]:
 
 def make_optimizer(lr: float, total: Float[Array, ""]) -> optax.GradientTransformation:
     """Muon for the convolutions' kernels as matrices, Adam for all else, over `total` steps."""
-
-    def schedule(peak: float) -> optax.Schedule:
-        return lambda step: peak * loop.cosine(step, total, 50, floor=0.02)
-
-    muon = optax.contrib.muon(
-        schedule(lr),
-        consistent_rms=0.2,
-        adam_b2=0.99,
-        adam_learning_rate=schedule(ADAM_LR),
-        muon_weight_dimension_numbers=kernel_matrices,
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), muon)
+    return muon(lr, ADAM_LR, total, kernel_matrices, warm_up=50)
 
 
 def kernel_matrices(params):

@@ -29,6 +29,7 @@ import optax.contrib
 from data import Dataset, make_dataset, make_held_out
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+from optimizers import muon
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
@@ -236,18 +237,7 @@ def make_optimizer(lr: float, total: Float[Array, ""]) -> optax.GradientTransfor
     200 steps of Muon lowered the held-out loss of a half-trained expert by 4 %, as many of
     AdamW not at all.
     """
-
-    def schedule(peak: float) -> optax.Schedule:
-        return lambda step: peak * loop.cosine(step, total, 100, floor=0.02)
-
-    muon = optax.contrib.muon(
-        schedule(lr),
-        consistent_rms=0.2,
-        adam_b2=0.99,
-        adam_learning_rate=schedule(ADAM_LR),
-        muon_weight_dimension_numbers=block_matrices,
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), muon)
+    return muon(lr, ADAM_LR, total, block_matrices, warm_up=100)
 
 
 def block_matrices(params):

@@ -227,8 +227,13 @@ def reconstruction_loss(
 
 
 def finish(vae: WanVAE, out: Path) -> None:
-    """Measure the latents' statistics and the round trip, and store the model as float16."""
+    """Measure the latents' statistics, and store the model."""
     vae.config = measured_statistics(vae)
+    store(vae, out)
+
+
+def store(vae: WanVAE, out: Path) -> None:
+    """As float16; tells the round trip."""
     for _, parameter in flat_parameters(nnx.state(vae)):
         parameter.set_value(parameter.get_value().astype(jnp.float16).astype(jnp.float32))
     config = {"_class_name": "AutoencoderKLWan", **asdict(vae.config)}
