@@ -96,7 +96,7 @@ class _Every(dict):
     """A run of every method at every speed of the tables."""
 
     def __init__(self):
-        speeds = [1.0, 1.13, 1.29, 1.74, 1.76, 1.82, 1.98, 2.11, 2.22, 2.69, 3.08, 4.0, 5.0]
+        speeds = [1.0, 1.13, 1.29, 1.74, 1.81, 1.82, 2.05, 2.11, 2.22, 2.89, 3.08, 4.0, 5.0]
         runs = {
             f"{method}{i}": run(speed, 1, 2)
             for method in tables.METHODS.values()

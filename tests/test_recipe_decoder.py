@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import train_decoder
 from flax import nnx
+from render import render_clips
 from train_decoder import BLIND, CROP, Batch, decode_crop, judged, kernel_matrices, of_decoder
 
 import wanjax
@@ -31,7 +32,8 @@ def test_a_square_of_the_whole_picture_is_what_the_vae_decodes(tiny_vae, monkeyp
 
 def test_a_square_is_cut_where_its_corner_is(tiny_vae):
     """Its middle hardly feels the zeros beyond its edges."""
-    latents = jax.random.normal(jax.random.key(0), (2, 2, 8, 8, 16))
+    clips, _ = render_clips(np.random.default_rng(0), 2, frames=5)
+    latents = tiny_vae.encode(jnp.asarray(clips, jnp.float32) / 127.5 - 1)
     corner = jnp.array([[0, 3], [4, 1]])
     found = decode_crop(tiny_vae, Batch(latents, corner, jnp.zeros(0)))
     whole = tiny_vae.reconstruct(latents)

@@ -74,7 +74,11 @@ def test_a_record_fills_the_form_with_what_the_server_would_not_do_by_itself(tin
     form = refilled("tiny-t2v", tiny, {"config": vars(made)}, "")
     assert (form.method, form.dial, form.value) == ("forecast", "target_speedup", 2.5)
     assert (form.prompt, form.seed, form.steps, form.size) == ("a ball", "7", 20, "")
-    assert form.others.splitlines() == ["guidance_scale=3.0", "guidance_scale_high=3.0"]
+    assert form.others.splitlines() == [
+        "guidance_scale=3.0",
+        "guidance_scale_high=3.0",
+        "guidance_scale_low=3.0",
+    ]
     asked = {
         key: value for key, value in form.request(tiny).items() if key not in ("model", "cache")
     }

@@ -64,14 +64,15 @@ def _encoded(root: Path, work: Path, scenes: list[Scene], clips: np.ndarray, see
     rng = np.random.default_rng([seed, 1])
     texts = [caption(scene, rng) for scene in scenes for _ in range(CAPTIONS_PER_CLIP)]
     folder = Folder(root, {})
-    context = _kept(work / "context.npy", lambda: encode_prompts(folder, ["", *texts]))
-    latents = _kept(work / "latents.npy", lambda: encode_clips(folder.load_vae(), clips))
-    first = _kept(work / "first.npy", lambda: encode_clips(folder.load_vae(), clips, grey=True))
+    context = kept(work / "context.npy", lambda: encode_prompts(folder, ["", *texts]))
+    latents = kept(work / "latents.npy", lambda: encode_clips(folder.load_vae(), clips))
+    first = kept(work / "first.npy", lambda: encode_clips(folder.load_vae(), clips, grey=True))
     captions = context[1:].reshape(len(scenes), CAPTIONS_PER_CLIP, *context.shape[1:])
     return Dataset(latents, first, captions, context[0])
 
 
-def _kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+def kept(file: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What `make` gives as half precision, made once: afterwards `file` has it."""
     if not file.exists():
         with atomic_path(file) as partial_file:
             np.save(partial_file, make().astype(np.float16))

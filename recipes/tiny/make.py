@@ -32,7 +32,7 @@ EXAMPLES = 8  # prompts to calibrate with
 EXAMPLE_SEED = 20_000
 SHIFT = {"t2v": 12.0, "i2v": 5.0}
 BOUNDARY = {"t2v": 0.875, "i2v": 0.9}
-PARTS = ("clips", "text", "vae", "data", "decoder", "experts", "examples", "curves", "scores")
+PARTS = ("clips", "text", "vae", "data", "experts", "decoder", "examples", "curves", "scores")
 # For what is measured: a GPU's own products of float32 have 10 bits.
 EXACT = (("JAX_DEFAULT_MATMUL_PRECISION", "highest"),)
 # Of the minutes of training. Experts of a line learn at once; the text encoder beside the VAE.
@@ -110,16 +110,10 @@ class Recipe:
             self.program("data", "data.py", "--root", self.t2v, "--work", self.work, *clips)
         )
 
-    def decoder(self) -> None:
-        clips = ("--clips", self.args.clips)
-        self.at_once(self.training("decoder", "train_decoder.py", "--root", self.t2v, *clips))
-        self.at_once(self.program("preview", "fit_preview.py", self.t2v))
-
     def experts(self) -> None:
         """An expert starts from one that knows the shapes already."""
         write_index(self.i2v, "i2v")
-        for shared in ("vae", "text_encoder", "tokenizer"):
-            shutil.copytree(self.t2v / shared, self.i2v / shared, dirs_exist_ok=True)
+        self.share("vae", "text_encoder", "tokenizer")
         self.at_once(self.expert("t2v", "transformer_2"))
         self.at_once(
             self.expert("t2v", "transformer", self.t2v / "transformer_2"),
@@ -133,6 +127,19 @@ class Recipe:
         arguments += ["--start", start] if start else []
         return self.training(f"{form} {name}", "train_experts.py", *arguments)
 
+    def share(self, *components: str) -> None:
+        """Both models have the same ones."""
+        for name in components:
+            shutil.copytree(self.t2v / name, self.i2v / name, dirs_exist_ok=True)
+
+    def decoder(self) -> None:
+        """After the experts, from whose latents it learns, too."""
+        arguments = ["--root", self.t2v, "--clips", self.args.clips]
+        arguments += ["--experts", self.t2v, self.i2v]
+        self.at_once(self.training("decoder", "train_decoder.py", *arguments))
+        self.at_once(self.program("preview", "fit_preview.py", self.t2v))
+        self.share("vae")
+
     def examples(self) -> None:
         write_examples(self.tiny)
 
@@ -143,7 +150,7 @@ class Recipe:
             output = self.curve(form)
             output.parent.mkdir(parents=True, exist_ok=True)
             settings = [f"tiny-{form}", "seeds=0,1", f"output={output}"]
-            settings += ["overwrite=True", "quiet=True"]
+            settings += ["overwrite=True"]
             if self.args.out != PACKAGE:
                 prompts = self.tiny / f"tiny-{form}-prompts.txt"
                 settings += [f"model={self.tiny / form}", f"prompts={prompts}"]
@@ -203,6 +210,7 @@ class Recipe:
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share a GPU
             "JAX_COMPILATION_CACHE_DIR": str(self.work.resolve() / "compiled"),
             "PYTHONUNBUFFERED": "1",
+            "TQDM_MININTERVAL": "10",  # a bar is a line of the log
         }
         process = subprocess.Popen(
             list(map(str, task.command)),

@@ -1,10 +1,12 @@
 """Train the decoder of the bundled VAE further, from the latents that `data.py` has encoded.
 
-    python recipes/tiny/train_decoder.py --root src/wanjax/tiny/t2v
+    python recipes/tiny/train_decoder.py --root src/wanjax/tiny/t2v \\
+        --experts src/wanjax/tiny/t2v src/wanjax/tiny/i2v
 
-The encoder stays, so the experts that learn its latents can be trained before, after or meanwhile.
-Whole clips pass the layers at the latents' resolution; above it, where nearly all the time goes, a
-square around the shape does. The latents carry noise, for generated ones are not exact.
+The encoder stays, and so do the experts that have learnt its latents. Whole clips pass the layers
+at the latents' resolution; above it, where nearly all the time goes, a square around the shape
+does. Generated latents are not exact: those here carry noise, and from what the models in
+`--experts` make of noised clips (`denoised.py`) the decoder learns as often as from the encoder's.
 Interrupted, the same command goes on where it was.
 """
 
@@ -23,6 +25,7 @@ import optax
 import optax.contrib
 from convolutions import computed_by, fastest
 from data import make_dataset
+from denoised import make_denoised
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
 from optimizers import muon
@@ -40,9 +43,12 @@ ADAM_LR = 1e-3
 
 
 class Data(NamedTuple):
-    """Normalised latents, their clips and where the shape's centre is, in latent pixels."""
+    """Normalised latents, their clips and where the shape's centre is, in latent pixels.
 
-    latents: Float[Array, "clips z t h w"]
+    The first version of the latents is the encoder's, the others are those of experts.
+    """
+
+    latents: Float[Array, "versions clips z t h w"]
     pixels: UInt8[Array, "clips T H W 3"]
     centres: Float[Array, "clips T 2"]
 
@@ -63,14 +69,17 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2.5e-3, help="of Muon")
+    parser.add_argument("--experts", type=Path, nargs="*", default=(), help="folders of models")
     loop.add_arguments(parser)
     args = parser.parse_args()
     vae = Folder(args.root, {}).load_vae()
     drawn = load_clips(args.work / "clips.npy", args.seed)
-    encoded = make_dataset(args.root, args.work, args.clips, args.seed).latents[: len(drawn.pixels)]
+    encoded = make_dataset(args.root, args.work, args.clips, args.seed)
+    denoised = [make_denoised(root, args.work, encoded, args.seed) for root in args.experts]
+    clips = min(args.clips, len(drawn.pixels))
+    latents = jnp.stack([jnp.asarray(each[:clips]) for each in (encoded.latents, *denoised)])
     centres = drawn.centres / vae.config.spatial_factor
-    clips = len(encoded)
-    train(vae, Data(jnp.asarray(encoded), drawn.pixels[:clips], centres[:clips]), args)
+    train(vae, Data(latents, drawn.pixels[:clips], centres[:clips]), args)
     store(vae, args.root / "vae")
 
 
@@ -130,7 +139,7 @@ def train_step(
 
 def make_batch(data: Data, batch: int, config: Any, key: PRNGKeyArray) -> Batch:
     """Random clips, each with a square around where the shape is at a random time."""
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     clips, frames = data.centres.shape[:2]
     side, crop = data.latents.shape[-1], CROP * config.spatial_factor
     clip = jax.random.randint(keys[0], (batch,), 0, clips)
@@ -138,7 +147,8 @@ def make_batch(data: Data, batch: int, config: Any, key: PRNGKeyArray) -> Batch:
     aside = jax.random.uniform(keys[2], (batch, 2), minval=-0.7, maxval=0.7)
     corner = jnp.round(data.centres[clip, time] - CROP / 2 + aside)
     corner = jnp.clip(corner, 0, side - CROP).astype(jnp.int32)
-    latents = jnp.moveaxis(data.latents[clip].astype(jnp.float32), 1, -1)
+    version = jax.random.randint(keys[5], (batch,), 0, len(data.latents))
+    latents = jnp.moveaxis(data.latents[version, clip].astype(jnp.float32), 1, -1)
     scale = NOISE * jax.random.uniform(keys[3], (batch, 1, 1, 1, 1))
     noisy = latents + scale * jax.random.normal(keys[4], latents.shape)
     latents = noisy * jnp.array(config.latents_std) + jnp.array(config.latents_mean)

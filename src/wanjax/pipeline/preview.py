@@ -86,7 +86,7 @@ def sample_latents(
     """Random latents to fit by where there are no videos: of one value each, and some noise.
 
     A decoder averages independent noise away. On held-out clips of the bundled VAE a fit to real
-    ones has 20.8 dB and a fit to these 17.8 (`recipes/tiny/fit_preview.py`); a fit to white noise
+    ones has 20.5 dB and a fit to these 18.1 (`recipes/tiny/fit_preview.py`); a fit to white noise
     had 3 dB less than that.
     """
     rng = np.random.default_rng(seed)
