@@ -7,28 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from data import Dataset, encode_clips, encode_prompts
+from data import Dataset, make_held_out
 from denoised import make_denoised
-from render import render_scenes
 from train_decoder import Data, make_batch
 
 import wanjax
 from wanjax.checkpoints.folder import Folder
-from wanjax.tiny.world import caption, sample_scene
 
 TINY = Path(wanjax.__file__).parent / "tiny"
 
 
 @pytest.fixture(scope="module")
-def encoded() -> Dataset:
+def encoded(tmp_path_factory) -> Dataset:
     """Three clips."""
-    rng = np.random.default_rng(7)
-    scenes = [sample_scene(rng) for _ in range(3)]
-    clips, folder = render_scenes(scenes), Folder(TINY / "t2v", {})
-    vae = folder.load_vae()
-    context = encode_prompts(folder, ["", *(caption(scene, rng) for scene in scenes)])
-    first = encode_clips(vae, clips, grey=True)
-    return Dataset(encode_clips(vae, clips), first, context[1:, None], context[0])
+    return make_held_out(TINY / "t2v", tmp_path_factory.mktemp("work"), 3)
 
 
 @pytest.mark.parametrize("form", ["t2v", "i2v"])

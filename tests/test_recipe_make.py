@@ -13,10 +13,9 @@ from wanjax.config.resolve import resolve
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> tuple[Recipe, list[Task]]:
     """One that keeps its tasks instead of running them."""
-    args = argparse.Namespace(
-        only=PARTS, out=make.PACKAGE, work=tmp_path, clips=8, scale=0.1, batch_scale=0.1
-    )
-    recipe, tasks = Recipe(argparse.Namespace(**vars(args), minutes=1.0, log=None)), []
+    where = {"out": make.PACKAGE, "work": tmp_path, "log": None}
+    args = argparse.Namespace(**where, clips=8, scale=0.1, batch_scale=0.1, minutes=1.0)
+    recipe, tasks = Recipe(args), []
     monkeypatch.setattr(recipe, "at_once", lambda *some: tasks.extend(some))
     return recipe, tasks
 

@@ -96,10 +96,14 @@ def encode_clips(
     with computed_by(fastest()):
         for i in range(0, len(clips), _BATCH):
             part = clips[i : i + _BATCH]
-            short = _BATCH - len(part) if i else 0  # one shape alone is compiled
-            part = np.concatenate([part, np.zeros((short, *part.shape[1:]), np.uint8)])
-            parts.append(encode(vae, part)[: len(part) - short])
+            whole = padded(part, _BATCH) if i else part
+            parts.append(encode(vae, whole)[: len(part)])
     return np.concatenate([np.asarray(part) for part in parts])
+
+
+def padded(part: np.ndarray, length: int) -> np.ndarray:
+    """With zeros at its end as long as a whole batch, so that one shape alone is compiled."""
+    return np.pad(part, [(0, length - len(part)), *[(0, 0)] * (part.ndim - 1)])
 
 
 def encode_prompts(folder: Folder, prompts: list[str]) -> Float[np.ndarray, "b length dim"]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from data import Dataset, kept
+from data import Dataset, kept, padded
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 from train_experts import condition
@@ -29,7 +29,9 @@ GUIDANCE = 2.0
 _BATCH = 64
 
 
-def make_denoised(root: Path, work: Path, data: Dataset, seed: int) -> np.ndarray:
+def make_denoised(
+    root: Path, work: Path, data: Dataset, seed: int
+) -> Float[np.ndarray, "clips z t h w"]:
     """Those of all clips of `data`, by the expert of the model in `root`; kept in `work`."""
     name = f"denoised-{root.name}.npy"
     return kept(work / f"{len(data.latents)}-clips" / name, lambda: _denoised(root, data, seed))
@@ -42,26 +44,21 @@ def _denoised(root: Path, data: Dataset, seed: int) -> Float[np.ndarray, "clips 
     parts = []
     for i in range(0, len(data.latents), _BATCH):
         latents, first, context = (
-            _whole_batch(of[i : i + _BATCH]) for of in (data.latents, data.first, data.context)
+            jnp.asarray(padded(of[i : i + _BATCH], _BATCH), jnp.float32)
+            for of in (data.latents, data.first, data.context[:, 0])
         )
+        sigmas = jnp.asarray(draw_sigmas(rng, _BATCH))
         key = jax.random.fold_in(jax.random.key(seed), i)
-        given = (latents, first, context[:, 0], empty, jnp.asarray(draw_sigmas(rng, _BATCH)))
-        found = denoise(expert, *given, key)
+        found = denoise(expert, latents, first, context, empty, sigmas, key)
         parts.append(np.asarray(found, np.float16)[: len(data.latents) - i])
     return np.concatenate(parts)
-
-
-def _whole_batch(part: np.ndarray) -> Array:
-    """One shape alone is compiled."""
-    missing = [(0, _BATCH - len(part)), *[(0, 0)] * (part.ndim - 1)]
-    return jnp.asarray(np.pad(part, missing), jnp.float32)
 
 
 def draw_sigmas(rng: np.random.Generator, clips: int) -> Float[np.ndarray, "steps+1 clips"]:
     """From a random level each to 0."""
     levels = rng.uniform(*LEVELS, clips).astype(np.float32)
-    even = np.linspace(levels / (SHIFT - (SHIFT - 1) * levels), 0, STEPS + 1, dtype=np.float32)
-    return shift_sigmas(even, SHIFT)
+    unshifted = shift_sigmas(levels, 1 / SHIFT)
+    return shift_sigmas(np.linspace(unshifted, 0, STEPS + 1, dtype=np.float32), SHIFT)
 
 
 @nnx.jit

@@ -65,7 +65,7 @@ class Stage:
 
     def ends(self) -> tuple[float, float, float]:
         """Between which to draw evenly, and how to shift: numbers that are data of a program."""
-        low, high = (s / (self.shift - (self.shift - 1) * s) for s in (self.low, self.high))
+        low, high = map(float, shift_sigmas(np.array([self.low, self.high]), 1 / self.shift))
         return low, high, self.shift
 
 
