@@ -1,7 +1,7 @@
 """What a server does under load, against calling the pipeline in a loop.
 
 python benchmarks/serving.py [jobs=200] [clients=8] [steps=20] [long=True] [rounds=1] [loop=False]
-    [output=FILE.json]
+    [paced=GFLOPS] [output=FILE.json]
 python benchmarks/serving.py kills=10 [jobs=16] [steps=20]
 
 Starts `wanjax serve` in a process of its own. Clients with a token each send videos of mixed
@@ -13,7 +13,9 @@ the first to the last video against those of the same videos in a loop over the 
 writes the same files: each with its record. On a machine that does other things, too, `rounds=4`
 has both make a quarter of the videos in turns. How far the loop's videos are from the median of
 their kind says what a time can be told to at best there. `long=True` takes larger videos: 10 to 20
-s each, where the others take half a second.
+s each, where the others take half a second. With `paced=2.5` the server computes at that pace,
+however busy the machine is (see `paced.py`): what is left of the errors is the server's own, as
+long as few results were late.
 
 With `kills` the server is killed (SIGKILL) so often at random moments with all videos in its
 queue, and started again; then their bytes are compared with those of a server that was not.
@@ -42,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 _ANEW = ("compilation_cache=False",)  # as in the loop
+_PACED = str(Path(__file__).with_name("paced.py"))
 _IDLE = 1.0  # seconds; between two videos of a full queue there are hundredths
 _READY, _ALIVE = 0.7, 3.0  # share of kills after loading; seconds until one, at most
 PROMPTS = ("a red ball moving right", "a blue square moving left")
@@ -70,7 +73,8 @@ def main(args: Sequence[str]) -> dict[str, Any]:
             found = killed(sent, int(given["kills"]), Path(folder))
         else:
             rounds = int(given.get("rounds", 1))
-            found = loaded(sent, clients, Path(folder), rounds, given.get("loop") != "False")
+            loop, paced = given.get("loop") != "False", given.get("paced")
+            found = loaded(sent, clients, Path(folder), rounds, loop, paced)
     found |= {"load": os.getloadavg()[0], "cores": os.cpu_count()}
     print(json.dumps(found, indent=2))
     if "output" in given:
@@ -79,11 +83,16 @@ def main(args: Sequence[str]) -> dict[str, Any]:
 
 
 def loaded(
-    sent: Sequence[dict[str, Any]], clients: int, folder: Path, rounds: int, against_loop: bool
+    sent: Sequence[dict[str, Any]],
+    clients: int,
+    folder: Path,
+    rounds: int,
+    against_loop: bool,
+    paced: str | None = None,
 ) -> dict[str, Any]:
     """The videos by a server, and in a loop: in turns, so that both meet the same machine."""
     loop, made, spent = Loop() if against_loop else None, [], Counter[str]()
-    with Server(folder, clients, *_ANEW) as server:
+    with Server(folder, clients, *_ANEW, paced=paced) as server:
         most = -(-len(sent) // rounds)
         for part in (sent[i : i + most] for i in range(0, len(sent), most)):
             before = server.cpu_seconds()
@@ -98,6 +107,10 @@ def loaded(
                 spent["loop_cpu_seconds"] += time.process_time() - cpu
         report = judge(sent, made) | server.memory_report() | {"clients": clients}
     report |= {name: round(seconds, 2) for name, seconds in spent.items()}
+    if paced is not None:
+        from paced import LATE
+
+        report["late_results"] = server.log.read_text().count(LATE)
     if loop is None:
         return report
     return report | {
@@ -157,14 +170,15 @@ def make_jobs(
 class Server:
     """`wanjax serve` and its clients, a thread each."""
 
-    def __init__(self, folder: Path, clients: int, *args: str):
+    def __init__(self, folder: Path, clients: int, *args: str, paced: str | None = None):
         self.tokens = [f"client-{number}-0123456789" for number in range(clients)]
         (folder / "tokens").write_text("\n".join(self.tokens))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.command = [sys.executable, "-m", "wanjax", "serve", "tiny-t2v", f"port={port}"]
+        wanjax = ["-m", "wanjax"] if paced is None else [_PACED, paced]
+        self.command = [sys.executable, *wanjax, "serve", "tiny-t2v", f"port={port}"]
         self.store = folder / "store"
         self.command += [f"store={self.store}", f"tokens={folder / 'tokens'}", *args]
         self.log = folder / "log"

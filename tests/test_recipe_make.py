@@ -1,6 +1,7 @@
 """The recipe's parts as commands."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import make
@@ -43,3 +44,19 @@ def test_the_decoder_learns_after_the_experts_and_both_models_have_it(recipe, tm
     assert preview.command[-1] == str(recipe.t2v)
     assert (recipe.i2v / "vae/config.json").exists()
     assert PARTS.index("decoder") > PARTS.index("experts")
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_so_many_programs_run_at_once(tmp_path, at_once):
+    """Each program tells when it began and ended; one waits for the one before it."""
+    where = {"out": make.PACKAGE, "work": tmp_path, "log": None}
+    recipe = Recipe(argparse.Namespace(**where, at_once=at_once))
+    program = (
+        "import pathlib, sys, time; file = pathlib.Path(sys.argv[1]); began = time.time();"
+        "time.sleep(1); file.write_text(f'{began} {time.time()}')"
+    )
+    files = [tmp_path / "a", tmp_path / "b"]
+    recipe.at_once(*(Task(f.name, (sys.executable, "-c", program, f)) for f in files))
+    (_, ended), (began, _) = (map(float, f.read_text().split()) for f in files)
+    assert (began >= ended) == (at_once == 1)
+    assert sorted(p.name for p in (tmp_path / "done").iterdir()) == ["a", "b"]

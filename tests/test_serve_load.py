@@ -30,3 +30,12 @@ def test_a_server_killed_again_and_again_makes_every_video_as_it_would_have():
     found = load.main(["kills=4", "jobs=10", "steps=10"])
     assert (found["lost"], found["doubled"], found["other_bytes"]) == (0, 0, 0)
     assert found["killed_amid_a_video"] >= 2
+
+
+@pytest.mark.slow
+def test_times_told_are_right_on_a_device_that_keeps_its_pace():
+    """A program takes what its operations take, so that what is left of the errors is ours."""
+    found = load.main(["jobs=12", "clients=2", "steps=8", "paced=4", "loop=False"])
+    assert (found["completed"], found["lost"]) == (12, 0)
+    assert found["seconds_each"]["denoise"] > 0.5  # it was held back: 0.1 s here
+    assert found["eta_error_median"] < 0.05

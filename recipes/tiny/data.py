@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Float, UInt8
 from loop import COMPUTE
 from render import render_scenes, training_scenes
+from tqdm import tqdm
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.files import atomic_path
@@ -94,11 +95,11 @@ def encode_clips(
 
     parts = []
     with computed_by(fastest()):
-        for i in range(0, len(clips), _BATCH):
+        for i in tqdm(range(0, len(clips), _BATCH), "first frames" if grey else "clips"):
             part = clips[i : i + _BATCH]
             whole = padded(part, _BATCH) if i else part
-            parts.append(encode(vae, whole)[: len(part)])
-    return np.concatenate([np.asarray(part) for part in parts])
+            parts.append(np.asarray(encode(vae, whole)[: len(part)]))
+    return np.concatenate(parts)
 
 
 def padded(part: np.ndarray, length: int) -> np.ndarray:

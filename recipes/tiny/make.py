@@ -35,14 +35,20 @@ BOUNDARY = {"t2v": 0.875, "i2v": 0.9}
 PARTS = ("clips", "text", "vae", "data", "experts", "decoder", "examples", "curves", "scores")
 # For what is measured: a GPU's own products of float32 have 10 bits.
 EXACT = (("JAX_DEFAULT_MATMUL_PRECISION", "highest"),)
-# Of the minutes of training. Experts of a line learn at once; the text encoder beside the VAE.
+# A step on a CPU takes its memory anew; in pages that are large and stay it is a fifth faster.
+HUGE_PAGES = ":".join(
+    f"glibc.malloc.{name}"
+    for name in ("hugetlb=1", f"mmap_threshold={2**34}", f"trim_threshold={2**34}")
+)
+# Of the minutes of training, one program after the other.
 SHARES = {
-    "text": 0.2,
-    "vae": 0.25,
-    "decoder": 0.17,
-    "t2v transformer_2": 0.24,
-    **{"t2v transformer": 0.2, "i2v transformer_2": 0.2},
-    "i2v transformer": 0.14,
+    "text": 0.05,
+    "vae": 0.2,
+    "t2v transformer_2": 0.27,
+    "t2v transformer": 0.1,
+    "i2v transformer_2": 0.17,
+    "i2v transformer": 0.07,
+    "decoder": 0.14,
 }
 
 
@@ -65,7 +71,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=24_000, help="to learn from, 0.2 MB each")
     parser.add_argument("--scale", type=float, default=1.0, help="times all numbers of steps")
     parser.add_argument("--batch-scale", type=float, default=1.0, help="times all batches")
-    parser.add_argument("--minutes", type=float, help="of training, compiling apart")
+    parser.add_argument("--minutes", type=float, help="of all training, compiling apart")
+    parser.add_argument("--at-once", type=int, default=2, help="programs that run at a time")
     parser.add_argument("--log", type=Path, help="file for all that the parts print, with seconds")
     args = parser.parse_args()
     recipe = Recipe(args)
@@ -185,9 +192,12 @@ class Recipe:
     def at_once(self, *tasks: Task) -> None:
         """Run those that are not yet done beside one another; stop with the first that fails."""
         left = [task for task in tasks if not self._mark(task).exists()]
-        running = [(task, *self._start(task)) for task in left]
+        running: list[tuple[Task, subprocess.Popen[str], threading.Thread]] = []
         try:
-            while running:
+            while left or running:
+                while left and len(running) < self.args.at_once:
+                    task = left.pop(0)
+                    running.append((task, *self._start(task)))
                 time.sleep(0.1)
                 for task, process, lines in [r for r in running if r[1].poll() is not None]:
                     lines.join()
@@ -211,6 +221,7 @@ class Recipe:
             "JAX_COMPILATION_CACHE_DIR": str(self.work.resolve() / "compiled"),
             "PYTHONUNBUFFERED": "1",
             "TQDM_MININTERVAL": "10",  # a bar is a line of the log
+            "GLIBC_TUNABLES": HUGE_PAGES,
         }
         process = subprocess.Popen(
             list(map(str, task.command)),
@@ -226,8 +237,9 @@ class Recipe:
 
     def _tell_all(self, name: str, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.told(name, line.rstrip())
+        with process.stdout as lines:
+            for line in lines:
+                self.told(name, line.rstrip())
 
     def told(self, name: str, text: str) -> None:
         """Print and log a line with the seconds since the start."""

@@ -30,6 +30,7 @@ from data import Dataset, make_dataset, make_held_out
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from optimizers import muon
+from products import fastest
 
 from wanjax.checkpoints.folder import Folder
 from wanjax.checkpoints.layouts.diffusers.transformer import RULES
@@ -171,16 +172,17 @@ def train(
     graph, params = nnx.split(model)
     batch = max(1, round(args.batch * args.batch_scale))
     moments = make_optimizer(args.lr, jnp.float32(steps)).init(params)
-    _, average, _ = loop.run(
-        f"{args.form} {name}",
-        partial(train_step, graph, args.lr, batch, jax.random.key(args.seed)),
-        (params, jax.tree.map(jnp.copy, params), moments),
-        data,
-        steps,
-        limit=args.limit,
-        checkpoint=args.work / args.form / f"{name}.npz",
-        describe=lambda f: f"loss: first frame {f[0]:.4f}, others {np.mean(f[1:]):.4f}",
-    )
+    with fastest():
+        _, average, _ = loop.run(
+            f"{args.form} {name}",
+            partial(train_step, graph, args.lr, batch, jax.random.key(args.seed)),
+            (params, jax.tree.map(jnp.copy, params), moments),
+            data,
+            steps,
+            limit=args.limit,
+            checkpoint=args.work / args.form / f"{name}.npz",
+            describe=lambda f: f"loss: first frame {f[0]:.4f}, others {np.mean(f[1:]):.4f}",
+        )
     return nnx.merge(graph, average)
 
 
