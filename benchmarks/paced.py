@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from serving import LATE
 
 from wanjax.cli.main import main
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import run_step
 
-LATE = "the device was late"
 LAYERS = 6  # of a bundled expert; XLA counts the body of a loop over them once
 
 

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 _ANEW = ("compilation_cache=False",)  # as in the loop
+LATE = "the device was late"  # as the log of a paced server says
 _PACED = str(Path(__file__).with_name("paced.py"))
 _IDLE = 1.0  # seconds; between two videos of a full queue there are hundredths
 _READY, _ALIVE = 0.7, 3.0  # share of kills after loading; seconds until one, at most
@@ -108,8 +109,6 @@ def loaded(
         report = judge(sent, made) | server.memory_report() | {"clients": clients}
     report |= {name: round(seconds, 2) for name, seconds in spent.items()}
     if paced is not None:
-        from paced import LATE
-
         report["late_results"] = server.log.read_text().count(LATE)
     if loop is None:
         return report
