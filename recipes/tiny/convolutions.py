@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -11,7 +10,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from loop import COMPUTE
+from loop import COMPUTE, least_seconds
 
 from wanjax.models import vae_layers
 
@@ -56,16 +55,11 @@ def _seconds(way: Convolution) -> float:
 
     x = jnp.ones((16, 11, 64, 64, 16), COMPUTE)
     kernel = jnp.ones((3, 3, 3, 16, 16), COMPUTE)
-    times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        try:
-            jax.block_until_ready(gradient(x, kernel))
-        except jax.errors.JaxRuntimeError as error:  # cuDNN has not every form
-            print(f"{way.__name__}: {str(error).splitlines()[0]}", flush=True)
-            return float("inf")
-        times.append(time.perf_counter() - began)
-    return min(times)
+    try:
+        return least_seconds(lambda: gradient(x, kernel))
+    except jax.errors.JaxRuntimeError as error:  # cuDNN has not every form
+        print(f"{way.__name__}: {str(error).splitlines()[0]}", flush=True)
+        return float("inf")
 
 
 def _by_taps_on_cpu(x: Array, kernel: Array, time_stride: int = 1) -> Array:

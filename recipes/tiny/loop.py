@@ -116,6 +116,16 @@ def moving_average(average: State, params: State, step: Array, total: Array) -> 
     return jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, average, params)
 
 
+def least_seconds(run: Callable[[], Any]) -> float:
+    """Of some tries, the first of which compiles."""
+    times = []
+    for _ in range(6):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
 def save(file: Path, step: int, total: int, state: Any) -> None:
     """Step and state, never half-written."""
     leaves = map(np.asarray, jax.tree.leaves(state))

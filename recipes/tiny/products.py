@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -14,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+from loop import least_seconds
 from optax.contrib import _muon
 
 from wanjax.models import layers, transformer
@@ -49,19 +48,12 @@ def half_is_faster() -> bool:
     if jax.default_backend() != "cpu":
         return False
     x, kernel = jnp.ones((2560, 512), FULL), jnp.ones((512, 192), FULL)
-    seconds = {way: _seconds(jax.jit(way), x, kernel) for way in (jnp.matmul, half)}
-    return seconds[half] < 0.8 * seconds[jnp.matmul]
 
+    def seconds(way: Callable[[Array, Array], Array]) -> float:
+        product = jax.jit(way)
+        return least_seconds(lambda: [product(x, kernel) for _ in range(20)])
 
-def _seconds(product: Callable[[Array, Array], Array], x: Array, kernel: Array) -> float:
-    times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        for _ in range(20):
-            y = product(x, kernel)
-        y.block_until_ready()
-        times.append(time.perf_counter() - began)
-    return min(times)
+    return seconds(half) < 0.8 * seconds(jnp.matmul)
 
 
 @contextmanager
@@ -71,7 +63,7 @@ def fastest() -> Iterator[None]:
     On a CPU layer by layer: a loop copies what its gradient needs. On two cores with a unit for
     bfloat16 a step of 32 clips takes 0.69 s in place of 0.91.
     """
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         if jax.default_backend() == "cpu":
             stack.enter_context(mock.patch.object(transformer, "scan_layers", _one_by_one))
         if half_is_faster():
