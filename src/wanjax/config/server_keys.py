@@ -30,6 +30,14 @@ class ServerKeys:
         also=("address", "bind", "listen"),
         kept=False,
     )
+    warm_up: bool = setting(
+        True,
+        "compute a few steps and decode once before the first video, so that its time, too, can "
+        "be told",
+        commands=_SERVE,
+        also=("warmup", "prewarm"),
+        kept=False,
+    )
     ui: bool = setting(
         False,
         "a page for people on the same server, at its own address",

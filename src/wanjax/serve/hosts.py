@@ -17,7 +17,8 @@ from wanjax.errors import RunError, UsageError
 from wanjax.parallel.hosts import from_first, several
 from wanjax.sampling.denoise import StepReport
 from wanjax.serve.jobs import Job
-from wanjax.serve.model import Model, load_all, rest_others
+from wanjax.serve.model import Model, rest_others
+from wanjax.serve.warm_up import load_all
 
 _END = "end"
 

@@ -62,13 +62,19 @@ class Model:
         return self.pipe.components.folder.model_configs()
 
     @cached_property
-    def _default(self) -> Run:
+    def default(self) -> Run:
+        """Of a video with nothing but the server's own settings; its picture is yet to come."""
         return prepare(replace(self.config, image=None))
+
+    @property
+    def shape(self) -> str:
+        """Of the default video, as seconds are compared within."""
+        return shape_of(self.name, self.default.config)
 
     @property
     def programs(self) -> str:
         """Names those of the default video, which `load` compiles."""
-        return programs_of(shape_of(self.name, self._default.config), self._default)
+        return programs_of(self.shape, self.default)
 
     @property
     def needs_picture(self) -> bool:
@@ -76,7 +82,7 @@ class Model:
 
     def load(self) -> None:
         """The weights, while the programs of the default video compile."""
-        threads = compile_ahead(self.pipe, self._default)
+        threads = compile_ahead(self.pipe, self.default)
         self.pipe.load(progress=False)
         for thread in threads:
             thread.join()
@@ -177,13 +183,6 @@ def models_of(args: Sequence[str], config: Config) -> dict[str, Model]:
             raise UsageError(f"also={config.also}: {model.name} is served already")
         models[model.name] = model
     return models
-
-
-def load_all(models: Mapping[str, Model]) -> None:
-    """One after another, the first one last: its weights are then on the devices."""
-    for name in reversed(list(models)):
-        models[name].load()
-        rest_others(models, name)
 
 
 def rest_others(models: Mapping[str, Model], name: str) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from wanjax.config.saved import kept
 from wanjax.errors import RunError, UsageError
@@ -20,7 +17,6 @@ from wanjax.parallel.hosts import several
 from wanjax.pipeline.ahead import compile_ahead
 from wanjax.pipeline.inputs import Frames
 from wanjax.pipeline.notices import seen
-from wanjax.pipeline.pipeline import WanPipeline
 from wanjax.pipeline.record import make_record, make_tags
 from wanjax.pipeline.video import Video
 from wanjax.planning.run import Run
@@ -44,59 +40,20 @@ from wanjax.serve.hosts import (
     tell_the_end,
 )
 from wanjax.serve.jobs import AwayError, Job
+from wanjax.serve.live import Live
 from wanjax.serve.logs import LOG
 from wanjax.serve.metrics import Metrics
-from wanjax.serve.model import Model, load_all, rest_others
+from wanjax.serve.model import Model, rest_others
 from wanjax.serve.queue import Queue
 from wanjax.serve.ready import Ready
 from wanjax.serve.storage import Storage
+from wanjax.serve.warm_up import load_all
 
+_LOOK = 0.1  # seconds between two looks whether a video is still wanted
 _TOLD = 0.5  # seconds between two notes of progress in the database
-_WATCHED, _FRAME = 3.0, 0.25  # seconds that a look lasts; between two previews
-
-
-@dataclass
-class Live:
-    """The job that is being made, as others may look at it at any time."""
-
-    job: Job
-    run: Run
-    course: Course
-    steps_done: int = 0
-    since: float = 0.0  # when the last part ended, by the monotonic clock
-    cancelled: bool = False
-    alone_from: float | None = None  # when other programs are compiled, by the monotonic clock
-    told_end: float | None = None  # when it would be there, as told after two steps
-    preview: Image.Image | None = None
-    looked: float = -math.inf  # when somebody last did, by the monotonic clock
-    drawn: float = -math.inf  # when the preview was made
-
-    @property
-    def progress(self) -> int:
-        return min(99, int(100 * self.course.share))
-
-    @property
-    def beside(self) -> bool:
-        """Whether other programs are compiled meanwhile."""
-        return self.alone_from is not None
-
-    @property
-    def eta(self) -> float | None:
-        beside = None if self.alone_from is None else max(0.0, self.alone_from - self.since)
-        left = self.course.remaining(beside)
-        return None if left is None else max(0.0, left - (time.monotonic() - self.since))
-
-    def look(self) -> Image.Image | None:
-        """The newest preview; they are made while somebody looks, and none otherwise."""
-        self.looked = time.monotonic()
-        return self.preview
-
-    def draw(self, pipe: WanPipeline, report: StepReport) -> None:
-        """Make a preview of a computed step, if it is wanted and the VAE has a fit."""
-        now = time.monotonic()
-        wanted = now - self.looked < _WATCHED and now - self.drawn > _FRAME
-        if wanted and not report.step.skipped and pipe.components.preview is not None:
-            self.preview, self.drawn = pipe.preview(report), now
+# Of Python's threads. One that traces a program would else let a video's wait for 5 ms each time
+# that it comes back from the device, which is dozens of times a step.
+_TURN = 0.0005
 
 
 class Worker:
@@ -153,9 +110,7 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            load_all(self.models)
-            if not several():  # which compile nothing ahead
-                self._there.begin(model.programs for model in self.models.values())
+            self._load()
             self.ready.set()
             while not self._stopping.is_set():
                 self._make_next()
@@ -164,6 +119,16 @@ class Worker:
             self.failed = error
             LOG.exception("the worker has ended")
             self.when_failed()
+
+    def _load(self) -> None:
+        sys.setswitchinterval(_TURN)
+        for name, measured in load_all(self.models).items():
+            model = self.models[name]
+            for part, seconds in measured:
+                self.queue.speeds.add(model.shape, part, seconds)
+            self._there.run(model.programs)
+        if not several():  # which compile nothing ahead
+            self._there.begin(model.programs for model in self.models.values())
 
     def _make_next(self) -> None:
         """A job, if one waits within a second."""
@@ -227,7 +192,9 @@ class Worker:
         if live.cancelled:
             raise CancelledError
         tell(job, pictures)
+        compiling = self._wait_for_programs(live)
         video = self._execute(model, live, frames)
+        video.timings.compile += compiling
         warm = job.programs in self._there.ran
         self._there.run(job.programs)
         self._measure(live, video, cold=not warm)
@@ -258,11 +225,22 @@ class Worker:
         began = time.monotonic()
         rest_others(self.models, job.model)
         self._there.model, leaving = job.model, time.monotonic() - began
-        if COMPILE in parts:
-            compile_ahead(model.pipe.with_config(run.config), run)
+        ran = job.programs in self._there.ran
+        compiling = () if ran else compile_ahead(model.pipe.with_config(run.config), run)
         shape = shape_of(model.name, run.config)
         course = Course(shape, self.queue.speeds, parts, leaving=leaving)
-        return Live(job, run, course, since=time.monotonic(), alone_from=self._alone_from())
+        since, alone_from = time.monotonic(), self._alone_from()
+        return Live(job, run, course, since=since, compiling=compiling, alone_from=alone_from)
+
+    def _wait_for_programs(self, live: Live) -> float:
+        """Until all of them are there: else nobody could say when decoding begins. In seconds."""
+        began = time.monotonic()
+        for thread in live.compiling:
+            while thread.is_alive():
+                thread.join(_LOOK)
+                if live.cancelled:
+                    raise CancelledError
+        return time.monotonic() - began
 
     def _execute(self, model: Model, live: Live, frames: Frames) -> Video:
         run = live.run
