@@ -333,14 +333,20 @@ def test_blocks_compile_for_tpus_that_are_not_here():
         assert found["temporary_bytes"] < 6 * found["query_bytes"], target
 
 
-def with_kernel(kernel) -> dict[str, object]:
-    """Each model that has attention, made with this kernel, and what it computes."""
-    rng = np.random.default_rng(0)
+def random(*shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def of_vae(kernel):
     vae = WanVAE(
         VAEConfig(base_dim=8, dim_mult=(1, 2), temperal_downsample=(True,), num_res_blocks=1),
         kernel=kernel,
         rngs=nnx.Rngs(0),
     )
+    return partial(vae.encoder.mid_block.attentions[0], random(1, 2, 4, 4, 16))
+
+
+def of_clip(kernel):
     clip = CLIPVisionModel(
         CLIPVisionConfig(
             hidden_size=16,
@@ -353,6 +359,10 @@ def with_kernel(kernel) -> dict[str, object]:
         kernel=kernel,
         rngs=nnx.Rngs(0),
     )
+    return partial(clip, random(1, 8, 8, 3))
+
+
+def of_transformer(kernel):
     config = TransformerConfig(
         num_attention_heads=2,
         attention_head_dim=12,
@@ -364,22 +374,15 @@ def with_kernel(kernel) -> dict[str, object]:
         num_layers=1,
     )
     transformer = WanTransformer(config, kernel=kernel, rngs=nnx.Rngs(0))
-    text = transformer.embed_context(jnp.asarray(rng.normal(size=(1, 5, 8)), jnp.float32))
-    image = jnp.asarray(rng.normal(size=(1, 8, 8, 3)), jnp.float32)
-    pixels = jnp.asarray(rng.normal(size=(1, 2, 4, 4, 16)), jnp.float32)
-    latents = jnp.asarray(rng.normal(size=(1, 4, 2, 4, 4)), jnp.float32)
-    return {
-        "vae": jax.jit(partial(vae.encoder.mid_block.attentions[0], pixels)),
-        "clip": jax.jit(partial(clip, image)),
-        "transformer": jax.jit(partial(transformer, latents, jnp.array([500.0]), text)),
-    }
+    text = transformer.embed_context(random(1, 5, 8))
+    return partial(transformer, random(1, 4, 2, 4, 4), jnp.array([500.0]), text)
 
 
-@pytest.mark.parametrize("model", ["vae", "clip", "transformer"])
+@pytest.mark.parametrize("model", [of_vae, of_clip, of_transformer])
 def test_every_model_asks_at_one_place(model):
     """What `attention` refuses, each model refuses; what it allows gives the same."""
     choices = {name: KernelChoice(CPU, name) for name in ("xla", "chunked", "cudnn")}
-    calls = {name: with_kernel(choice)[model] for name, choice in choices.items()}
+    calls = {name: jax.jit(model(choice)) for name, choice in choices.items()}
     # three layers deep, each a sum in another order
     np.testing.assert_allclose(calls["chunked"](), calls["xla"](), atol=1e-5)
     with pytest.raises(UsageError, match="attention=cudnn on cpu"):

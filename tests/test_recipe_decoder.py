@@ -23,6 +23,7 @@ def tiny_vae() -> WanVAE:
     return Folder(TINY, {}).load_vae()
 
 
+@pytest.mark.slow
 def test_a_square_of_the_whole_picture_is_what_the_vae_decodes(tiny_vae, monkeypatch):
     latents = jax.random.normal(jax.random.key(0), (2, 2, 8, 8, 16))
     monkeypatch.setattr(train_decoder, "CROP", 8)
@@ -30,6 +31,7 @@ def test_a_square_of_the_whole_picture_is_what_the_vae_decodes(tiny_vae, monkeyp
     np.testing.assert_allclose(whole, tiny_vae.reconstruct(latents), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_square_is_cut_where_its_corner_is(tiny_vae):
     """Its middle hardly feels the zeros beyond its edges."""
     clips, _ = render_clips(np.random.default_rng(0), 2, frames=5)

@@ -15,6 +15,7 @@ import wanjax
 from wanjax.checkpoints.folder import Folder
 
 TINY = Path(wanjax.__file__).parent / "tiny"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

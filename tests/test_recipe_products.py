@@ -13,6 +13,7 @@ from wanjax.models.configs import TransformerConfig
 from wanjax.models.transformer import WanTransformer
 
 CONFIG = TransformerConfig(in_channels=Z, **SMALL | {"num_layers": 2})
+pytestmark = pytest.mark.slow
 
 
 def gradient() -> dict[str, np.ndarray]:
@@ -32,10 +33,14 @@ def gradient() -> dict[str, np.ndarray]:
     }
 
 
+@pytest.fixture(scope="module")
+def expected() -> dict[str, np.ndarray]:
+    return gradient()
+
+
 @pytest.mark.parametrize(("by_half", "error"), [(False, 1e-4), (True, 0.03)])
-def test_gradients_are_those_of_the_package(monkeypatch, by_half, error):
+def test_gradients_are_those_of_the_package(monkeypatch, expected, by_half, error):
     """Layer by layer they are the same; with eight bits in a factor's digits nearly so."""
-    expected = gradient()
     monkeypatch.setattr(products, "half_is_faster", lambda: by_half)
     with products.fastest():
         found = gradient()
@@ -44,12 +49,11 @@ def test_gradients_are_those_of_the_package(monkeypatch, by_half, error):
         assert np.linalg.norm(found[path] - value) <= error * np.linalg.norm(value) + 1e-7, path
 
 
-def test_the_package_is_as_before_afterwards(monkeypatch):
+def test_the_package_is_as_before_afterwards(monkeypatch, expected):
     monkeypatch.setattr(products, "half_is_faster", lambda: True)
-    before = gradient()
     with products.fastest():
         pass
-    assert all(np.array_equal(value, before[path]) for path, value in gradient().items())
+    assert all(np.array_equal(value, expected[path]) for path, value in gradient().items())
 
 
 def test_muon_makes_matrices_as_orthogonal(monkeypatch):

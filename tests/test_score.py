@@ -50,7 +50,9 @@ def test_rendered_clips_score_as_right(truth):
     assert list(score.by_attribute) == list(world.ATTRIBUTES)
 
 
-@pytest.mark.parametrize(("blur", "noise"), [(1.0, 6.0), (2.0, 6.0)])
+@pytest.mark.parametrize(
+    ("blur", "noise"), [(1.0, 6.0), pytest.param(2.0, 6.0, marks=pytest.mark.slow)]
+)
 def test_degraded_clips_score_as_right(truth, blur, noise):
     clips, captions = (part[:168] for part in truth)
     score = score_videos(degrade(clips, blur, noise), captions)

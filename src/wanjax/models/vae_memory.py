@@ -147,12 +147,7 @@ def _aside(layers: Sequence[Layer], number: int, size: Size, of: int, width: int
             held = [(layers[start], layers[start].outputs)]
             if end == number + 1:  # it is being brought to the size of the result
                 held.append((result, result.outputs))
-            return sum(
-                size.item_bytes
-                * size.batch
-                * math.prod(_shape(at, of, width, rows, _rounded(channels, size)))
-                for at, channels in held
-            )
+            return sum(_held(at, channels, size, of, width, rows) for at, channels in held)
     return 0
 
 
@@ -161,20 +156,25 @@ def _working(before: Layer, layer: Layer, size: Size, of: int, width: int, rows:
 
     A convolution's input and result are held twice, once as it wants them laid out.
     """
-
-    def held(at: Layer, channels: int, frames: int = 0) -> int:
-        f, h, w, c = _shape(at, of, width, rows, _rounded(channels, size))
-        return (f + frames) * h * w * c * size.batch * size.item_bytes
-
-    taken = held(before, layer.inputs)
+    place = size, of, width, rows
+    taken = _held(before, layer.inputs, *place)
     if layer.kind == "up":
         # rows and columns are repeated before they are cut to what is needed
         repeated = taken * 4 * layer.frames // before.frames
         result = repeated * _rounded(layer.outputs, size) // _rounded(layer.inputs, size)
-        cut = held(layer, layer.outputs) if rows < of else 0
+        cut = _held(layer, layer.outputs, *place) if rows < of else 0
         return 2 * repeated + result + taken + cut
     wider = max(layer.inputs, layer.outputs)
-    return taken + 2 * held(before, wider, 2) + 2 * held(before, layer.outputs)
+    padded, result = _held(before, wider, *place, 2), _held(before, layer.outputs, *place)
+    return taken + 2 * padded + 2 * result
+
+
+def _held(
+    at: Layer, channels: int, size: Size, of: int, width: int, rows: int, frames: int = 0
+) -> int:
+    """Bytes of what a layer gives, or so many channels of it, with `frames` more."""
+    f, h, w, c = _shape(at, of, width, rows, _rounded(channels, size))
+    return (f + frames) * h * w * c * size.batch * size.item_bytes
 
 
 def _rounded(channels: int, size: Size) -> int:
