@@ -96,12 +96,20 @@ def _lower(answer: Any) -> dict[str, str]:
 
 @contextmanager
 def serving(
-    folder: Path, store: Path, *args: str, work: bool = True, beside: Sequence[Path] = ()
+    folder: Path,
+    store: Path,
+    *args: str,
+    work: bool = True,
+    beside: Sequence[Path] = (),
+    warm_up: bool = False,
 ) -> Iterator[Running]:
-    """A server of the model in `folder`; not to `work`, it accepts and makes nothing."""
+    """A server of the model in `folder`; not to `work`, it accepts and makes nothing.
+
+    Without `warm_up` it computes what it is asked for, and no other step.
+    """
     models = {}
     for path in (folder, *beside):
-        given = [f"model={path}", *SMALL_RUN, f"store={store}", *args]
+        given = [f"model={path}", *SMALL_RUN, f"store={store}", f"warm_up={warm_up}", *args]
         config = resolve(given, "serve")
         model = Model.of(given, config)
         pipe = WanPipeline(model.pipe.components, config, PROGRAMS, model.pipe.target)

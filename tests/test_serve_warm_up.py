@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from serving import PROMPT, serving
+from small_folder import make_small_folder
 
 from wanjax.serve.eta import SAVE, Part
 from wanjax.serve.hosts import CancelledError
@@ -21,7 +22,7 @@ def told(running) -> float | None:
 
 
 def test_a_time_is_told_before_anything_was_made(small_folder, tmp_path):
-    with serving(small_folder, tmp_path / "store") as running:
+    with serving(small_folder, tmp_path / "store", warm_up=True) as running:
         assert 0 < told(running) < 60
         (model,) = running.server.models.values()
         speeds = running.server.queue.speeds
@@ -30,8 +31,16 @@ def test_a_time_is_told_before_anything_was_made(small_folder, tmp_path):
 
 
 def test_without_measuring_none_can_be(small_folder, tmp_path):
-    with serving(small_folder, tmp_path / "store", "warm_up=False") as running:
+    with serving(small_folder, tmp_path / "store") as running:
         assert told(running) is None
+
+
+@pytest.mark.slow
+def test_a_model_that_needs_a_picture_is_given_a_grey_one(tmp_path):
+    folder = make_small_folder(tmp_path / "small-i2v", image=True, two_experts=False)
+    with serving(folder, tmp_path / "store", warm_up=True) as running:
+        assert running.server.worker.ready.wait(120)
+        assert running.server.worker.failed is None
 
 
 def test_steps_begin_when_all_programs_are_there():
