@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Array
-from PIL import Image
 from tqdm import tqdm
 
 from wanjax.caching.plan import Step
@@ -247,10 +246,7 @@ class _Runs:
 
     def __init__(self, pipe: WanPipeline, embeds: _Embeds, dense: Run, cached: Run, repeats: int):
         self.pipe, self.prompt = pipe, embeds()
-        config = cached.config
-        picture = Image.fromarray(np.full((config.height, config.width, 3), 200, np.uint8))
-        last = picture if pipe.takes_two_images else None
-        self.frames = pipe.frames(picture if pipe.takes_image else None, last)
+        self.frames = pipe.plain_frames(cached.config)
         self.dense: list[list[_Timed]] = []
         self.cached: list[list[_Timed]] = []
         self.videos: list[Video] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from PIL import Image
+
 from wanjax.caching.method import Measure
 from wanjax.config.keys import Config
 from wanjax.errors import UsageError
@@ -102,6 +104,12 @@ class Abilities:
         if frames.last and sees_images and not self.takes_two_images:
             raise UsageError("this model was not made for a last frame; leave last_image out")
         return frames
+
+    def plain_frames(self, config: Config) -> Frames:
+        """As many as the model takes, of nothing in particular: to measure what a run costs."""
+        picture = Image.new("RGB", (config.width, config.height), (200, 200, 200))
+        last = picture if self.takes_two_images else None
+        return self.frames(picture if self.takes_image else None, last)
 
     def latents_shape(self, config: Config) -> tuple[int, int, int, int]:
         """Of one video: channels, frames, rows, columns."""

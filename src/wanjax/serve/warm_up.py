@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from wanjax.media.video_files import save_video
 from wanjax.sampling.denoise import StepReport
@@ -62,12 +61,9 @@ def warm_up(model: Model) -> list[Measured]:
 
 def _steps(model: Model) -> dict[str, float]:
     """Seconds of a step, by its part's name."""
-    run, pipe = model.default, model.pipe
+    run = model.default
     run = replace(run, config=replace(run.config, prompt="a video", seed=0))
-    grey = Image.new("RGB", (run.config.width, run.config.height), "grey")
-    frames = pipe.frames(
-        grey if pipe.takes_image else None, grey if pipe.takes_two_images else None
-    )
+    frames = model.pipe.plain_frames(run.config)
     at = {steps[0].index: steps for steps in run.plan.runs}
     took: dict[str, list[float]] = {}
 
