@@ -173,7 +173,15 @@ def processor_seconds(code: str, environment: dict[str, str]) -> float:
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["plan"], [*T2V, "json=True"], ["show"], ["generate", "--help"]]
+    "args",
+    [
+        ["--help"],
+        ["plan"],
+        [*T2V, "json=True"],
+        [*T2V, "target=v6e:4x4"],
+        ["show"],
+        ["generate", "--help"],
+    ],
 )
 def test_static_commands_do_without_jax_and_take_less_than_its_import(args, compiled_once):
     command = (

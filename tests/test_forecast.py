@@ -395,10 +395,10 @@ def test_two_hundred_steps_are_planned_in_seconds(order):
     schedule = make_schedule(200, 12.0, 4.0, 3.0, 0.875)
     inner, moves = gram(smooth_outputs(200, seed=order)), -np.diff(schedule.sigmas)
     ones, free = np.ones(200, int), np.zeros(200, bool)
-    began = time.perf_counter()
+    began = time.process_time()
     planner = Planner(inner, moves, schedule.phases, ones, free, order)
     found = planner.least(133)
-    assert time.perf_counter() - began < 5  # a fifth of a second, and slow machines
+    assert time.process_time() - began < 5  # a fifth of a second, and slow machines
     assert np.sum(~found.computed) == 133
     # no plan that has two neighbours the other way round costs less
     for i in np.flatnonzero(found.computed[1:-1] != found.computed[2:]) + 1:

@@ -291,6 +291,7 @@ PLANS = """
 import json, sys, time
 from wanjax.cli.main import main
 
+assert main(["plan", "tiny-t2v", "use_magcache"]) == 0  # imports what a plan needs
 seconds = {}
 for K in (1, 4, 50, 999):
     for how in ("target_speedup=1.5", "magcache_thresh=5"):

@@ -42,6 +42,18 @@ def test_variants_of_equal_cost_share_a_row():
     assert list(configs) == ["slow", "fast", "fewer-steps"]
 
 
+@pytest.mark.parametrize(("rows", "planned"), [("", 0), (",fewer-steps", 2)])
+def test_only_rows_of_equal_cost_need_plans_ahead_of_time(rows, planned):
+    seen = []
+    found = resolve_variants(
+        ["tiny-t2v", f"variants={SLOW},{FAST}{rows}"],
+        "plan",
+        prepared=lambda config: seen.append(config) or prepare(config),
+    )
+    assert len(seen) == planned
+    assert len(found) == 2 + planned
+
+
 def test_what_decides_during_the_run_has_no_cost_ahead_of_time():
     variants = read_variants(["tiny-t2v", "variants=easycache,magcache,fewer-steps"], "plan")
     assert list(variants.planned_costs(prepare)) == ["magcache"]

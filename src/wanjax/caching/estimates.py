@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wanjax.caching.actions import COMPUTE, Action
-from wanjax.caching.schedule import Schedule, sampler_maps
+from wanjax.caching.schedule import Schedule
 
 Gram = Float[np.ndarray, "steps steps"]
 # Pulls fitted weights to Lagrange's, relative to the mean square of the outputs: a matrix of few
@@ -145,8 +145,7 @@ def passed_on(schedule: Schedule, i: int, k: int) -> Float[np.ndarray, "4"]:
 
     All outputs in between are held; see `schedulers.SamplerTable` for the sampler's step.
     """
-    maps = sampler_maps(schedule.corrector, schedule.predictor, schedule.sigmas)
-    state: Float[np.ndarray, "4"] = maps[i, :, 4]
+    state: Float[np.ndarray, "4"] = schedule.maps[i, :, 4]
     for step in range(i + 1, k):
-        state = maps[step, :, :4] @ state
+        state = schedule.maps[step, :, :4] @ state
     return state

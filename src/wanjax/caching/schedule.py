@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -86,6 +87,11 @@ class Schedule:
             return (range(self.num_steps),)
         halves = (range(self.boundary_step), range(self.boundary_step, self.num_steps))
         return tuple(half for half in halves if len(half))
+
+    @cached_property
+    def maps(self) -> Float[np.ndarray, "steps 4 5"]:
+        """The sampler's steps as matrices; see `sampler_maps`."""
+        return sampler_maps(self.corrector, self.predictor, self.sigmas)
 
     def num_branches(self, step: int) -> int:
         """2 (conditional, unconditional) where guidance acts, else 1."""

@@ -77,6 +77,8 @@ def resolve_variants(
     `prepared` plans what they have to know.
     """
     variants = read_variants(args, command, default, values)
+    if variants.fewer is None:
+        return dict(variants.configs)
     return variants.with_rows(variants.planned_costs(prepared))[0]
 
 
