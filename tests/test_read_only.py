@@ -42,7 +42,7 @@ def without_privileges() -> Iterator[None]:
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """`locked` may be read, `closed` not even that, and no file in `mine`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("wanjax.serve.logs.log_to_stderr", lambda _: None)
+    monkeypatch.setattr("wanjax.serve.process.settle", lambda _: None)
     monkeypatch.setattr(folder_module, "load_parameters", lambda *_, **__: pytest.fail("loaded"))
     for name in ("locked/sub", "closed", "mine/vae"):
         Path(name).mkdir(parents=True)

@@ -289,7 +289,7 @@ def test_a_server_that_ends_gives_back_what_it_cannot_finish(small_folder, tmp_p
 @pytest.fixture
 def no_log(monkeypatch):
     """Else the logger would keep a test's stderr, which is closed by then."""
-    monkeypatch.setattr("wanjax.serve.logs.log_to_stderr", lambda form: None)
+    monkeypatch.setattr("wanjax.serve.process.settle", lambda config: None)
 
 
 @pytest.mark.usefixtures("no_log")

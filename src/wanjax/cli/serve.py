@@ -62,11 +62,11 @@ def _serve(args: Sequence[str], config: Config, listener: socket.socket) -> None
 
     from wanjax.parallel.hosts import several  # imports JAX
     from wanjax.serve.app import make_app
-    from wanjax.serve.logs import log_to_stderr
     from wanjax.serve.model import models_of
+    from wanjax.serve.process import settle
     from wanjax.serve.server import Server
 
-    log_to_stderr(config.log)
+    settle(config)
     models = models_of(args, config)
     server = Server(models, config)
     host, port = listener.getsockname()[:2]

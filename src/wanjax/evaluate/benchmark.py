@@ -283,7 +283,7 @@ class _Runs:
                 if stage.places.get(name) == "device":
                     jax.block_until_ready(components.parameters(number))
         latents = np.zeros(self.pipe.latents_shape(config), np.float32)
-        self.pipe.decode(latents[None], stripe_rows=fit.stripe_rows.decode)
+        self.pipe.decode_in(fit, latents[None])
 
     def _timed(
         self, run: Run, advance: Callable[[], Any], *, decode: bool

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from wanjax.config.keys import Config
+from wanjax.media.images import to_batch
 from wanjax.models.vae import WanVAE
 from wanjax.pipeline.vae_stream import encode_video
-from wanjax.sampling.condition import FirstFrames
+from wanjax.sampling.condition import Condition, FirstFrames
 from wanjax.sampling.programs import Programs
+
+
+def condition_of(
+    frames: Sequence[Sequence[Any]],
+    config: Config,
+    vae: WanVAE,
+    programs: Programs,
+    stripe_rows: int | None,
+    *,
+    expand_timesteps: bool,
+) -> Condition | None:
+    """What first frames (and last ones) add to the latents; None without any.
+
+    With `expand_timesteps` they take a place in the sample itself, under a timestep of their own.
+    """
+    if not frames:
+        return None
+    pictures = [to_batch(images, config.height, config.width) for images in frames]
+    if expand_timesteps:
+        return given_frame(vae, programs, stripe_rows, *pictures)
+    return jnp.asarray(image_condition(vae, config.num_frames, programs, stripe_rows, *pictures))
 
 
 def image_condition(

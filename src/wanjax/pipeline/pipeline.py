@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Shaped, UInt8
 from PIL import Image
 
 from wanjax.caching.method import Measure
@@ -20,11 +19,11 @@ from wanjax.checkpoints.loras import live_text
 from wanjax.config.keys import Config, active_methods, config_class, keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import CheckpointError, UsageError
-from wanjax.media.images import fit_size, to_batch
+from wanjax.media.images import fit_size
 from wanjax.parallel.hosts import fetch
 from wanjax.pipeline.abilities import Abilities
 from wanjax.pipeline.components import Components
-from wanjax.pipeline.conditioning import given_frame, image_condition
+from wanjax.pipeline.conditioning import condition_of
 from wanjax.pipeline.decode import decode_latents
 from wanjax.pipeline.encode import embed_prompts, encode_prompts
 from wanjax.pipeline.experts import bring_next_expert, experts_of_run
@@ -44,10 +43,9 @@ from wanjax.pipeline.preview import Preview, sample_latents
 from wanjax.pipeline.progress import Progress
 from wanjax.pipeline.timings import Stopwatch
 from wanjax.pipeline.video import Video
-from wanjax.planning.memory import Memory
+from wanjax.planning.memory import Fit, Memory
 from wanjax.planning.run import FROM_CONFIG, Caching, Run, of_one_task, prepare
 from wanjax.sampling.compilation_cache import use_compilation_cache
-from wanjax.sampling.condition import Condition
 from wanjax.sampling.denoise import StepReport, denoise
 from wanjax.sampling.programs import Programs
 from wanjax.settings import parse
@@ -261,7 +259,14 @@ class WanPipeline(Abilities):
         with stopwatch.measure("condition"):
             self.components.arrange(fit.placement["condition"].places)
             ends = frames.repeated(len(start), prompts.copies)
-            condition = self._condition(ends, config, fit.stripe_rows.encode)
+            condition = condition_of(
+                ends,
+                config,
+                self.components.vae,
+                self.programs,
+                fit.stripe_rows.encode,
+                expand_timesteps=self.may_take_image,
+            )
             experts = experts_of_run(self.components, self.programs, run, fit, embeds, ends)
         texts = ("the prompt's embedding", "the negative prompt's embedding")
         inputs = {
@@ -295,9 +300,7 @@ class WanPipeline(Abilities):
         pixels = None
         if decode:
             with stopwatch.measure("decode"):
-                self.components.arrange(fit.placement["decode"].places)
-                rows, finite = fit.stripe_rows.decode, config.nonfinite != "keep"
-                pixels = self.decode(denoised, stripe_rows=rows, finite=finite)
+                pixels = self.decode_in(fit, denoised, finite=config.nonfinite != "keep")
         keys_values = nbytes(experts.contexts.made) if config.use_kv_cache else None
         return Video(
             pixels,
@@ -330,6 +333,13 @@ class WanPipeline(Abilities):
         """
         vae = self.components.vae
         return decode_latents(vae, self.programs, latents, dtype, stripe_rows, finite=finite)
+
+    def decode_in(
+        self, fit: Fit, latents: Float[Array | np.ndarray, "batch z t h w"], *, finite: bool = True
+    ) -> UInt8[np.ndarray, "batch frames height width 3"]:
+        """As a run of this `fit` decodes: the parts where it has them, in its stripes."""
+        self.components.arrange(fit.placement["decode"].places)
+        return self.decode(latents, stripe_rows=fit.stripe_rows.decode, finite=finite)
 
     def preview(
         self, report: StepReport, *, video: int = 0, frame: int | None = None
@@ -381,20 +391,6 @@ class WanPipeline(Abilities):
                 raise UsageError("guidance_scale_2: this model has one expert; give guidance_scale")
             return {"guidance_scale_high": high}
         return {"guidance_scale_high": high, "guidance_scale_low": high if low is None else low}
-
-    def _condition(
-        self, ends: Sequence[Sequence[Any]], config: Config, stripe_rows: int
-    ) -> Condition | None:
-        """What the images add to the latents."""
-        if not ends:
-            return None
-        frames = [to_batch(images, config.height, config.width) for images in ends]
-        if self.may_take_image:
-            return given_frame(self.components.vae, self.programs, stripe_rows, *frames)
-        made = image_condition(
-            self.components.vae, config.num_frames, self.programs, stripe_rows, *frames
-        )
-        return jnp.asarray(made)
 
 
 def nbytes(tree: Any) -> int:

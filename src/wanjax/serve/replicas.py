@@ -17,8 +17,8 @@ from wanjax.config.keys import keys
 from wanjax.config.resolve import resolve
 from wanjax.errors import UsageError
 from wanjax.serve.app import make_app
-from wanjax.serve.logs import log_to_stderr
 from wanjax.serve.model import models_of
+from wanjax.serve.process import settle
 from wanjax.serve.server import Server, TakenError
 
 CONNECTIONS = 200  # at once, of each replica
@@ -35,7 +35,7 @@ class Replica:
 
     def __init__(self, args: list[str]):
         config = resolve(args, "serve")
-        log_to_stderr(config.log)
+        settle(config)
         models = models_of(args, config)
         for number in itertools.count():
             try:

@@ -84,11 +84,10 @@ def _decoding(model: Model) -> tuple[float, UInt8[np.ndarray, "frames height wid
     """Seconds, and the frames of latents without noise."""
     pipe, config = model.pipe, model.default.config
     fit = pipe.fit(model.default)
-    pipe.components.arrange(fit.placement["decode"].places)
     latents = np.zeros((1, *pipe.latents_shape(config)), np.float32)
-    pipe.decode(latents[:, :, :_FEW], stripe_rows=fit.stripe_rows.decode)
+    pipe.decode_in(fit, latents[:, :, :_FEW])
     began = time.monotonic()
-    (frames,) = pipe.decode(latents, stripe_rows=fit.stripe_rows.decode)
+    (frames,) = pipe.decode_in(fit, latents)
     return time.monotonic() - began, frames
 
 

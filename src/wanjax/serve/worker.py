@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import traceback
@@ -51,9 +50,6 @@ from wanjax.serve.warm_up import load_all
 
 _LOOK = 0.1  # seconds between two looks whether a video is still wanted
 _TOLD = 0.5  # seconds between two notes of progress in the database
-# Of Python's threads. One that traces a program would else let a video's wait for 5 ms each time
-# that it comes back from the device, which is dozens of times a step.
-_TURN = 0.0005
 
 
 class Worker:
@@ -121,7 +117,6 @@ class Worker:
             self.when_failed()
 
     def _load(self) -> None:
-        sys.setswitchinterval(_TURN)
         for name, measured in load_all(self.models).items():
             model = self.models[name]
             for part, seconds in measured:
