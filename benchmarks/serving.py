@@ -28,6 +28,7 @@ import itertools
 import json
 import os
 import random
+import re
 import socket
 import sqlite3
 import statistics
@@ -38,7 +39,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,10 +107,11 @@ def loaded(
                 loop.make(part)
                 spent["loop_seconds"] += time.perf_counter() - wall
                 spent["loop_cpu_seconds"] += time.process_time() - cpu
-        report = judge(sent, made) | server.memory_report() | {"clients": clients}
+        late = late_by(server.log.read_text())
+        report = judge(sent, made, late) | server.memory_report() | {"clients": clients}
     report |= {name: round(seconds, 2) for name, seconds in spent.items()}
     if paced is not None:
-        report["late_results"] = server.log.read_text().count(LATE)
+        report["late_videos"] = len(late)
     if loop is None:
         return report
     return report | {
@@ -290,7 +292,23 @@ class Server:
         }
 
 
-def judge(sent: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def late_by(log: str) -> dict[str, float]:
+    """Seconds by which this machine was later than the paced device, of each such video.
+
+    A video's results stand in the log before its completion.
+    """
+    late, found = 0.0, {}
+    for line in log.splitlines():
+        if line.startswith(LATE):
+            late += float(line.split()[5])
+        elif late and (completed := re.search(r"completed .*video=(\S+)", line)):
+            found[completed[1]], late = round(late, 3), 0.0
+    return found
+
+
+def judge(
+    sent: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]], late: Mapping[str, float]
+) -> dict[str, Any]:
     """Lost, doubled, fair, in which order, when it was said to be there."""
     done = [video for video in made if video["status"] == "completed"]
     order = sorted(done, key=lambda video: video["started_at"])
@@ -313,7 +331,7 @@ def judge(sent: Sequence[dict[str, Any]], made: Sequence[dict[str, Any]]) -> dic
         "eta_error_90": round(statistics.quantiles(errors, n=10)[-1], 4),
         "eta_within_5_percent": within_5_percent(errors),
         "eta_errors_cold": [round(error, 3) for error in cold],
-        "eta_worst": worst(order),
+        "eta_worst": worst(order, late),
         "seconds_each": seconds_each(order),
     }
 
@@ -329,8 +347,8 @@ def span(made: Sequence[dict[str, Any]]) -> float:
     return ended - begun
 
 
-def worst(order: Sequence[dict[str, Any]], most: int = 8) -> list[str]:
-    """Whose times were told worst: which video of its kind it was, and both times."""
+def worst(order: Sequence[dict[str, Any]], late: Mapping[str, float], most: int = 8) -> list[str]:
+    """Whose times were told worst: which video of its kind it was, both times, how late it was."""
     known: Counter[str] = Counter()
     told = []
     for video in order:
@@ -339,6 +357,8 @@ def worst(order: Sequence[dict[str, Any]], most: int = 8) -> list[str]:
         if video["predicted_time_s"] is not None:
             predicted, took = video["predicted_time_s"], video["inference_time_s"]
             text = f"{kind}, number {known[kind]}: {predicted:.3f} for {took:.3f} s"
+            if video["id"] in late:
+                text += f", late by {late[video['id']]:.3f}"
             told.append((abs(predicted / took - 1), text))
     return [text for _, text in sorted(told, reverse=True)[:most]]
 
