@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from wanjax.config.keys import Config
 from wanjax.media.images import to_batch
 from wanjax.models.vae import WanVAE
+from wanjax.pipeline.components import Components
 from wanjax.pipeline.vae_stream import encode_video
 from wanjax.sampling.condition import Condition, FirstFrames
 from wanjax.sampling.programs import Programs
@@ -20,7 +21,7 @@ from wanjax.sampling.programs import Programs
 def condition_of(
     frames: Sequence[Sequence[Any]],
     config: Config,
-    vae: WanVAE,
+    components: Components,
     programs: Programs,
     stripe_rows: int | None,
     *,
@@ -33,6 +34,7 @@ def condition_of(
     if not frames:
         return None
     pictures = [to_batch(images, config.height, config.width) for images in frames]
+    vae = components.vae  # which comes to the devices, and so not without pictures
     if expand_timesteps:
         return given_frame(vae, programs, stripe_rows, *pictures)
     return jnp.asarray(image_condition(vae, config.num_frames, programs, stripe_rows, *pictures))

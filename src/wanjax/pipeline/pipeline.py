@@ -262,7 +262,7 @@ class WanPipeline(Abilities):
             condition = condition_of(
                 ends,
                 config,
-                self.components.vae,
+                self.components,
                 self.programs,
                 fit.stripe_rows.encode,
                 expand_timesteps=self.may_take_image,
