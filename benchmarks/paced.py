@@ -18,11 +18,12 @@ from typing import Any
 import jax
 from serving import LATE
 
+from wanjax.checkpoints.configs import model_configs
 from wanjax.cli.main import main
 from wanjax.sampling.programs import Programs
 from wanjax.sampling.step import run_step
 
-LAYERS = 6  # of a bundled expert; XLA counts the body of a loop over them once
+TIMED = 0.01  # seconds; what is less is the host's own
 
 
 class Paced:
@@ -37,7 +38,7 @@ class Paced:
         left = until - time.monotonic()
         if left > 0:
             time.sleep(left)
-        elif self.seconds > 0.01:  # what is less is the host's own
+        elif self.seconds > TIMED:
             print(f"{LATE} by {-left:.3f} of {self.seconds:.3f} s", file=sys.stderr, flush=True)
         return results
 
@@ -48,11 +49,14 @@ class Paced:
 def pace(rate: float) -> None:
     """Have all programs of this process take their operations over `rate` (a second)."""
     compiled: Callable[..., Any] = Programs._compile
+    # XLA counts the body of a loop over an expert's layers once
+    model = model_configs("wanjax/tiny/t2v").components["transformer"]
+    layers = model["num_layers"]
 
     def compiled_and_paced(self: Programs, function: Any, args: tuple[Any, ...]) -> Paced:
         program = compiled(self, function, args)
         operations = program.cost_analysis().get("flops", 0.0)
-        return Paced(program, operations * (LAYERS if function is run_step else 1) / rate)
+        return Paced(program, operations * (layers if function is run_step else 1) / rate)
 
     Programs._compile = compiled_and_paced  # type: ignore[method-assign]
 

@@ -28,7 +28,7 @@ from data import make_dataset
 from denoised import make_denoised
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
-from optimizers import muon
+from optimizers import Trained, descend, muon, untrained
 from train_vae import edge_weights, load_clips, reconstruction_loss, store
 
 from wanjax.checkpoints.folder import Folder
@@ -88,12 +88,12 @@ def train(vae: WanVAE, data: Data, args: argparse.Namespace) -> None:
     graph, params, encoder = nnx.split(vae, of_decoder, ...)
     batch = max(1, round(args.batch * args.batch_scale))
     steps = round(STEPS * args.scale)
-    moments = make_optimizer(args.lr, jnp.float32(steps)).init(params)
+    optimizer = make_optimizer(args.lr, jnp.float32(steps))
     with computed_by(fastest()):
         _, average, _ = loop.run(
             "decoder",
             partial(train_step, graph, encoder, args.lr, batch, jax.random.key(args.seed)),
-            (params, jax.tree.map(jnp.copy, params), moments),
+            untrained(params, optimizer),
             data,
             steps,
             limit=args.limit,
@@ -113,14 +113,13 @@ def train_step(
     lr: float,
     batch: int,
     seed: PRNGKeyArray,
-    state: tuple[nnx.State, nnx.State, Any],
+    trained: Trained,
     data: Data,
     step: Int[Array, ""],
     total: Float[Array, ""],
-) -> tuple[tuple[nnx.State, nnx.State, Any], Float[Array, "1"]]:
+) -> tuple[Trained, Float[Array, "1"]]:
     """One update; returns the mean square error where it counts too."""
-    params, average, moments = state
-    config = nnx.merge(graph, params, encoder).config
+    config = nnx.merge(graph, trained[0], encoder).config
     given = make_batch(data, batch, config, jax.random.fold_in(seed, step))
     seen = judged(given.corner, data.latents.shape[-1])[:, None, ..., None]
 
@@ -128,13 +127,9 @@ def train_step(
         video = decode_crop(nnx.merge(graph, params, encoder), given)
         error = video - given.target
         square = jnp.sum(seen * error**2) / (jnp.sum(seen) * error.shape[1] * error.shape[-1])
-        return reconstruction_loss(error, seen * edge_weights(given.target)), square
+        return reconstruction_loss(error, seen * edge_weights(given.target)), square[None]
 
-    gradient, square = jax.grad(loss, has_aux=True)(params)
-    updates, moments = make_optimizer(lr, total).update(gradient, moments, params)
-    params = optax.apply_updates(params, updates)
-    average = loop.moving_average(average, params, step, total)
-    return (params, average, moments), square[None]
+    return descend(loss, make_optimizer(lr, total), trained, step, total)
 
 
 def make_batch(data: Data, batch: int, config: Any, key: PRNGKeyArray) -> Batch:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ import optax.contrib
 from data import Dataset, make_dataset, make_held_out
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from optimizers import muon
+from optimizers import Trained, descend, muon, untrained
 from products import fastest
 
 from wanjax.checkpoints.folder import Folder
@@ -171,12 +171,12 @@ def train(
     """Muon with warm-up and cosine decay; returns the moving average of the weights."""
     graph, params = nnx.split(model)
     batch = max(1, round(args.batch * args.batch_scale))
-    moments = make_optimizer(args.lr, jnp.float32(steps)).init(params)
+    optimizer = make_optimizer(args.lr, jnp.float32(steps))
     with fastest():
         _, average, _ = loop.run(
             f"{args.form} {name}",
             partial(train_step, graph, args.lr, batch, jax.random.key(args.seed)),
-            (params, jax.tree.map(jnp.copy, params), moments),
+            untrained(params, optimizer),
             data,
             steps,
             limit=args.limit,
@@ -191,13 +191,12 @@ def train_step(
     lr: float,
     batch: int,
     seed: PRNGKeyArray,
-    state: tuple[nnx.State, nnx.State, Any],
+    trained: Trained,
     data: Data,
     step: Int[Array, ""],
     total: Float[Array, ""],
-) -> tuple[tuple[nnx.State, nnx.State, Any], Float[Array, " t"]]:
+) -> tuple[Trained, Float[Array, " t"]]:
     """One update; returns the loss of each latent frame too."""
-    params, average, moments = state
     x, timestep, context, target = make_batch(data, batch, jax.random.fold_in(seed, step))
     first = 1.0 if data.first is None else FIRST_FRAME_WEIGHT
     weights = jnp.ones(target.shape[2]).at[0].set(first)
@@ -206,10 +205,7 @@ def train_step(
         frames = frame_losses(nnx.merge(graph, params), x, timestep, context, target)
         return jnp.average(frames, weights=weights), frames
 
-    gradient, frames = jax.grad(loss, has_aux=True)(params)
-    updates, moments = make_optimizer(lr, total).update(gradient, moments, params)
-    params = optax.apply_updates(params, updates)
-    return (params, loop.moving_average(average, params, step, total), moments), frames
+    return descend(loss, make_optimizer(lr, total), trained, step, total)
 
 
 def frame_losses(

@@ -15,7 +15,7 @@ import argparse
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ import optax
 from convolutions import computed_by, fastest, last_tap
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+from optimizers import Trained, descend, untrained
 from render import render, render_clips, training_scenes
 
 from wanjax.checkpoints.layouts.diffusers.vae import rules
@@ -139,14 +140,12 @@ def train(vae: WanVAE, clips: Clips, stage: Stage, args: argparse.Namespace) -> 
     """Adam; `vae` becomes the moving average of the weights."""
     stage = replace(stage, batch=max(1, round(stage.batch * args.batch_scale)))
     graph, params = nnx.split(vae)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
-    state = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
-    step = partial(train_step, graph, optimizer, stage, jax.random.key(args.seed))
+    step = partial(train_step, graph, stage, jax.random.key(args.seed))
     with computed_by(last_tap if stage.frames == 1 else fastest()):
         _, average, _ = loop.run(
             f"vae {stage.name}",
             step,
-            state,
+            untrained(params, make_optimizer(jnp.float32(0))),
             clips,
             round(stage.steps * args.scale),
             limit=args.limit and args.limit * stage.share,
@@ -158,16 +157,14 @@ def train(vae: WanVAE, clips: Clips, stage: Stage, args: argparse.Namespace) -> 
 
 def train_step(
     graph: nnx.GraphDef,
-    optimizer: optax.GradientTransformation,
     stage: Stage,
     seed: PRNGKeyArray,
-    state: tuple[nnx.State, nnx.State, Any],
+    trained: Trained,
     clips: Clips,
     step: Int[Array, ""],
     total: Float[Array, ""],
-) -> tuple[tuple[nnx.State, nnx.State, Any], Float[Array, "1"]]:
+) -> tuple[Trained, Float[Array, "1"]]:
     """One update; returns the mean square error too."""
-    params, average, moments = state
     for_clips, for_noise = jax.random.split(jax.random.fold_in(seed, step))
     target = windows(clips, stage, for_clips).astype(jnp.float32) / 127.5 - 1
     weights = edge_weights(target)
@@ -179,14 +176,15 @@ def train_step(
         video = vae.reconstruct(latents.astype(loop.COMPUTE)).astype(jnp.float32)
         error = video - target
         penalty = LATENT_PENALTY * 0.5 * jnp.mean(mean**2)
-        return reconstruction_loss(error, weights) + penalty, jnp.mean(error**2)
+        return reconstruction_loss(error, weights) + penalty, jnp.mean(error**2)[None]
 
-    gradient, square = jax.grad(loss, has_aux=True)(params)
-    change, moments = optimizer.update(gradient, moments, params)
-    rate = stage.rate_at(step, total)
-    params = jax.tree.map(lambda p, c: p - rate * c, params, change)
-    average = loop.moving_average(average, params, step, total)
-    return (params, average, moments), square[None]
+    return descend(loss, make_optimizer(stage.rate_at(step, total)), trained, step, total)
+
+
+def make_optimizer(rate: Float[Array, ""]) -> optax.GradientTransformation:
+    """Adam at this step's `rate`."""
+    adam = optax.scale_by_adam(b2=0.99)
+    return optax.chain(optax.clip_by_global_norm(1.0), adam, optax.scale(-rate))
 
 
 def windows(clips: Clips, stage: Stage, key: PRNGKeyArray) -> UInt8[Array, "b T H W 3"]:
