@@ -295,7 +295,7 @@ class Server:
 def late_by(log: str) -> dict[str, float]:
     """Seconds by which this machine was later than the paced device, of each such video.
 
-    A video's results stand in the log before its completion.
+    A video's results stand in the log before its completion; the first one has those of warming up.
     """
     late, found = 0.0, {}
     for line in log.splitlines():

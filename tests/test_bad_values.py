@@ -78,7 +78,7 @@ def assert_refused(
     assert error.endswith("\n"), (shown, error)
     assert error[:-1].isprintable(), (shown, error)
     assert len(error) < 700, (shown, len(error))
-    assert seconds < 2, (shown, seconds)
+    assert seconds < 2, (shown, seconds)  # a second, and slow machines
 
 
 @pytest.mark.parametrize("key", WHOLE)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from wanjax.cli.main import main
 from wanjax.config.keys import config_class
 from wanjax.errors import UsageError
 from wanjax.evaluate import findings, markdown, save
 from wanjax.evaluate.paired import paired
 from wanjax.evaluate.spreadsheets import save_csv
 from wanjax.planning.run import prepare
+from wanjax.planning.schedule import schedule_for
 from wanjax.planning.variants import is_exact, read_variants, resolve_variants
 
 SLOW = "slow:use_magcache=True;magcache_thresh=0.02"
@@ -52,6 +54,17 @@ def test_only_rows_of_equal_cost_need_plans_ahead_of_time(rows, planned):
     )
     assert len(seen) == planned
     assert len(found) == 2 + planned
+
+
+def test_the_command_plans_no_variant_twice(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(
+        "wanjax.planning.run.schedule_for",
+        lambda config: seen.append(config) or schedule_for(config),
+    )
+    assert main(["plan", "tiny-t2v", f"variants={SLOW},{FAST},fewer-steps"]) == 0
+    assert len(seen) == len(set(seen)) == 4
+    assert "fewer-steps" in capsys.readouterr().out
 
 
 def test_what_decides_during_the_run_has_no_cost_ahead_of_time():

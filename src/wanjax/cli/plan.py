@@ -20,6 +20,7 @@ on during the run, and | stands before the low-noise expert's first step.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,8 +32,9 @@ from wanjax.planning.variants import resolve_variants
 
 
 def run(args: Sequence[str]) -> None:
-    configs = resolve_variants(args, "plan")
-    runs = {name: prepare(config) for name, config in configs.items()}
+    prepared = functools.cache(prepare)  # a row of equal cost needs a variant's plan first
+    configs = resolve_variants(args, "plan", prepared=prepared)
+    runs = {name: prepared(config) for name, config in configs.items()}
     first, *_ = configs.values()
     if first.plot is not None:
         from wanjax.planning.plot import draw_plans  # imports matplotlib
@@ -47,5 +49,5 @@ def run(args: Sequence[str]) -> None:
         }
         print(json_text(facts if len(facts) > 1 or "" not in facts else facts[""]))
         return
-    for name, prepared in runs.items():
-        print(f"{name}\n" * bool(name) + plan_text(prepared))
+    for name, run in runs.items():
+        print(f"{name}\n" * bool(name) + plan_text(run))
